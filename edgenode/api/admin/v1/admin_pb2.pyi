@@ -1,0 +1,97 @@
+import datetime
+
+from edgenode.api.problem.v1 import problem_pb2 as _problem_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LedgerLine(_message.Message):
+    __slots__ = ("hop", "peer", "produced_count", "delivered_count", "pending_count", "dropped_counts", "duplicate_count", "epoch", "balanced")
+    class DroppedCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    HOP_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    PRODUCED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    BALANCED_FIELD_NUMBER: _ClassVar[int]
+    hop: str
+    peer: str
+    produced_count: int
+    delivered_count: int
+    pending_count: int
+    dropped_counts: _containers.ScalarMap[str, int]
+    duplicate_count: int
+    epoch: str
+    balanced: bool
+    def __init__(self, hop: _Optional[str] = ..., peer: _Optional[str] = ..., produced_count: _Optional[int] = ..., delivered_count: _Optional[int] = ..., pending_count: _Optional[int] = ..., dropped_counts: _Optional[_Mapping[str, int]] = ..., duplicate_count: _Optional[int] = ..., epoch: _Optional[str] = ..., balanced: bool = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("dead_letter_id", "kind", "task_id", "subject", "problem", "dead_letter_time", "attempt_count", "size_bytes")
+    DEAD_LETTER_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_TIME_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    dead_letter_id: int
+    kind: str
+    task_id: str
+    subject: str
+    problem: _problem_pb2.Problem
+    dead_letter_time: _timestamp_pb2.Timestamp
+    attempt_count: int
+    size_bytes: int
+    def __init__(self, dead_letter_id: _Optional[int] = ..., kind: _Optional[str] = ..., task_id: _Optional[str] = ..., subject: _Optional[str] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., dead_letter_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class LinkStatus(_message.Message):
+    __slots__ = ("parent", "state", "state_time", "last_problem", "next_dial_duration", "session_count")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    NEXT_DIAL_DURATION_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    state: str
+    state_time: _timestamp_pb2.Timestamp
+    last_problem: _problem_pb2.Problem
+    next_dial_duration: _duration_pb2.Duration
+    session_count: int
+    def __init__(self, parent: _Optional[str] = ..., state: _Optional[str] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., next_dial_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., session_count: _Optional[int] = ...) -> None: ...
+
+class LaneStatus(_message.Message):
+    __slots__ = ("direction", "lane", "epoch", "last_sequence", "acked_sequence", "pending_count", "pending_bytes", "oldest_age_duration")
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACKED_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_AGE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    direction: str
+    lane: str
+    epoch: str
+    last_sequence: int
+    acked_sequence: int
+    pending_count: int
+    pending_bytes: int
+    oldest_age_duration: _duration_pb2.Duration
+    def __init__(self, direction: _Optional[str] = ..., lane: _Optional[str] = ..., epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ..., acked_sequence: _Optional[int] = ..., pending_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., oldest_age_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

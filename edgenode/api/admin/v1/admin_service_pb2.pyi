@@ -1,0 +1,127 @@
+import datetime
+
+from edgenode.api.admin.v1 import admin_pb2 as _admin_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("node", "identity", "version", "sqlite_version", "process_id", "start_time", "health", "health_reasons", "link", "lanes", "agent_counts", "task_counts", "store_bytes", "store_limit_bytes", "applied_version", "certificate_expire_time", "resident_bytes", "dead_letter_count")
+    class AgentCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class TaskCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SQLITE_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_ID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_REASONS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    AGENT_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    TASK_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    identity: str
+    version: str
+    sqlite_version: str
+    process_id: int
+    start_time: _timestamp_pb2.Timestamp
+    health: str
+    health_reasons: _containers.RepeatedScalarFieldContainer[str]
+    link: _admin_pb2.LinkStatus
+    lanes: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneStatus]
+    agent_counts: _containers.ScalarMap[str, int]
+    task_counts: _containers.ScalarMap[str, int]
+    store_bytes: int
+    store_limit_bytes: int
+    applied_version: int
+    certificate_expire_time: _timestamp_pb2.Timestamp
+    resident_bytes: int
+    dead_letter_count: int
+    def __init__(self, node: _Optional[str] = ..., identity: _Optional[str] = ..., version: _Optional[str] = ..., sqlite_version: _Optional[str] = ..., process_id: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., health: _Optional[str] = ..., health_reasons: _Optional[_Iterable[str]] = ..., link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., agent_counts: _Optional[_Mapping[str, int]] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., store_bytes: _Optional[int] = ..., store_limit_bytes: _Optional[int] = ..., applied_version: _Optional[int] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., resident_bytes: _Optional[int] = ..., dead_letter_count: _Optional[int] = ...) -> None: ...
+
+class GetLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetLedgerResponse(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListDeadLettersResponse(_message.Message):
+    __slots__ = ("dead_letters", "next_page_token")
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    dead_letters: _containers.RepeatedCompositeFieldContainer[_admin_pb2.DeadLetter]
+    next_page_token: str
+    def __init__(self, dead_letters: _Optional[_Iterable[_Union[_admin_pb2.DeadLetter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ReplayDeadLettersRequest(_message.Message):
+    __slots__ = ("request_id", "dead_letter_ids", "all")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    dead_letter_ids: _containers.RepeatedScalarFieldContainer[int]
+    all: bool
+    def __init__(self, request_id: _Optional[str] = ..., dead_letter_ids: _Optional[_Iterable[int]] = ..., all: bool = ...) -> None: ...
+
+class ReplayDeadLettersResponse(_message.Message):
+    __slots__ = ("task_ids",)
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class DropDeadLettersRequest(_message.Message):
+    __slots__ = ("request_id", "dead_letter_ids", "all")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_IDS_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    dead_letter_ids: _containers.RepeatedScalarFieldContainer[int]
+    all: bool
+    def __init__(self, request_id: _Optional[str] = ..., dead_letter_ids: _Optional[_Iterable[int]] = ..., all: bool = ...) -> None: ...
+
+class DropDeadLettersResponse(_message.Message):
+    __slots__ = ("dropped_count",)
+    DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    dropped_count: int
+    def __init__(self, dropped_count: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,146 @@
+import datetime
+
+from edgenode.api.admin.v1 import admin_pb2 as _admin_pb2
+from edgenode.api.sync.v1 import sync_pb2 as _sync_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetHubStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetHubStatusResponse(_message.Message):
+    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash")
+    class TaskCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    HUB_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_FIELD_NUMBER: _ClassVar[int]
+    SYNC_PORT_FIELD_NUMBER: _ClassVar[int]
+    ENROLLMENT_PORT_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TASK_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ROOT_HASH_FIELD_NUMBER: _ClassVar[int]
+    hub: str
+    trust_domain: str
+    version: str
+    start_time: _timestamp_pb2.Timestamp
+    sync_port: int
+    enrollment_port: int
+    connected_count: int
+    task_counts: _containers.ScalarMap[str, int]
+    message_sequence: int
+    root_hash: str
+    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ...) -> None: ...
+
+class ListNodesRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("node", "state", "last_contact_time", "agent_count", "lanes", "desired_version", "applied_version", "refused_version", "software", "certificate_expire_time", "generation")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LAST_CONTACT_TIME_FIELD_NUMBER: _ClassVar[int]
+    AGENT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    DESIRED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    state: str
+    last_contact_time: _timestamp_pb2.Timestamp
+    agent_count: int
+    lanes: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneStatus]
+    desired_version: int
+    applied_version: int
+    refused_version: int
+    software: str
+    certificate_expire_time: _timestamp_pb2.Timestamp
+    generation: int
+    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_count: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., desired_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., software: _Optional[str] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., generation: _Optional[int] = ...) -> None: ...
+
+class ListNodesResponse(_message.Message):
+    __slots__ = ("nodes", "next_page_token")
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    next_page_token: str
+    def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetFleetLedgerRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class GetFleetLedgerResponse(_message.Message):
+    __slots__ = ("lines",)
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
+    def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ...) -> None: ...
+
+class CreateJoinTokenRequest(_message.Message):
+    __slots__ = ("node", "ttl_duration", "rejoin")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TTL_DURATION_FIELD_NUMBER: _ClassVar[int]
+    REJOIN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    ttl_duration: _duration_pb2.Duration
+    rejoin: bool
+    def __init__(self, node: _Optional[str] = ..., ttl_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejoin: bool = ...) -> None: ...
+
+class CreateJoinTokenResponse(_message.Message):
+    __slots__ = ("token", "expire_time")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expire_time: _timestamp_pb2.Timestamp
+    def __init__(self, token: _Optional[str] = ..., expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SetDesiredStateRequest(_message.Message):
+    __slots__ = ("document",)
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    document: _sync_pb2.DesiredDocument
+    def __init__(self, document: _Optional[_Union[_sync_pb2.DesiredDocument, _Mapping]] = ...) -> None: ...
+
+class SetDesiredStateResponse(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class GetDesiredStateRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class GetDesiredStateResponse(_message.Message):
+    __slots__ = ("document", "report")
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    document: _sync_pb2.DesiredDocument
+    report: _sync_pb2.DesiredStateReport
+    def __init__(self, document: _Optional[_Union[_sync_pb2.DesiredDocument, _Mapping]] = ..., report: _Optional[_Union[_sync_pb2.DesiredStateReport, _Mapping]] = ...) -> None: ...
