@@ -1,0 +1,89 @@
+"""Names of nodes, agents, skills and topics, and ids. Anything outside these forms is refused at the door."""
+
+from __future__ import annotations
+
+import re
+
+from edgenode.link.errors import InvalidArgument
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_SKILL = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+_LABEL = re.compile(r"[A-Za-z0-9._/-]{1,63}")
+_TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TOPIC = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_TOPIC_PATTERN = re.compile(r"(?:[a-z0-9_-]+|\*)(?:\.(?:[a-z0-9_-]+|\*))*(?:\.>)?|>")
+MAX_TOPIC_LENGTH = 200
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def _check(pattern: re.Pattern[str], value: str, field: str, expected: str, reason: str) -> str:
+    if pattern.fullmatch(value) is None:
+        shown = value if len(value) <= 80 else value[:80] + "..."
+        raise InvalidArgument(reason, f"{field} is {shown!r}", hint=f"expected {expected}", field=field)
+    return value
+
+
+def check_name(value: str, field: str) -> str:
+    """A node's, agent's or subscription's name; returns it. Raises InvalidArgument (BAD_NAME) naming `field`."""
+    return _check(_NAME, value, field, "1-63 of a-z, 0-9 and '-', not first or last", "BAD_NAME")
+
+
+def check_skill(value: str, field: str = "skill") -> str:
+    """A skill's id; returns it. Raises InvalidArgument (BAD_NAME)."""
+    return _check(_SKILL, value, field, "1-128 of a-z, 0-9, '.', '_' and '-', e.g. code.metrics", "BAD_NAME")
+
+
+def check_label(value: str, field: str) -> str:
+    """A label's key or value; returns it. Raises InvalidArgument (BAD_LABEL)."""
+    return _check(_LABEL, value, field, "1-63 of letters, digits, '.', '_', '/' and '-'", "BAD_LABEL")
+
+
+def check_token(value: str, field: str) -> str:
+    """An instance, producer or request id; returns it. Raises InvalidArgument (BAD_NAME)."""
+    return _check(_TOKEN, value, field, "1-64 of letters, digits, '.', '_' and '-'", "BAD_NAME")
+
+
+def check_topic(value: str, field: str = "topic") -> str:
+    """A topic; returns it. Raises InvalidArgument (BAD_TOPIC)."""
+    if len(value) > MAX_TOPIC_LENGTH:
+        raise InvalidArgument("BAD_TOPIC", f"{field} has {len(value)} characters", hint="at most 200", field=field)
+    return _check(_TOPIC, value, field, "words of a-z, 0-9, '_' and '-' joined by '.'", "BAD_TOPIC")
+
+
+def topic_matcher(patterns: list[str] | tuple[str, ...]) -> re.Pattern[str]:
+    """A regular expression whose `fullmatch` tells whether a topic is one of `patterns` (`*` one word, final `>` the rest).
+
+    Raises InvalidArgument (BAD_TOPIC) for a malformed or missing pattern.
+    """
+    if not patterns:
+        raise InvalidArgument("BAD_TOPIC", "no topics", hint="name at least one, e.g. device.>", field="topics")
+    parts = []
+    for pattern in patterns:
+        _check(_TOPIC_PATTERN, pattern, "topics", "a topic, with * for one word and a final > for the rest", "BAD_TOPIC")
+        words = pattern.split(".")
+        rest = words[-1] == ">"
+        fixed = [r"[^.]+" if word == "*" else re.escape(word) for word in (words[:-1] if rest else words)]
+        parts.append(r"\.".join([*fixed, ".+"] if rest else fixed))
+    return re.compile("|".join(f"(?:{part})" for part in parts))
+
+
+def agent_resource(node: str, agent: str) -> str:
+    """`nodes/{node}/agents/{agent}`."""
+    return f"nodes/{node}/agents/{agent}"
+
+
+def parse_agent_resource(name: str, default_node: str, field: str = "name") -> tuple[str, str]:
+    """(node, agent) of `nodes/{node}/agents/{agent}` or of an agent's bare name. Raises InvalidArgument (BAD_NAME)."""
+    parts = name.split("/")
+    if len(parts) == 1:
+        return default_node, check_name(name, field)
+    if len(parts) == 4 and parts[0] == "nodes" and parts[2] == "agents":
+        return check_name(parts[1], field), check_name(parts[3], field)
+    raise InvalidArgument("BAD_NAME", f"{field} is {name!r}", hint="expected nodes/NODE/agents/AGENT", field=field)
+
+
+def make_id(wall_time: float, entropy: int) -> str:
+    """A 26-character id that sorts by time: 48 bits of milliseconds, 80 bits of `entropy` (the ULID form)."""
+    value = (int(wall_time * 1000) & (1 << 48) - 1) << 80 | entropy & (1 << 80) - 1
+    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,93 @@
+"""What the cores and drivers need from outside. Time and chance come in through here and nowhere else."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+
+
+class Clock(Protocol):
+    """Two clocks: `monotonic` for waiting, `wall` for stamps and deadlines, both in seconds."""
+
+    def monotonic(self) -> float:
+        """Never goes back; its zero means nothing."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since 1970; may jump."""
+        ...
+
+
+class Rng(Protocol):
+    """Chance."""
+
+    def random(self) -> float:
+        """In [0, 1)."""
+        ...
+
+    def getrandbits(self, k: int, /) -> int:
+        """`k` random bits."""
+        ...
+
+
+class Outbox(Protocol):
+    """The logs one side of a link sends from."""
+
+    async def heads(self) -> Sequence[LaneHead]:
+        """Every lane's log."""
+        ...
+
+    async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
+        """Whole segments from `after` + 1 on, at least one if there is any; `base` > `after` + 1 where entries are gone."""
+        ...
+
+    async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
+        """The other side committed everything up to `sequence`; an older epoch or sequence changes nothing."""
+        ...
+
+    async def renew_epoch(self, lane: Lane) -> LaneHead:
+        """Start the lane's log anew under a fresh epoch, keeping what it holds."""
+        ...
+
+    def on_append(self, notify: Callable[[Lane, int], None]) -> None:
+        """Call `notify(lane, last_sequence)` on the event loop after each commit that appended."""
+        ...
+
+
+class Inbox(Protocol):
+    """Where one side of a link puts what the other sends."""
+
+    async def cursors(self) -> Sequence[LaneCursor]:
+        """How far each lane was applied."""
+        ...
+
+    async def apply(
+        self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str
+    ) -> Applied:
+        """Commit entries and cursor in one transaction; entries at or below the cursor are counted and discarded.
+
+        `gap` is the sender's reason why entries before `base` are missing, empty when none are.
+        """
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return time.monotonic()
+
+    def wall(self) -> float:
+        """See Clock."""
+        return time.time()
+
+
+def system_rng() -> Rng:
+    """A generator seeded by the machine; ids drawn from it are not secrets."""
+    return random.Random(secrets.randbits(128))
