@@ -66,9 +66,7 @@ class Inbox(Protocol):
         """How far each lane was applied."""
         ...
 
-    async def apply(
-        self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str
-    ) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
         """Commit entries and cursor in one transaction; entries at or below the cursor are counted and discarded.
 
         `gap` is the sender's reason why entries before `base` are missing, empty when none are.

@@ -60,7 +60,9 @@ def topic_matcher(patterns: list[str] | tuple[str, ...]) -> re.Pattern[str]:
         raise InvalidArgument("BAD_TOPIC", "no topics", hint="name at least one, e.g. device.>", field="topics")
     parts = []
     for pattern in patterns:
-        _check(_TOPIC_PATTERN, pattern, "topics", "a topic, with * for one word and a final > for the rest", "BAD_TOPIC")
+        _check(
+            _TOPIC_PATTERN, pattern, "topics", "a topic, with * for one word and a final > for the rest", "BAD_TOPIC"
+        )
         words = pattern.split(".")
         rest = words[-1] == ">"
         fixed = [r"[^.]+" if word == "*" else re.escape(word) for word in (words[:-1] if rest else words)]

@@ -1,0 +1,326 @@
+"""One SQLite file, one connection, one thread, many writers.
+
+Theory of operation. Every write is a function of a connection. Writes that arrive while a commit is on its way wait in a
+list; when the commit returns, the whole list runs as the next transaction, in order, in one hop to the database thread.
+So nothing lingers when the node is idle, and when it is busy the price of an fsync is shared by all who wait for it.
+A write's future resolves only after the commit (synchronous=FULL: after the fsync), never before.
+
+If one function of a transaction raises, the transaction is rolled back and every function runs again in a transaction of
+its own, so that a bad write harms nobody else. Functions must therefore be free of effects outside the connection.
+
+If the commit itself fails, what is on disk is unknown: the batch fails, the connection is closed, and the next write
+opens the file anew (see the ATC'20 paper "Can Applications Recover from fsync Failures?").
+
+The connection holds the file exclusively: a second process is told so at once, and SQLite's WAL-reset defect, which needs
+two connections, cannot occur. aiosqlite owns the thread; whole transactions go to it through its `_execute`, since an await
+for each statement would cost a hop each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import aiosqlite
+
+from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+
+T = TypeVar("T")
+Statement = Callable[[sqlite3.Connection], T]
+
+IN_MEMORY = ":memory:"
+PAGE_BYTES = 4096
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+VACUUM_PAGES = 512
+# Kept free of new work, so that acknowledgements, deletes and the control lane always find room.
+RESERVE_SHARE = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class _Write(Generic[T]):
+    """A write that waits for its commit."""
+
+    __slots__ = ("function", "future")
+
+    def __init__(self, function: Statement[T], future: asyncio.Future[T]) -> None:
+        self.function = function
+        self.future = future
+
+
+class Database:
+    """Opens with `await Database.open(...)`; `write` and `read` run functions of the connection; close it at the end."""
+
+    def __init__(self, path: str, migrations: Sequence[str], application_id: int, limit_bytes: int) -> None:
+        self._path = path
+        self._migrations = migrations
+        self._application_id = application_id
+        self._limit_bytes = limit_bytes
+        self._connection: aiosqlite.Connection | None = None
+        self._pending: list[_Write[Any]] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._used_bytes = 0
+        self.commits = 0
+        self.quarantined: str | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path | str,
+        migrations: Sequence[str],
+        *,
+        application_id: int,
+        limit_bytes: int = 1 << 30,
+        quarantine: bool = False,
+    ) -> Database:
+        """Open or make the file and bring its schema up to date.
+
+        `migrations[i]` is the script that leads from schema version i to i + 1; `application_id` tells edge files from hub
+        files. With `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it.
+        Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW, STATE_DAMAGED).
+        """
+        database = cls(str(path), migrations, application_id, limit_bytes)
+        try:
+            await database._connect()
+        except DataLoss as error:
+            if not quarantine or error.reason != "STATE_DAMAGED":
+                raise
+            database.quarantined = _move_aside(Path(path))
+            _log.error("store damaged, moved to %s; starting with a new one", database.quarantined)
+            await database._connect()
+        return database
+
+    @property
+    def path(self) -> str:
+        """The file, or `:memory:`."""
+        return self._path
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of pages in use, as of the last commit."""
+        return self._used_bytes
+
+    @property
+    def limit_bytes(self) -> int:
+        """Hard bound on the file."""
+        return self._limit_bytes
+
+    def check_room(self, size: int) -> None:
+        """Refuse new work of `size` bytes while the reserve is all that is left: ResourceExhausted (STORE_FULL)."""
+        if self._used_bytes + size > self._limit_bytes * (1 - RESERVE_SHARE):
+            raise ResourceExhausted(
+                "STORE_FULL",
+                f"the store holds {self._used_bytes} of {self._limit_bytes} bytes",
+                hint="wait until the backlog has drained, or raise store_bytes",
+                retry_after=5.0,
+                limit_bytes=self._limit_bytes,
+            )
+
+    async def write(self, function: Statement[T]) -> T:
+        """Run `function` in the next transaction; returns its result once that is durable.
+
+        A caller that is cancelled stops waiting; the write still happens. Raises what `function` raises, or
+        ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED, STORE_CLOSED).
+        """
+        if self._closing:
+            raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Write(function, future))
+        if self._committer is None:
+            self._committer = asyncio.create_task(self._commit_pending(), name="group-commit")
+        return await future
+
+    async def read(self, function: Statement[T]) -> T:
+        """Run `function` between transactions. It sees every write that was acknowledged before."""
+        if self._connection is None:
+            await self._connect()
+        return await self._hop(function)
+
+    async def close(self) -> None:
+        """Finish what is pending, then close. Safe to call twice."""
+        self._closing = True
+        while self._committer is not None:
+            await asyncio.wait([self._committer])
+        await self._disconnect()
+
+    async def _commit_pending(self) -> None:
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, []
+                try:
+                    if self._connection is None:
+                        await self._connect()
+                    results = await self._hop(lambda connection, batch=batch: self._run(connection, batch))  # type: ignore[misc]
+                except BaseException as error:
+                    await self._fail(batch, error)
+                    if not isinstance(error, Exception):
+                        raise
+                    continue
+                for write, (value, failure) in zip(batch, results, strict=True):
+                    if write.future.done():
+                        continue
+                    if failure is None:
+                        write.future.set_result(value)
+                    else:
+                        write.future.set_exception(failure)
+        finally:
+            self._committer = None
+
+    async def _fail(self, batch: Sequence[_Write[Any]], error: BaseException) -> None:
+        failure = error if isinstance(error, EdgenodeError) else _translate(error)
+        _log.error("commit failed: %s", failure)
+        for write in batch:
+            if not write.future.done():
+                write.future.set_exception(failure)
+        if self._path != IN_MEMORY:
+            await self._disconnect()
+
+    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[tuple[Any, Exception | None]]:
+        """One transaction for all; on an error one for each."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results: list[tuple[Any, Exception | None]] = [(write.function(connection), None) for write in batch]
+        except Exception as error:
+            _roll_back(connection)
+            if len(batch) == 1:
+                return [(None, _translate(error))]
+            return [result for write in batch for result in self._run(connection, [write])]
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if _is_full(error):
+                _roll_back(connection)
+                return [(None, _translate(error))] * len(batch)
+            raise
+        self.commits += 1
+        self._tend(connection)
+        return results
+
+    def _tend(self, connection: sqlite3.Connection) -> None:
+        """Bound the WAL, give free pages back when nobody waits, and note the size."""
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        free = connection.execute("PRAGMA freelist_count").fetchone()[0]
+        self._used_bytes = (pages - free) * PAGE_BYTES
+        if self._path == IN_MEMORY:
+            return
+        if free > 2 * VACUUM_PAGES and not self._pending:
+            # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
+            connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        try:
+            wal_bytes = os.stat(self._path + "-wal").st_size
+        except FileNotFoundError:
+            return
+        if wal_bytes >= CHECKPOINT_BYTES:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    async def _hop(self, function: Statement[T]) -> T:
+        connection = self._connection
+        if connection is None:
+            raise Unavailable("STORE_CLOSED", "the store is closed", hint="start the node again")
+        return cast(T, await connection._execute(function, connection._conn))  # type: ignore[no-untyped-call]
+
+    async def _connect(self) -> None:
+        if self._closing:
+            raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
+        self._connection = await aiosqlite.connect(self._path, isolation_level=None, cached_statements=256)
+        try:
+            await self._hop(self._prepare)
+        except BaseException as error:
+            await self._disconnect()
+            if isinstance(error, sqlite3.Error):
+                raise _open_error(self._path, error) from error
+            raise
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA page_size = 4096")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
+        connection.execute("PRAGMA journal_size_limit = 16777216").fetchall()
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA max_page_count = {max(self._limit_bytes // PAGE_BYTES, 64)}").fetchall()
+        connection.execute("BEGIN IMMEDIATE")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        owner = connection.execute("PRAGMA application_id").fetchone()[0]
+        if version > 0 and owner != self._application_id:
+            raise FailedPrecondition(
+                "WRONG_STATE", f"{self._path} was made by another program", hint="give edge and hub a --state each"
+            )
+        if version > len(self._migrations):
+            raise DataLoss(
+                "STATE_TOO_NEW",
+                f"{self._path} has schema {version}; this version knows {len(self._migrations)}",
+                hint="run the newer edgenode again, or restore a backup made by this one",
+            )
+        for number, script in enumerate(self._migrations[version:], start=version + 1):
+            for statement in script.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute(f"PRAGMA application_id = {self._application_id}")
+        connection.execute("COMMIT")
+        self._tend(connection)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # Some errors (a full disk) roll back by themselves.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def _translate(error: BaseException) -> Exception:
+    """A write's own error stays; SQLite's become ours."""
+    if _is_full(error):
+        return ResourceExhausted(
+            "STORE_FULL",
+            "the disk or the store's budget is full",
+            hint="free space or raise store_bytes",
+            retry_after=5.0,
+        )
+    if isinstance(error, sqlite3.OperationalError):
+        return Unavailable("STORE_FAILED", f"the store failed: {error}", hint="check the disk; see the node's log")
+    if isinstance(error, Exception):
+        return error
+    return Internal("STORE_FAILED", f"the store failed: {error!r}")
+
+
+def _open_error(path: str, error: sqlite3.Error) -> EdgenodeError:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return FailedPrecondition(
+            "STATE_IN_USE", f"{path} is open in another process", hint="stop it first, or use another --state"
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DataLoss("STATE_DAMAGED", f"{path} is damaged: {error}", hint="restore a backup, or move the file away")
+    return Unavailable("STORE_FAILED", f"cannot open {path}: {error}", hint="check the path, its owner and free space")
+
+
+def _move_aside(path: Path) -> str:
+    number = 1
+    while (target := path.with_name(f"{path.name}.quarantine-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        source = Path(str(path) + suffix)
+        if source.exists():
+            source.rename(Path(str(target) + suffix))
+    return str(target)

@@ -1,0 +1,97 @@
+"""The logs one side of a link sends from, kept in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+
+OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
+
+
+class SqliteOutbox:
+    """`edgenode.link.ports.Outbox` over logs of one database.
+
+    `lanes` names the log of each lane; `consumer` is the other side's name among their consumers. `on_rejected` runs in
+    the transaction of an acknowledgement with rejections and dead-letters them.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        lanes: Mapping[Lane, str],
+        consumer: str,
+        new_epoch: Callable[[], str],
+        on_rejected: OnRejected,
+        keep_bytes: Mapping[Lane, int] | None = None,
+    ) -> None:
+        self._database = database
+        self._lanes = lanes
+        self._consumer = consumer
+        self._new_epoch = new_epoch
+        self._on_rejected = on_rejected
+        self._keep_bytes = keep_bytes or {}
+        self._notify: list[Callable[[Lane, int], None]] = []
+        self._notify_acknowledged: list[Callable[[Lane, int], None]] = []
+
+    def ensure(self, connection: sqlite3.Connection) -> None:
+        """Make the logs and the consumer if they are missing; call it once, in a transaction, before anything else."""
+        for name in self._lanes.values():
+            state = logs.ensure_log(connection, name, self._new_epoch())
+            logs.ensure_consumer(connection, state.log_id, self._consumer, state.first - 1)
+
+    async def heads(self) -> Sequence[LaneHead]:
+        """Every lane's log."""
+        return await self._database.read(
+            lambda connection: [logs.log_state(connection, name).head(lane) for lane, name in self._lanes.items()]
+        )
+
+    async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
+        """See Outbox."""
+        name = self._lanes[lane]
+
+        def run(connection: sqlite3.Connection) -> Chunk:
+            return logs.read(connection, logs.log_state(connection, name).log_id, after, max_count, max_bytes)
+
+        return await self._database.read(run)
+
+    async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
+        """See Outbox."""
+        name = self._lanes[lane]
+
+        def run(connection: sqlite3.Connection) -> bool:
+            state = logs.log_state(connection, name)
+            if state.epoch != epoch:
+                return False
+            if rejections:
+                self._on_rejected(connection, lane, rejections)
+            if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(rejections)):
+                return False
+            logs.trim(connection, state.log_id, self._keep_bytes.get(lane, 0))
+            return True
+
+        if await self._database.write(run):
+            for notify in self._notify_acknowledged:
+                notify(lane, sequence)
+
+    async def renew_epoch(self, lane: Lane) -> LaneHead:
+        """See Outbox."""
+        name = self._lanes[lane]
+        epoch = self._new_epoch()
+        return await self._database.write(lambda connection: logs.renew_epoch(connection, name, epoch).head(lane))
+
+    def on_append(self, notify: Callable[[Lane, int], None]) -> None:
+        """See Outbox."""
+        self._notify.append(notify)
+
+    def on_acknowledged(self, notify: Callable[[Lane, int], None]) -> None:
+        """Call `notify(lane, sequence)` on the event loop after the other side's acknowledgement was committed."""
+        self._notify_acknowledged.append(notify)
+
+    def appended(self, lane: Lane, last: int) -> None:
+        """Tell the link of a commit that appended up to `last`."""
+        for notify in self._notify:
+            notify(lane, last)

@@ -1,0 +1,124 @@
+import asyncio
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edgenode.link.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.store.database import Database
+
+SCHEMA = ["CREATE TABLE item (item_id INTEGER PRIMARY KEY, body BLOB) STRICT;\n"]
+
+
+async def open_database(path: Path, **options: object) -> Database:
+    return await Database.open(path, SCHEMA, application_id=7, **options)  # type: ignore[arg-type]
+
+
+def insert(body: bytes):  # type: ignore[no-untyped-def]
+    return lambda connection: connection.execute("INSERT INTO item (body) VALUES (?)", (body,)).lastrowid
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM item").fetchone()[0])
+
+
+async def test_writes_at_once_share_commits(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    before = database.commits
+    await asyncio.gather(*(database.write(insert(b"x")) for _ in range(1000)))
+    assert await database.read(count) == 1000
+    assert database.commits - before <= 3
+    await database.close()
+    again = await open_database(tmp_path / "a.db")
+    assert await again.read(count) == 1000
+    await again.close()
+
+
+async def test_a_failing_write_harms_only_itself(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO item (body) VALUES (?)", (b"gone",))
+        raise NotFound("NOPE", "no")
+
+    results = await asyncio.gather(
+        database.write(insert(b"1")), database.write(fail), database.write(insert(b"2")), return_exceptions=True
+    )
+    assert isinstance(results[1], NotFound)
+    assert await database.read(count) == 2
+    await database.close()
+
+
+async def test_cancelled_writer_still_commits_and_closing_waits(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    task = asyncio.create_task(database.write(insert(b"x")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await database.close()
+    with pytest.raises(Unavailable, match="STORE_CLOSED"):
+        await database.write(insert(b"y"))
+    again = await open_database(tmp_path / "a.db")
+    assert await again.read(count) == 1
+    await again.close()
+    await again.close()
+
+
+async def test_second_process_is_told(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    with pytest.raises(FailedPrecondition) as caught:
+        await open_database(tmp_path / "a.db")
+    assert caught.value.reason == "STATE_IN_USE"
+    await database.close()
+
+
+async def test_newer_and_foreign_state_is_refused(tmp_path: Path) -> None:
+    await (await Database.open(tmp_path / "a.db", [*SCHEMA, "CREATE TABLE more (x)"], application_id=7)).close()
+    with pytest.raises(DataLoss) as newer:
+        await open_database(tmp_path / "a.db")
+    assert newer.value.reason == "STATE_TOO_NEW"
+    with pytest.raises(FailedPrecondition) as foreign:
+        await Database.open(tmp_path / "a.db", [*SCHEMA, "CREATE TABLE more (x)"], application_id=8)
+    assert foreign.value.reason == "WRONG_STATE"
+
+
+async def test_damaged_file_is_refused_or_quarantined(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    path.write_bytes(os.urandom(8192))
+    with pytest.raises(DataLoss) as caught:
+        await open_database(path)
+    assert caught.value.reason == "STATE_DAMAGED"
+    database = await open_database(path, quarantine=True)
+    assert database.quarantined is not None
+    assert Path(database.quarantined).stat().st_size == 8192
+    assert await database.write(insert(b"x")) == 1
+    await database.close()
+
+
+async def test_full_store_refuses_and_recovers(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db", limit_bytes=1 << 20)
+    with pytest.raises(ResourceExhausted) as early:
+        database.check_room(1 << 20)
+    assert early.value.reason == "STORE_FULL"
+    results = [
+        await asyncio.gather(database.write(insert(os.urandom(50_000))), return_exceptions=True) for _ in range(100)
+    ]
+    assert isinstance(results[-1][0], ResourceExhausted)
+    kept = await database.read(count)
+    assert 10 < kept < 100
+    await database.write(lambda connection: connection.execute("DELETE FROM item"))
+    await database.write(insert(b"room again"))
+    database.check_room(1000)
+    await database.close()
+
+
+async def test_space_is_given_back_after_a_drain(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    for _ in range(20):
+        await database.write(insert(os.urandom(1 << 20)))
+    await database.write(lambda connection: connection.execute("DELETE FROM item"))
+    for _ in range(12):
+        await database.write(insert(b"tick"))
+    await database.close()
+    assert (tmp_path / "a.db").stat().st_size < 4 << 20
+    assert not (tmp_path / "a.db-wal").exists()

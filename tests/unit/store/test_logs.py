@@ -1,0 +1,108 @@
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.store import logs
+
+
+def connect() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(logs.SCHEMA)
+    return connection
+
+
+@pytest.fixture
+def db() -> Iterator[sqlite3.Connection]:
+    connection = connect()
+    yield connection
+    connection.close()
+
+
+def segment(count: int, fill: bytes = b"x") -> Segment:
+    return Segment(count, fill * count, accepted=1.0)
+
+
+def test_sequences_are_never_reused(db: sqlite3.Connection) -> None:
+    log = logs.ensure_log(db, "up/message", "e1")
+    assert logs.append(db, log.log_id, [segment(3), segment(2)]) == 1
+    logs.ensure_consumer(db, log.log_id, "parent", 0)
+    assert logs.acknowledge(db, log.log_id, "parent", 5)
+    assert logs.trim(db, log.log_id) == 5
+    state = logs.log_state(db, "up/message")
+    assert (state.first, state.last, state.held_bytes) == (6, 5, 0)
+    assert logs.append(db, log.log_id, [segment(1)]) == 6
+    assert logs.ensure_log(db, "up/message", "e2").epoch == "e1"
+
+
+def test_read_starts_inside_a_segment_and_obeys_bounds(db: sqlite3.Connection) -> None:
+    other = logs.ensure_log(db, "other", "e").log_id
+    log = logs.ensure_log(db, "log", "e").log_id
+    logs.append(db, other, [segment(10)])
+    logs.append(db, log, [segment(4), segment(4), segment(4)])
+    chunk = logs.read(db, log, 5, 100, 1000)
+    assert (chunk.base, chunk.end) == (5, 12)
+    assert logs.read(db, log, 0, 5, 1000).end == 4
+    assert logs.read(db, log, 0, 100, 1).end == 4
+    assert logs.read(db, log, 12, 100, 1000).segments == ()
+    assert logs.read(db, other, 10, 100, 1000).segments == ()
+    assert logs.read(db, other, 0, 100, 1000).end == 10
+
+
+def test_trim_waits_for_the_slowest_consumer(db: sqlite3.Connection) -> None:
+    log = logs.ensure_log(db, "log", "e").log_id
+    logs.append(db, log, [segment(4), segment(4)])
+    logs.ensure_consumer(db, log, "fast", 0)
+    logs.ensure_consumer(db, log, "slow", 0)
+    logs.acknowledge(db, log, "fast", 8)
+    assert logs.trim(db, log) == 0
+    logs.acknowledge(db, log, "slow", 5)
+    assert logs.trim(db, log) == 4
+    assert not logs.acknowledge(db, log, "slow", 5)
+    assert not logs.acknowledge(db, log, "slow", 99)
+    assert logs.remove_consumer(db, log, "slow")
+    assert logs.trim(db, log, keep_bytes=4) == 0
+    assert logs.trim(db, log) == 4
+
+
+def test_new_epoch_keeps_the_origin(db: sqlite3.Connection) -> None:
+    log = logs.ensure_log(db, "log", "old").log_id
+    logs.append(db, log, [segment(2), segment(3)])
+    state = logs.renew_epoch(db, "log", "new")
+    assert (state.epoch, state.first, state.last) == ("new", 1, 5)
+    held = logs.read(db, log, 0, 100, 1000).segments
+    assert [(s.origin_epoch, s.origin_sequence) for s in held] == [("old", 1), ("old", 3)]
+
+
+def test_gap_is_counted_when_stated(db: sqlite3.Connection) -> None:
+    fresh = logs.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], "RETENTION")
+    assert (fresh.base, fresh.skip) == (7, 0)
+    assert db.execute("SELECT sequence, applied_count, gap_count FROM inbox_cursor").fetchone() == (8, 2, 6)
+    logs.accept(db, "north", Lane.TASK, "e2", 9, [segment(1)], "")
+    assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'e2'").fetchone() == (0,)
+    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("e2", 9)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 3)), max_size=30))
+def test_every_entry_is_accepted_once_whatever_is_resent(resends: list[tuple[int, int]]) -> None:
+    """The sender goes back by any number of segments; each entry is still taken once, in order."""
+    db = connect()
+    sizes = [1, 3, 2, 5, 1, 4, 2, 2, 3]
+    bases = [1 + sum(sizes[:i]) for i in range(len(sizes))]
+    taken: list[int] = []
+    known = 0
+    for start, length in [*resends, *((i, 1) for i in range(len(sizes)))]:
+        start = min(start, known)
+        part = [segment(n) for n in sizes[start : start + length]]
+        if not part:
+            continue
+        fresh = logs.accept(db, "p", Lane.MESSAGE, "e", bases[start], part, "")
+        sequence = fresh.base + fresh.skip
+        taken.extend(range(sequence, fresh.base + sum(s.count for s in fresh.segments)))
+        known = max(known, start + len(part))
+    assert taken == list(range(1, sum(sizes) + 1))
+    db.close()
