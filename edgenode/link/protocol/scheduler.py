@@ -1,0 +1,261 @@
+"""Which queued task goes to which worker.
+
+Tasks that ask for the same thing (skill, selector, agent, cost limit) share a demand: a queue by priority, then by arrival.
+A task that nobody fits therefore holds up only its own demand. A worker has credits; each assignment uses one.
+
+The choice among fit workers is the power of two choices (Mitzenmacher 2001) over peak EWMA latency times work in flight
+(Finagle's PeakEwma): of two workers drawn at random the one with the smaller product gets the task. A slow answer counts at
+once and fades with `DECAY`; a failure counts as a slow answer, so that a worker that fails fast does not look fast. As the
+mark fades the worker is tried again.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from edgenode.link.ports import Rng
+
+DECAY = 5.0  # seconds until an old latency counts 1/e
+FAILURE_LATENCY = 2.0  # seconds a failed attempt counts at least
+_FLOOR = 1e-4  # seconds; below this latencies do not matter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a task asks of a worker."""
+
+    skill: str
+    selector: str = ""
+    agent: str = ""
+    cost_limit: float | None = None
+
+
+class PeakEwma:
+    """Latency that rises at once and falls slowly, in seconds."""
+
+    __slots__ = ("_stamp", "value")
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._stamp = 0.0
+
+    def observe(self, latency: float, now: float) -> None:
+        """Take a sample."""
+        if latency >= self.value:
+            self.value = latency
+        else:
+            weight = math.exp(-max(now - self._stamp, 0.0) / DECAY)
+            self.value = self.value * weight + latency * (1 - weight)
+        self._stamp = now
+
+    def at(self, now: float) -> float:
+        """The value, faded since the last sample."""
+        return self.value * math.exp(-max(now - self._stamp, 0.0) / DECAY)
+
+
+class Worker:
+    """One that takes tasks: an attached agent, or a node as the hub sees it."""
+
+    __slots__ = ("credits", "demands", "in_flight", "latency", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.credits = 0
+        self.in_flight = 0
+        self.latency = PeakEwma()
+        self.demands: set[Demand] = set()  # those it is known to fit
+
+    def load(self, now: float) -> float:
+        """Smaller is better."""
+        return max(self.latency.at(now), _FLOOR) * (self.in_flight + 1)
+
+
+class _Queue(Generic[T]):
+    """Tasks of one demand: by priority (9 first), then by arrival. Removal is lazy."""
+
+    __slots__ = ("_by_priority", "_keys", "_top")
+
+    def __init__(self) -> None:
+        self._by_priority: dict[int, deque[tuple[int, str, T]]] = {}
+        self._keys: dict[str, int] = {}
+
+    def push(self, order: int, priority: int, key: str, item: T, first: bool) -> None:
+        self._keys[key] = order
+        items = self._by_priority.setdefault(priority, deque())
+        if first:
+            items.appendleft((order, key, item))
+        else:
+            items.append((order, key, item))
+
+    def discard(self, key: str) -> bool:
+        return self._keys.pop(key, None) is not None
+
+    def head(self) -> tuple[int, int, T] | None:
+        """(priority, order, item) of the first, or None."""
+        for priority in sorted(self._by_priority, reverse=True):
+            items = self._by_priority[priority]
+            while items and self._keys.get(items[0][1]) != items[0][0]:
+                items.popleft()
+            if items:
+                order, _, item = items[0]
+                return priority, order, item
+            del self._by_priority[priority]
+        return None
+
+    def pop(self, priority: int) -> tuple[str, T]:
+        _, key, item = self._by_priority[priority].popleft()
+        del self._keys[key]
+        return key, item
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def items(self) -> list[T]:
+        return [
+            item for items in self._by_priority.values() for order, key, item in items if self._keys.get(key) == order
+        ]
+
+
+class Scheduler(Generic[T]):
+    """Queues of tasks `T`. `fits(demand)` names the workers that may take it; its answers are kept until `changed()`.
+
+    Only demands that may have become assignable (a task came, a fit worker got credit, fitness changed) are looked at,
+    so the cost of `assign` does not grow with what is queued.
+    """
+
+    def __init__(self, fits: Callable[[Demand], Iterable[str]], rng: Rng) -> None:
+        self._fits = fits
+        self._rng = rng
+        self._queues: dict[Demand, _Queue[T]] = {}
+        self._demand_of: dict[str, Demand] = {}
+        self._fit_cache: dict[Demand, list[Worker]] = {}
+        self._workers: dict[str, Worker] = {}
+        self._dirty: set[Demand] = set()
+        self._order = 0
+
+    def worker(self, name: str) -> Worker:
+        """The worker of that name; made if there is none."""
+        worker = self._workers.get(name)
+        if worker is None:
+            worker = self._workers[name] = Worker(name)
+            self.changed()
+        return worker
+
+    def find_worker(self, name: str) -> Worker | None:
+        """The worker of that name, if it is attached."""
+        return self._workers.get(name)
+
+    def remove_worker(self, name: str) -> None:
+        """It is gone; what it had in flight is the caller's to release."""
+        if self._workers.pop(name, None) is not None:
+            self.changed()
+
+    def add_credits(self, worker: Worker, count: int) -> None:
+        """The worker can take `count` more tasks (negative takes back)."""
+        worker.credits += count
+        if count > 0:
+            self._dirty |= worker.demands
+
+    def changed(self) -> None:
+        """Who fits what may have changed."""
+        self._fit_cache.clear()
+        for worker in self._workers.values():
+            worker.demands.clear()
+        self._dirty.update(self._queues)
+
+    def push(self, key: str, demand: Demand, priority: int, item: T, *, first: bool = False) -> None:
+        """Queue a task under a key. `first` puts it before all others of its priority (it waited before)."""
+        self._order += 1
+        queue = self._queues.get(demand)
+        if queue is None:
+            queue = self._queues[demand] = _Queue()
+        queue.push(self._order, priority, key, item, first)
+        self._demand_of[key] = demand
+        self._dirty.add(demand)
+
+    def discard(self, key: str) -> bool:
+        """Take a task out of its queue; False if it was not queued."""
+        demand = self._demand_of.pop(key, None)
+        if demand is None:
+            return False
+        queue = self._queues[demand]
+        queue.discard(key)
+        if not queue:
+            del self._queues[demand]
+        return True
+
+    def __len__(self) -> int:
+        return len(self._demand_of)
+
+    def depth(self, skill: str) -> int:
+        """Tasks queued for a skill."""
+        return sum(len(queue) for demand, queue in self._queues.items() if demand.skill == skill)
+
+    def queued(self) -> list[tuple[Demand, list[T]]]:
+        """All that is queued, by demand."""
+        return [(demand, queue.items()) for demand, queue in self._queues.items()]
+
+    def assign(self, now: float, limit: int = 1024) -> list[tuple[T, Worker]]:
+        """Match queued tasks and credits: highest priority first, then oldest. Takes the credits; at most `limit`."""
+        ready: list[tuple[int, int, Demand]] = []
+        for demand in self._dirty:
+            self._offer(ready, demand)
+        self._dirty.clear()
+        assigned: list[tuple[T, Worker]] = []
+        while ready:
+            if len(assigned) >= limit:
+                self._dirty.update(demand for _, _, demand in ready)
+                break
+            negative_priority, _, demand = heapq.heappop(ready)
+            worker = self._choose(demand, now)
+            if worker is None:
+                continue
+            queue = self._queues[demand]
+            key, item = queue.pop(-negative_priority)
+            del self._demand_of[key]
+            worker.credits -= 1
+            worker.in_flight += 1
+            assigned.append((item, worker))
+            if queue:
+                self._offer(ready, demand)
+            else:
+                del self._queues[demand]
+        return assigned
+
+    def finished(self, worker: Worker, latency: float | None, now: float, *, failed: bool = False) -> None:
+        """An attempt ended after `latency` seconds (None: not known, e.g. it was lost)."""
+        worker.in_flight = max(worker.in_flight - 1, 0)
+        if failed:
+            latency = max(latency or 0.0, FAILURE_LATENCY)
+        if latency is not None:
+            worker.latency.observe(latency, now)
+
+    def _offer(self, ready: list[tuple[int, int, Demand]], demand: Demand) -> None:
+        queue = self._queues.get(demand)
+        head = queue.head() if queue is not None else None
+        if head is not None:
+            heapq.heappush(ready, (-head[0], head[1], demand))
+
+    def _choose(self, demand: Demand, now: float) -> Worker | None:
+        fit = self._fit_cache.get(demand)
+        if fit is None:
+            names = self._fits(demand)
+            fit = self._fit_cache[demand] = [self._workers[name] for name in names if name in self._workers]
+            for worker in fit:
+                worker.demands.add(demand)
+        free = [worker for worker in fit if worker.credits > 0]
+        if len(free) <= 1:
+            return free[0] if free else None
+        first = int(self._rng.random() * len(free))
+        second = int(self._rng.random() * (len(free) - 1))
+        if second >= first:
+            second += 1
+        one, other = free[first], free[second]
+        return one if one.load(now) <= other.load(now) else other
