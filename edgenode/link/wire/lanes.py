@@ -1,0 +1,107 @@
+"""Heads, cursors, segments and rejections: model values <-> their messages. Payloads pass through unread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import InvalidArgument
+from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
+
+_LANES = {int(lane): lane for lane in Lane}
+_NUMBERS = {
+    Lane.CONTROL: sync_pb2.LANE_CONTROL,
+    Lane.TASK: sync_pb2.LANE_TASK,
+    Lane.MESSAGE: sync_pb2.LANE_MESSAGE,
+    Lane.BULK: sync_pb2.LANE_BULK,
+}
+_BILLION = 1e9
+
+
+def lane_to_pb(lane: Lane) -> sync_pb2.Lane:
+    """The contract's value for `lane`."""
+    return _NUMBERS[lane]
+
+
+def lane_from_pb(number: int) -> Lane:
+    """Raises InvalidArgument (UNKNOWN_LANE)."""
+    lane = _LANES.get(number)
+    if lane is None:
+        raise InvalidArgument("UNKNOWN_LANE", f"lane is {number}", hint="expected 1 to 4", field="lane")
+    return lane
+
+
+def head_to_pb(head: LaneHead) -> sync_pb2.LaneHead:
+    """The message of a head."""
+    return sync_pb2.LaneHead(
+        lane=lane_to_pb(head.lane), epoch=head.epoch, first_sequence=head.first, last_sequence=head.last
+    )
+
+
+def head_from_pb(message: sync_pb2.LaneHead) -> LaneHead:
+    """A head. Raises InvalidArgument (UNKNOWN_LANE)."""
+    return LaneHead(lane_from_pb(message.lane), message.epoch, message.first_sequence, message.last_sequence)
+
+
+def cursor_to_pb(cursor: LaneCursor) -> sync_pb2.LaneCursor:
+    """The message of a cursor."""
+    return sync_pb2.LaneCursor(lane=lane_to_pb(cursor.lane), epoch=cursor.epoch, sequence=cursor.sequence)
+
+
+def cursor_from_pb(message: sync_pb2.LaneCursor) -> LaneCursor:
+    """A cursor. Raises InvalidArgument (UNKNOWN_LANE)."""
+    return LaneCursor(lane_from_pb(message.lane), message.epoch, message.sequence)
+
+
+def segment_to_pb(segment: Segment) -> sync_pb2.Segment:
+    """The message of a segment."""
+    return sync_pb2.Segment(
+        entry_count=segment.count,
+        payload=segment.payload,
+        accept_time=timestamp_to_pb(segment.accepted),
+        origin_node=segment.origin_node,
+        origin_epoch=segment.origin_epoch,
+        origin_sequence=segment.origin_sequence,
+    )
+
+
+def segment_from_pb(message: sync_pb2.Segment) -> Segment:
+    """A segment. Raises InvalidArgument (BAD_SEGMENT) for one without entries."""
+    if message.entry_count < 1:
+        raise InvalidArgument("BAD_SEGMENT", f"a segment has {message.entry_count} entries", hint="expected 1 or more")
+    return Segment(
+        message.entry_count,
+        message.payload,
+        _stamp(message.accept_time),
+        message.origin_node,
+        message.origin_epoch,
+        message.origin_sequence,
+    )
+
+
+def rejection_to_pb(rejection: Rejection) -> sync_pb2.EntryRejection:
+    """The message of a rejection."""
+    return sync_pb2.EntryRejection(sequence=rejection.sequence, problem=problem_to_pb(rejection.problem))
+
+
+def rejection_from_pb(message: sync_pb2.EntryRejection) -> Rejection:
+    """A rejection."""
+    return Rejection(message.sequence, problem_from_pb(message.problem))
+
+
+def segments_to_pb(segments: Iterable[Segment]) -> list[sync_pb2.Segment]:
+    """The messages of `segments`, in order."""
+    return [segment_to_pb(segment) for segment in segments]
+
+
+def segments_from_pb(messages: Iterable[sync_pb2.Segment]) -> tuple[Segment, ...]:
+    """Segments, in order. Raises InvalidArgument (BAD_SEGMENT)."""
+    return tuple(segment_from_pb(message) for message in messages)
+
+
+def _stamp(time: Timestamp) -> float:
+    # A stamp is a fact for people; a clock that was wrong at the origin is no reason to refuse its entries.
+    return time.seconds + time.nanos / _BILLION

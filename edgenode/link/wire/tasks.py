@@ -1,0 +1,147 @@
+"""TaskSpec messages -> checked model.task.TaskSpec. What passes here needs no checking further in."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import DeadlineExceeded, InvalidArgument
+from edgenode.link.model import selector
+from edgenode.link.model.names import agent_resource, check_skill, parse_agent_resource
+from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskSpec
+from edgenode.link.wire import checks
+from edgenode.link.wire.values import duration_from_pb, timestamp_from_pb
+
+_REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+_DEFAULT_RETRY = RetryPolicy()
+_HOUR = 3600.0
+_DAY = 24 * _HOUR
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLimits:
+    """What a node takes."""
+
+    max_input_bytes: int = 1024 * 1024
+    max_output_bytes: int = 1024 * 1024
+
+
+def task_spec_from_proto(
+    message: task_pb2.TaskSpec, *, limits: TaskLimits, now: float, node: str, field: str = "spec"
+) -> TaskSpec:
+    """The checked spec with defaults applied; `wire` is the whole message, so that equal specs are equal bytes.
+
+    `now` is the wall clock in seconds. An agent's bare name becomes its full name on `node`, in `wire` as well, because the
+    task may run elsewhere. Raises InvalidArgument naming the field, ResourceExhausted (INPUT_TOO_LARGE) and
+    DeadlineExceeded (PAST_DEADLINE).
+    """
+    checks.fits(len(message.input), limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
+    check_skill(message.skill, f"{field}.skill")
+    if message.selector:
+        selector.parse(message.selector, f"{field}.selector")
+    agent = message.agent
+    if agent:
+        agent = agent_resource(*parse_agent_resource(agent, node, f"{field}.agent"))
+    priority = 5
+    if message.HasField("priority"):
+        priority = message.priority
+        checks.in_range(priority, 0, 9, f"{field}.priority")
+    cost_limit = None
+    if message.HasField("cost_limit"):
+        cost_limit = message.cost_limit
+        checks.in_range(cost_limit, 0, math.inf, f"{field}.cost_limit")
+    _check_texts(message, field)
+    return TaskSpec(
+        skill=message.skill,
+        wire=_serialised(message, agent),
+        selector=message.selector,
+        agent=agent,
+        priority=priority,
+        deadline=_deadline(message, now, field),
+        scope=checks.choice(Scope, message.scope, Scope.LOCAL, f"{field}.scope"),
+        retry=_retry_policy(message.retry_policy, f"{field}.retry_policy")
+        if message.HasField("retry_policy")
+        else _DEFAULT_RETRY,
+        on_lost=checks.choice(OnLost, message.on_lost, OnLost.RETRY, f"{field}.on_lost"),
+        attempt_timeout=_attempt_timeout(message, field),
+        idempotency_key=message.idempotency_key,
+        context_id=message.context_id,
+        cost_limit=cost_limit,
+    )
+
+
+def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str = "output") -> None:
+    """Raises ResourceExhausted (RESULT_TOO_LARGE) or InvalidArgument for a result or answer that cannot be taken."""
+    checks.fits(len(output.data), limits.max_output_bytes, field, "RESULT_TOO_LARGE")
+    checks.media_type(output.content_type, f"{field}.content_type")
+
+
+def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
+    if agent != message.agent:
+        full = task_pb2.TaskSpec()
+        full.CopyFrom(message)
+        full.agent = agent
+        message = full
+    return message.SerializeToString(deterministic=True)
+
+
+def _deadline(message: task_pb2.TaskSpec, now: float, field: str) -> float:
+    if not message.HasField("deadline_time"):
+        return 0.0
+    deadline = timestamp_from_pb(message.deadline_time, f"{field}.deadline_time")
+    if deadline <= now:
+        raise DeadlineExceeded(
+            "PAST_DEADLINE",
+            f"{field}.deadline_time passed {now - deadline:.3f} s ago",
+            hint="give a later deadline; check the clocks of both machines",
+            field=f"{field}.deadline_time",
+        )
+    return deadline
+
+
+def _attempt_timeout(message: task_pb2.TaskSpec, field: str) -> float:
+    if not message.HasField("attempt_timeout_duration"):
+        return 0.0
+    timeout = duration_from_pb(message.attempt_timeout_duration, f"{field}.attempt_timeout_duration")
+    checks.in_range(timeout, 0.001, 30 * _DAY, f"{field}.attempt_timeout_duration")
+    return timeout
+
+
+def _retry_policy(message: task_pb2.RetryPolicy, field: str) -> RetryPolicy:
+    attempts = message.max_attempt_count or _DEFAULT_RETRY.attempts
+    checks.in_range(attempts, 1, 100, f"{field}.max_attempt_count")
+    initial = _DEFAULT_RETRY.initial_backoff
+    if message.HasField("initial_backoff_duration"):
+        initial = duration_from_pb(message.initial_backoff_duration, f"{field}.initial_backoff_duration")
+        checks.in_range(initial, 0.001, _HOUR, f"{field}.initial_backoff_duration")
+    longest = max(_DEFAULT_RETRY.max_backoff, initial)
+    if message.HasField("max_backoff_duration"):
+        longest = duration_from_pb(message.max_backoff_duration, f"{field}.max_backoff_duration")
+        checks.in_range(longest, min(initial, _DAY), _DAY, f"{field}.max_backoff_duration")
+    multiplier = message.backoff_multiplier or _DEFAULT_RETRY.multiplier
+    checks.in_range(multiplier, 1, 10, f"{field}.backoff_multiplier")
+    checks.at_most(len(message.retryable_reasons), 64, f"{field}.retryable_reasons")
+    for reason in message.retryable_reasons:
+        if _REASON.fullmatch(reason) is None:
+            raise InvalidArgument(
+                "BAD_REASON",
+                f"{field}.retryable_reasons has {reason[:80]!r}",
+                hint="expected upper snake case, e.g. AGENT_LOST",
+                field=f"{field}.retryable_reasons",
+            )
+    return RetryPolicy(attempts, initial, longest, multiplier, tuple(message.retryable_reasons))
+
+
+def _check_texts(message: task_pb2.TaskSpec, field: str) -> None:
+    if message.content_type:
+        checks.media_type(message.content_type, f"{field}.content_type")
+    checks.short(message.idempotency_key, 128, f"{field}.idempotency_key")
+    checks.short(message.context_id, 128, f"{field}.context_id")
+    checks.short(message.parent_task_id, 128, f"{field}.parent_task_id")
+    checks.short(message.tenant, 128, f"{field}.tenant")
+    checks.short(message.traceparent, 128, f"{field}.traceparent")
+    checks.short(message.tracestate, 512, f"{field}.tracestate")
+    if message.annotations:
+        checks.free_facts(message.annotations, f"{field}.annotations")
