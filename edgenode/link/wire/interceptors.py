@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote
 
 import grpc
@@ -14,7 +14,7 @@ import grpc
 from edgenode.link.errors import Unauthenticated, Unimplemented
 from edgenode.link.wire.status import Context, abort_for
 
-Handler = grpc.RpcMethodHandler[Any, Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in its stubs only
 _Behaviour = Callable[[Any, Context], Any]
 
 
