@@ -1,0 +1,100 @@
+"""What an edge node can be told. Read once, at start; see edgenode.link.config for the sources and their order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgenode.link.config import (
+    LOG_LEVELS,
+    Loaded,
+    address,
+    load,
+    loopback_address,
+    setting,
+    socket_path_problem,
+    valid_name,
+)
+
+FILE_NAME = "edgenode.toml"
+PREFIX = "EDGENODE_"
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Settings of an edge node."""
+
+    state_dir: Path = setting("directory of identity, store and socket; one node each", in_file=False)
+    node: str = setting(
+        "name of the node; empty: the identity's, else the host's made valid", default="", check=valid_name
+    )
+    socket: str = setting("path of the Unix socket; empty: STATE/edgenode.sock", default="")
+    listen: str = setting(
+        "HOST:PORT on loopback for plaintext callers that cannot use the socket; empty: none",
+        default="",
+        check=loopback_address,
+    )
+    hub: str = setting("HOST:PORT of the hub's sync listener; empty: as joined", default="", check=address)
+    store_bytes: int = setting("bound on the store's files", default=_GIB, low=16 * _MIB)
+    max_input_bytes: int = setting("largest input of a task or call", default=_MIB, low=_KIB, high=16 * _MIB)
+    max_output_bytes: int = setting("largest result of a task or call", default=_MIB, low=_KIB, high=16 * _MIB)
+    max_message_bytes: int = setting("largest payload of a message", default=256 * _KIB, low=_KIB, high=_MIB)
+    max_queued_tasks: int = setting("tasks that may wait or run at once", default=100_000, low=1, high=10_000_000)
+    attempt_timeout_seconds: float = setting(
+        "how long one attempt may run unless task or skill say otherwise", default=300.0, low=0.1, high=7 * _DAY
+    )
+    call_timeout_seconds: float = setting(
+        "how long a call without a deadline may take", default=30.0, low=0.1, high=3600
+    )
+    lease_seconds: float = setting(
+        "how long an agent is believed without hearing from it", default=15.0, low=1, high=3600
+    )
+    task_retention_seconds: int = setting("how long finished tasks are kept", default=_DAY, low=0, high=365 * _DAY)
+    message_retention_bytes: int = setting("messages kept after everyone took them", default=64 * _MIB, low=0)
+    dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=10_000, low=1, high=1_000_000)
+    drain_seconds: float = setting("how long a stopping node waits for running work", default=10.0, low=0, high=3600)
+    reconnect_min_seconds: float = setting("shortest wait before dialing the hub again", default=1.0, low=0.01)
+    reconnect_max_seconds: float = setting("longest wait before dialing the hub again", default=300.0, low=0.01)
+    log_level: str = setting(
+        "what is logged; the hub's desired state may change it", default="info", choices=LOG_LEVELS
+    )
+    in_memory: bool = setting("keep nothing on disk: for tests only", default=False)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the Unix socket is."""
+        return Path(self.socket) if self.socket else self.state_dir / "edgenode.sock"
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """(key, expected) of values that do not go together."""
+        if self.reconnect_min_seconds > self.reconnect_max_seconds:
+            yield "reconnect_min_seconds", f"at most reconnect_max_seconds ({self.reconnect_max_seconds:g})"
+        if self.message_retention_bytes >= self.store_bytes:
+            yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if problem := socket_path_problem(self.socket_path):
+            yield "socket", problem
+
+
+def load_node_config(
+    state_dir: Path, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Loaded[NodeConfig]:
+    """The configuration of the node in `state_dir`. Raises InvalidArgument (BAD_CONFIG)."""
+    return load(
+        NodeConfig,
+        file=state_dir / FILE_NAME,
+        prefix=PREFIX,
+        environ=os.environ if environ is None else environ,
+        flags={**(flags or {}), "state_dir": state_dir},
+    )
+
+
+def name_from_host(hostname: str) -> str:
+    """A node's name made from a host's: its first label, with everything a name cannot hold turned into `-`."""
+    label = re.sub(r"[^a-z0-9]+", "-", hostname.partition(".")[0].lower())[:63].strip("-")
+    return label or "edge"

@@ -1,0 +1,70 @@
+"""What a hub can be told. Read once, at start; see edgenode.link.config for the sources and their order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgenode.link.config import LOG_LEVELS, Loaded, address, given, load, setting, socket_path_problem, valid_name
+
+FILE_NAME = "edgehub.toml"
+PREFIX = "EDGEHUB_"
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """Settings of a hub."""
+
+    state_dir: Path = setting("directory of authority, store and socket; one hub each", in_file=False)
+    name: str = setting("name of the hub", default="hub", check=given(valid_name))
+    listen: str = setting("HOST:PORT of the sync listener (mutual TLS)", default="127.0.0.1:7443", check=given(address))
+    enroll_listen: str = setting(
+        "HOST:PORT of the enrollment listener (no client certificate)", default="127.0.0.1:7444", check=given(address)
+    )
+    socket: str = setting("path of the Unix socket; empty: STATE/edgehub.sock", default="")
+    heartbeat_seconds: float = setting("longest silence of an edge", default=5.0, low=0.05, high=600)
+    lease_seconds: float = setting("silence after which an edge is unreachable", default=15.0, low=0.1, high=3600)
+    leaf_ttl_seconds: int = setting("life of an edge's certificate", default=7 * _DAY, low=60, high=90 * _DAY)
+    reassign_after_seconds: float = setting(
+        "how long an unreachable edge keeps its tasks before others get them", default=30.0, low=0, high=_DAY
+    )
+    message_retention_bytes: int = setting("messages kept for subscribers", default=_GIB, low=0)
+    task_retention_seconds: int = setting("how long finished tasks are kept", default=7 * _DAY, low=0, high=365 * _DAY)
+    store_bytes: int = setting("bound on the store's files", default=10 * _GIB, low=16 * _MIB)
+    max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
+    log_level: str = setting("what is logged", default="info", choices=LOG_LEVELS)
+    drain_seconds: float = setting("how long a stopping hub waits for its sessions", default=10.0, low=0, high=3600)
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the Unix socket is."""
+        return Path(self.socket) if self.socket else self.state_dir / "edgehub.sock"
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """(key, expected) of values that do not go together."""
+        if self.heartbeat_seconds >= self.lease_seconds:
+            yield "heartbeat_seconds", f"less than lease_seconds ({self.lease_seconds:g})"
+        if self.message_retention_bytes >= self.store_bytes:
+            yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if self.listen == self.enroll_listen and not self.listen.endswith(":0"):
+            yield "enroll_listen", "another address than listen"
+        if problem := socket_path_problem(self.socket_path):
+            yield "socket", problem
+
+
+def load_hub_config(
+    state_dir: Path, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Loaded[HubConfig]:
+    """The configuration of the hub in `state_dir`. Raises InvalidArgument (BAD_CONFIG)."""
+    return load(
+        HubConfig,
+        file=state_dir / FILE_NAME,
+        prefix=PREFIX,
+        environ=os.environ if environ is None else environ,
+        flags={**(flags or {}), "state_dir": state_dir},
+    )
