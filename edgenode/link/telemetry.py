@@ -117,7 +117,7 @@ def logger(room: str, **context: Any) -> Logger:
 def configure_logging(level: str, stream: TextIO | None = None) -> None:
     """Write from `level` on to `stream` (standard error when None): readable lines on a terminal, else JSON lines.
 
-    Lines of other libraries that use the standard `logging` go the same way, from warnings on.
+    Lines written through the standard `logging` go the same way: our own from `level` on, others' from warnings on.
     """
     target = sys.stderr if stream is None else stream
     _SINK.stream = stream
@@ -129,7 +129,7 @@ def configure_logging(level: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if isinstance(handler, _Forward)]:
         root.removeHandler(handler)
-    root.addHandler(_Forward(logging.WARNING))
+    root.addHandler(_Forward())
 
 
 def set_level(level: str) -> None:
@@ -137,12 +137,14 @@ def set_level(level: str) -> None:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError(f"log level is {level!r}; expected debug, info, warning or error")
     _SINK.threshold = _LEVELS[level]
+    for package in ("edgenode", "hub"):
+        logging.getLogger(package).setLevel(_LEVELS[level])
 
 
 class _Forward(logging.Handler):
     """Passes records of the standard `logging` on to our own lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = logger(record.name)
-        write = log.error if record.levelno >= logging.ERROR else log.warning
+        name = record.levelname.lower()
+        write = getattr(logger(record.name), name if name in _LEVELS else "warning")
         write(record.getMessage(), exc_info=record.exc_info)

@@ -17,6 +17,9 @@ def stream() -> Iterator[io.StringIO]:
     telemetry.configure_logging("info", stream)
     yield stream
     telemetry.configure_logging("warning")
+    logging.getLogger().handlers = [
+        handler for handler in logging.getLogger().handlers if type(handler).__module__ != telemetry.__name__
+    ]
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -52,7 +55,15 @@ def test_standard_logging_goes_the_same_way_once(stream: io.StringIO) -> None:
     telemetry.configure_logging("info", stream)
     logging.getLogger("asyncio").warning("slow %s", "loop")
     logging.getLogger("asyncio").info("quiet")
-    assert [(line["room"], line["event"]) for line in lines(stream)] == [("asyncio", "slow loop")]
+    logging.getLogger("edgenode.link.wire").info("dialing")
+    logging.getLogger("edgenode.link.wire").debug("quiet")
+    telemetry.set_level("debug")
+    logging.getLogger("hub").debug("heard")
+    assert [(line["room"], line["level"], line["event"]) for line in lines(stream)] == [
+        ("asyncio", "warning", "slow loop"),
+        ("edgenode.link.wire", "info", "dialing"),
+        ("hub", "debug", "heard"),
+    ]
 
 
 def test_readable_on_a_terminal() -> None:
