@@ -1,0 +1,1 @@
+"""Who is who: names in certificates, join tokens, TLS credentials, signed documents."""

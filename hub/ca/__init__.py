@@ -1,0 +1,1 @@
+"""The hub's certificate authority and what it keeps about the nodes it admitted."""
