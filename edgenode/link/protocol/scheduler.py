@@ -198,9 +198,14 @@ class Scheduler(Generic[T]):
         """Tasks queued for a skill."""
         return sum(len(queue) for demand, queue in self._queues.items() if demand.skill == skill)
 
-    def queued(self) -> list[tuple[Demand, list[T]]]:
-        """All that is queued, by demand."""
-        return [(demand, queue.items()) for demand, queue in self._queues.items()]
+    def demands(self) -> list[Demand]:
+        """What is asked for by the queued tasks."""
+        return list(self._queues)
+
+    def items(self, demand: Demand) -> list[T]:
+        """The queued tasks of a demand."""
+        queue = self._queues.get(demand)
+        return queue.items() if queue is not None else []
 
     def assign(self, now: float, limit: int = 1024) -> list[tuple[T, Worker]]:
         """Match queued tasks and credits: highest priority first, then oldest. Takes the credits; at most `limit`."""

@@ -167,8 +167,9 @@ class TaskServiceServicer(object):
     def WorkTasks(self, request_iterator, context):
         """Doing work. 1. The agent sends `attach`, then credits. 2. The node answers `attached`. 3. The node sends assignments, at
         most as many as there are credits; each uses one. 4. The agent sends results, which return no credit by themselves:
-        it sends `credit_count` when it can take more. 5. The node confirms results once they are committed. 6. The agent
-        closes its side to drain: it gets nothing new and may still send results until the node closes.
+        it sends `credit_count` when it can take more. 5. The node confirms results once they are committed. 6. To drain, the
+        agent says DRAINING by RenewLease, gives no more credit, sends its last results and closes its side; the node confirms
+        them and closes.
         Errors: NOT_FOUND (UNKNOWN_AGENT): register first; ABORTED (SUPERSEDED): a newer instance holds the name;
         UNIMPLEMENTED on a hub.
         """

@@ -1,0 +1,261 @@
+"""Entries of the task lane: what the node tells the hub, and what it stores of what the hub tells it.
+
+Up go offers, reports, cancels, answers and returns; down come grants, reports, cancels, answers and revocations. The
+functions that take a connection run in the transaction that also moves the lane's cursor, so that nothing is applied
+twice and nothing acknowledged is forgotten; `TaskEngine.absorb` then brings memory up to date.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import EdgenodeError, InvalidArgument
+from edgenode.link.model.lanes import Rejection, Segment
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import TaskSpec, TaskState
+from edgenode.link.store import logs
+from edgenode.link.store.logs import Fresh
+from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
+from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
+from edgenode.node import task_store
+from edgenode.node.task_state import LiveTask
+
+SEGMENT_BYTES = 256 * 1024
+SEGMENT_COUNT = 500
+
+
+def offer(live: LiveTask) -> sync_pb2.TaskEntry:
+    """Up: run this elsewhere."""
+    entry = sync_pb2.TaskEntry(
+        offer=sync_pb2.TaskOffer(task_id=live.task_id, submit_time=timestamp_to_pb(live.submit_time))
+    )
+    entry.offer.spec.ParseFromString(live.spec.wire)
+    return entry
+
+
+def report(live: LiveTask, node: str) -> sync_pb2.TaskEntry:
+    """Up: what became of a granted task."""
+    return sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=live.report_pb(node)))
+
+
+def cancel(live: LiveTask, reason: str) -> sync_pb2.TaskEntry:
+    """Up: a task that was offered is to end."""
+    return sync_pb2.TaskEntry(cancel=sync_pb2.TaskCancel(task_id=live.task_id, reason=reason))
+
+
+def answer(live: LiveTask, key: str, value: task_pb2.TaskOutput) -> sync_pb2.TaskEntry:
+    """Up: an answer for the agent that runs it elsewhere."""
+    return sync_pb2.TaskEntry(answer=sync_pb2.TaskAnswer(task_id=live.task_id, key=key, answer=value))
+
+
+def give_back(task_id: str, fence: int, problem: Problem) -> sync_pb2.TaskEntry:
+    """Up: a granted task cannot run here."""
+    return sync_pb2.TaskEntry(
+        returned=sync_pb2.TaskReturn(task_id=task_id, fence=fence, problem=problem_to_pb(problem))
+    )
+
+
+def pack(entries: Sequence[sync_pb2.TaskEntry], accepted: float) -> list[Segment]:
+    """Entries as segments of bounded size; `accepted` is the wall clock."""
+    segments: list[Segment] = []
+    part = sync_pb2.TaskEntryBatch()
+    size = 0
+    for entry in entries:
+        entry_size = entry.ByteSize()
+        if part.entries and (size + entry_size > SEGMENT_BYTES or len(part.entries) >= SEGMENT_COUNT):
+            segments.append(Segment(len(part.entries), part.SerializeToString(), accepted))
+            part, size = sync_pb2.TaskEntryBatch(), 0
+        part.entries.append(entry)
+        size += entry_size
+    if part.entries:
+        segments.append(Segment(len(part.entries), part.SerializeToString(), accepted))
+    return segments
+
+
+def append(connection: sqlite3.Connection, log: str, entries: Sequence[sync_pb2.TaskEntry], accepted: float) -> int:
+    """Append entries to the task log; returns the last sequence, 0 for no entries."""
+    if not entries:
+        return 0
+    base = logs.append(connection, logs.log_state(connection, log).log_id, pack(entries, accepted))
+    return base + len(entries) - 1
+
+
+def unpack(fresh: Fresh) -> tuple[list[tuple[int, sync_pb2.TaskEntry]], list[Rejection]]:
+    """(sequence, entry) of what is new, and rejections for segments that cannot be read."""
+    entries: list[tuple[int, sync_pb2.TaskEntry]] = []
+    rejections: list[Rejection] = []
+    sequence = fresh.base
+    first = fresh.base + fresh.skip
+    for segment in fresh.segments:
+        problem = None
+        try:
+            batch = sync_pb2.TaskEntryBatch.FromString(segment.payload)
+            if len(batch.entries) != segment.count:
+                problem = _unreadable(f"{len(batch.entries)} entries where {segment.count} were announced")
+        except DecodeError as error:
+            problem = _unreadable(str(error))
+        for number in range(segment.count):
+            if sequence + number < first:
+                continue
+            if problem is not None:
+                rejections.append(Rejection(sequence + number, problem))
+            else:
+                entries.append((sequence + number, batch.entries[number]))
+        sequence += segment.count
+    return entries, rejections
+
+
+def _unreadable(detail: str) -> Problem:
+    return InvalidArgument("BAD_ENTRY", f"the entry cannot be read: {detail}", hint="compare the versions").problem
+
+
+@dataclass(frozen=True, slots=True)
+class Absorbed:
+    """What the transaction made of the hub's entries, in order, for memory to follow."""
+
+    grants: tuple[LiveTask, ...]
+    entries: tuple[sync_pb2.TaskEntry, ...]
+    last_appended: int
+
+
+class EntryApplier:
+    """Stores the hub's entries. `node` is this node's name, `log` the log that carries answers up."""
+
+    def __init__(self, node: str, log: str, limits: TaskLimits) -> None:
+        self._node = node
+        self._log = log
+        self._limits = limits
+
+    def apply(self, connection: sqlite3.Connection, entries: Iterable[sync_pb2.TaskEntry], now_time: float) -> Absorbed:
+        """Run inside the transaction that moves the cursor."""
+        grants: list[LiveTask] = []
+        followed: list[sync_pb2.TaskEntry] = []
+        replies: list[sync_pb2.TaskEntry] = []
+        for entry in entries:
+            kind = entry.WhichOneof("entry")
+            if kind == "grant":
+                live, reply = self._grant(connection, entry.grant, now_time)
+                if live is not None:
+                    grants.append(live)
+                if reply is not None:
+                    replies.append(reply)
+            elif kind == "report":
+                if _store_report(connection, entry.report.task, now_time):
+                    followed.append(entry)
+                else:
+                    logs.count(connection, "task.downlink", "DISCARDED_REPORT")
+            elif kind == "revoke":
+                if _store_revoke(connection, entry.revoke, self._node):
+                    followed.append(entry)
+            elif kind == "cancel":
+                connection.execute(
+                    "UPDATE task SET cancel_requested = 1 WHERE task_id = ? AND state < 8", (entry.cancel.task_id,)
+                )
+                followed.append(entry)
+            elif kind == "answer":
+                if _store_answer(connection, entry.answer):
+                    followed.append(entry)
+            else:
+                logs.count(connection, "task.downlink", "UNKNOWN_ENTRY")
+        last = append(connection, self._log, replies, now_time)
+        return Absorbed(tuple(grants), tuple(followed), last)
+
+    def _grant(
+        self, connection: sqlite3.Connection, grant: sync_pb2.TaskGrant, now_time: float
+    ) -> tuple[LiveTask | None, sync_pb2.TaskEntry | None]:
+        try:
+            spec = self.spec(grant.spec, now_time)
+        except EdgenodeError as error:
+            return None, give_back(grant.task_id, grant.fence, error.problem)
+        live = LiveTask(grant.task_id, spec, grant.origin_node, now_time)
+        live.submit_time = timestamp_from_pb(grant.submit_time)
+        live.fence = grant.fence
+        live.attempts = grant.attempt_count
+        live.answers = dict(grant.answers)
+        live.note()
+        known = connection.execute(
+            "SELECT state, fence, holder_node FROM task WHERE task_id = ?", (grant.task_id,)
+        ).fetchone()
+        if known is None:
+            task_store.insert(connection, [task_store.insert_row(live)])
+            return live, None
+        state, fence, _ = known
+        if fence >= grant.fence:
+            return None, None
+        if TaskState(state).terminal:
+            # It ended here under an older fence: say so again rather than run it twice.
+            connection.execute("UPDATE task SET fence = ? WHERE task_id = ?", (grant.fence, grant.task_id))
+            task = task_store.fetch(connection, grant.task_id, self._node)
+            if task is None:
+                return None, None
+            task.ClearField("spec")
+            return None, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task))
+        task_store.update(connection, [task_store.update_row(live)])
+        return live, None
+
+    def spec(self, message: task_pb2.TaskSpec, now_time: float) -> TaskSpec:
+        """The checked spec of a grant; a deadline in the past is left to the engine, which expires the task."""
+        return task_spec_from_proto(
+            message,
+            limits=self._limits,
+            now=min(now_time, timestamp_from_pb(message.deadline_time) - 1)
+            if message.HasField("deadline_time")
+            else now_time,
+            node=self._node,
+        )
+
+
+def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time: float) -> bool:
+    changed = connection.execute(
+        "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, attempt_count = ?, agent = ?, sequence = sequence + 1,"
+        " update_time = ?, output = ?, problem = ?, input_request = ?, fence = ?"
+        " WHERE task_id = ? AND state < 8 AND holder_node <> ''",
+        (
+            task.state,
+            task.state_reason,
+            task.holder_node,
+            task.attempt_count,
+            task.agent,
+            now_time,
+            task.output.SerializeToString() if task.HasField("output") else None,
+            task.problem.SerializeToString() if task.HasField("problem") else None,
+            task.input_request.SerializeToString() if task.HasField("input_request") else None,
+            task.fence,
+            task.task_id,
+        ),
+    ).rowcount
+    state = TaskState(task.state)
+    if changed and state.terminal:
+        logs.count(connection, task_store.COUNTER, state.name)
+    return changed > 0
+
+
+def _store_revoke(connection: sqlite3.Connection, revoke: sync_pb2.TaskRevoke, node: str) -> bool:
+    row = connection.execute(
+        "SELECT origin_node, fence FROM task WHERE task_id = ? AND state < 8", (revoke.task_id,)
+    ).fetchone()
+    if row is None or row[1] > revoke.fence or row[1] == 0:
+        return False
+    if row[0] == node:
+        connection.execute(
+            "UPDATE task SET holder_node = 'hub', state = ? WHERE task_id = ?", (int(TaskState.QUEUED), revoke.task_id)
+        )
+    else:
+        task_store.delete_revoked(connection, [revoke.task_id])
+    return True
+
+
+def _store_answer(connection: sqlite3.Connection, given: sync_pb2.TaskAnswer) -> bool:
+    row = connection.execute("SELECT answers FROM task WHERE task_id = ? AND state < 8", (given.task_id,)).fetchone()
+    if row is None:
+        return False
+    answers = task_service_pb2.Assignment.FromString(row[0] or b"")
+    answers.answers[given.key].CopyFrom(given.answer)
+    connection.execute("UPDATE task SET answers = ? WHERE task_id = ?", (answers.SerializeToString(), given.task_id))
+    return True

@@ -1,0 +1,195 @@
+"""A task that has not ended, as the engine holds it in memory, and its form on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import Level, TaskSpec, TaskState
+from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.protocol.tasks import TaskEvent, next_state
+from edgenode.link.protocol.timers import Timer
+from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
+
+# (sequence, wall time, state, reason, attempt, agent)
+HistoryRow = tuple[int, float, int, str, int, str]
+HISTORY_LIMIT = 64
+# After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
+# for one already seen.
+SEQUENCE_SKIP = 1 << 16
+
+
+class AttemptSink(Protocol):
+    """Where an attempt runs: an agent's stream."""
+
+    def cancel(self, live: LiveTask) -> None:
+        """Tell the agent to stop the attempt."""
+        ...
+
+    def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
+        """Hand the submitter's answer to the attempt."""
+        ...
+
+
+class LiveTask:
+    """One task in memory. Times named `_time` are wall clock, others monotonic, in seconds.
+
+    `fence` is 0 for a task of this node's own; `holder` is another node's name while that node has it. `finishing` is true
+    while a terminal state is being committed: nothing else may happen to the task then.
+    """
+
+    __slots__ = (
+        "agent",
+        "answers",
+        "attempts",
+        "call",
+        "cancel_requested",
+        "deadline_timer",
+        "demand",
+        "fence",
+        "fingerprint",
+        "finishing",
+        "history",
+        "holder",
+        "input_request",
+        "level",
+        "level_waiters",
+        "listeners",
+        "next_attempt_time",
+        "offer_sequence",
+        "origin",
+        "output",
+        "problem",
+        "progress",
+        "reason",
+        "replay_of",
+        "request_id",
+        "sequence",
+        "sink",
+        "spec",
+        "started",
+        "state",
+        "submit_time",
+        "task_id",
+        "timer",
+        "update_time",
+        "watchers",
+    )
+
+    def __init__(self, task_id: str, spec: TaskSpec, origin: str, now_time: float, *, call: bool = False) -> None:
+        self.task_id = task_id
+        self.spec = spec
+        self.origin = origin
+        self.call = call
+        self.demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
+        self.state = TaskState.QUEUED
+        self.reason = ""
+        self.attempts = 0
+        self.agent = ""
+        self.holder = ""
+        self.fence = 0
+        self.sequence = 1
+        self.submit_time = now_time
+        self.update_time = now_time
+        self.next_attempt_time = 0.0
+        self.level = Level.ACCEPTED
+        self.offer_sequence = 0
+        self.cancel_requested = False
+        self.output: task_pb2.TaskOutput | None = None
+        self.problem: Problem | None = None
+        self.progress: task_pb2.TaskProgress | None = None
+        self.input_request: task_pb2.InputRequest | None = None
+        self.answers: dict[str, task_pb2.TaskOutput] = {}
+        self.history: list[HistoryRow] = []
+        self.listeners: list[Callable[[LiveTask], None]] = []
+        self.watchers: list[Callable[[LiveTask], None]] = []
+        self.level_waiters: list[Callable[[LiveTask], None]] = []
+        self.deadline_timer: Timer | None = None
+        self.timer: Timer | None = None  # of the present attempt, or of the next
+        self.sink: AttemptSink | None = None
+        self.started = 0.0
+        self.finishing = False
+        self.request_id = ""
+        self.fingerprint = b""
+        self.replay_of = ""
+
+    def apply(self, event: TaskEvent, now_time: float, reason: str = "") -> None:
+        """Change state by the table and note it. Raises FailedPrecondition where the table has no such change."""
+        self.enter(next_state(self.state, event), now_time, reason)
+
+    def enter(self, state: TaskState, now_time: float, reason: str = "") -> None:
+        """Take a state that was decided already (by the table here, or by the holder elsewhere), and note it."""
+        self.state = state
+        self.reason = reason
+        self.sequence += 1
+        self.update_time = now_time
+        self.note()
+
+    def note(self) -> None:
+        """Add the present state to the history."""
+        if self.call:
+            return
+        if len(self.history) >= HISTORY_LIMIT:
+            del self.history[1]
+        self.history.append((self.sequence, self.update_time, self.state, self.reason, self.attempts, self.agent))
+
+    def clear_timers(self) -> None:
+        """Nothing is due for it any more."""
+        for timer in (self.timer, self.deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        self.timer = self.deadline_timer = None
+
+    def to_pb(self, node: str, *, with_payload: bool = True) -> task_pb2.Task:
+        """The contract's Task. Without payload: no spec input, no output."""
+        message = task_pb2.Task(
+            task_id=self.task_id,
+            state=int(self.state),  # type: ignore[arg-type]
+            state_reason=self.reason,
+            attempt_count=self.attempts,
+            agent=self.agent,
+            origin_node=self.origin,
+            holder_node=self.holder or node,
+            fence=self.fence,
+            cancel_requested=self.cancel_requested,
+            submit_time=timestamp_to_pb(self.submit_time),
+            update_time=timestamp_to_pb(self.update_time),
+            sequence=self.sequence,
+            level=int(self.level),  # type: ignore[arg-type]
+            replay_of_task_id=self.replay_of,
+        )
+        message.spec.ParseFromString(self.spec.wire)
+        if not with_payload:
+            message.spec.ClearField("input")
+        elif self.output is not None:
+            message.output.CopyFrom(self.output)
+        if self.problem is not None:
+            message.problem.CopyFrom(problem_to_pb(self.problem))
+        if self.progress is not None:
+            message.progress.CopyFrom(self.progress)
+        if self.input_request is not None:
+            message.input_request.CopyFrom(self.input_request)
+        if self.next_attempt_time:
+            message.next_attempt_time.CopyFrom(timestamp_to_pb(self.next_attempt_time))
+        return message
+
+    def report_pb(self, node: str) -> task_pb2.Task:
+        """What the other side must know of a change: everything but the spec."""
+        message = self.to_pb(node)
+        message.ClearField("spec")
+        return message
+
+
+def event_pb(row: HistoryRow) -> task_pb2.TaskEvent:
+    """A row of history as the contract's TaskEvent."""
+    sequence, event_time, state, reason, attempt, agent = row
+    return task_pb2.TaskEvent(
+        sequence=sequence,
+        event_time=timestamp_to_pb(event_time),
+        state=state,  # type: ignore[arg-type]
+        state_reason=reason,
+        attempt_count=attempt,
+        agent=agent,
+    )

@@ -1,0 +1,249 @@
+"""An agent's WorkTasks stream: assignments out, results in.
+
+One reader (the handler itself) and one writer. What is to be sent gathers in frames while the writer is busy, so a busy
+stream carries many items a frame and an idle one sends at once. Results of one frame end in one commit; the reader goes on
+meanwhile, so that commits of several frames form one group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc
+
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import Aborted, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import TaskState
+from edgenode.link.wire.status import Context
+from edgenode.link.wire.tasks import check_output
+from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb
+from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
+from edgenode.node.task_state import LiveTask
+from edgenode.node.tasks import TaskEngine
+
+FRAME_BYTES = 1 << 20
+MAX_CREDIT = 10_000
+_ENDS = {TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED}
+
+AttemptId = tuple[str, int, int]
+
+
+class FrameQueue:
+    """Frames on their way to one stream. `open` gives the frame to add to; `next` waits for a full or waiting one."""
+
+    def __init__(self) -> None:
+        self._frames: deque[task_service_pb2.WorkTasksResponse] = deque()
+        self._size = 0
+        self._waiting = asyncio.Event()
+        self._closed = False
+
+    def open(self, size: int) -> task_service_pb2.WorkTasksResponse:
+        """The frame that takes `size` more bytes."""
+        if not self._frames or self._size + size > FRAME_BYTES:
+            self._frames.append(task_service_pb2.WorkTasksResponse())
+            self._size = 0
+        self._size += size
+        self._waiting.set()
+        return self._frames[-1]
+
+    def close(self) -> None:
+        """Nothing more will come; `next` gives what is left, then None."""
+        self._closed = True
+        self._waiting.set()
+
+    async def next(self) -> task_service_pb2.WorkTasksResponse | None:
+        """The next frame; None after the last."""
+        await self._waiting.wait()
+        if not self._frames:
+            return None
+        frame = self._frames.popleft()
+        if not self._frames:
+            self._size = 0
+            if not self._closed:
+                self._waiting.clear()
+        return frame
+
+
+class WorkStream:
+    """One attached agent, from its first frame to its last."""
+
+    def __init__(
+        self, engine: TaskEngine, registry: AgentRegistry, context: Context, attach: task_service_pb2.WorkAttach
+    ):
+        self._engine = engine
+        self._registry = registry
+        self._context = context
+        self.agent = attach.agent
+        self.instance_id = attach.instance_id
+        self._attempts: dict[AttemptId, LiveTask] = {}
+        self._frames = FrameQueue()
+        self._commits: set[asyncio.Task[None]] = set()
+        self._reader: asyncio.Task[None] | None = None
+
+    # --- what the engine calls --------------------------------------------------------------------------------------
+
+    def assign(self, live: LiveTask, timeout: float) -> None:
+        """See WorkerStream."""
+        frame = self._frames.open(len(live.spec.wire) + 64)
+        assignment = frame.assignments.add(timeout_duration=duration_to_pb(timeout))
+        assignment.spec.ParseFromString(live.spec.wire)
+        key = assignment.key
+        key.task_id, key.attempt_number, key.fence = live.task_id, live.attempts, live.fence
+        for name, answer in live.answers.items():
+            assignment.answers[name].CopyFrom(answer)
+        self._hold(live)
+
+    def cancel(self, live: LiveTask) -> None:
+        """See AttemptSink."""
+        self._frames.open(64).cancels.add(task_id=live.task_id, attempt_number=live.attempts, fence=live.fence)
+
+    def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
+        """See AttemptSink."""
+        given = self._frames.open(len(answer.data) + 128).answers.add(input_key=key, answer=answer)
+        given.key.task_id, given.key.attempt_number, given.key.fence = live.task_id, live.attempts, live.fence
+
+    def agent_changed(self) -> None:
+        """See WorkerStream."""
+        if self._was_superseded() and self._reader is not None:
+            self._reader.cancel()
+
+    def _hold(self, live: LiveTask) -> None:
+        self._attempts[live.task_id, live.attempts, live.fence] = live
+
+    # --- the stream -------------------------------------------------------------------------------------------------
+
+    async def run(self, first: task_service_pb2.WorkTasksRequest) -> None:
+        """Serve until the agent drains, goes away or is superseded. Raises Aborted (SUPERSEDED)."""
+        agent = self._registry.get(self.agent)
+        if agent is None or not self._registry.touch(self.agent, self.instance_id):
+            raise unknown_agent(self.agent, "register it first") if agent is None else superseded(agent)
+        attached = task_service_pb2.WorkAttached(node=self._engine.node, lease_duration=duration_to_pb(agent.lease))
+        self._frames.open(64).attached.CopyFrom(attached)
+        self._engine.attach(self.agent, self)
+        for key in first.attach.attempts:
+            live = self._engine.adopt(self.agent, self, key.task_id, key.attempt_number, key.fence)
+            if live is None:
+                self._frames.open(64).cancels.append(key)
+            else:
+                self._hold(live)
+        self._take(first)
+        writer = asyncio.create_task(self._write(), name=f"work-writer-{self.agent}")
+        self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
+        try:
+            await self._reader
+            await self._drain()
+            self._frames.close()
+            await writer
+        except asyncio.CancelledError:
+            if self._was_superseded() and not self._context.cancelled():
+                raise self._superseded() from None
+            raise
+        finally:
+            self._engine.detach(self.agent, self)
+            for task in (self._reader, writer, *self._commits):
+                task.cancel()
+            await asyncio.gather(self._reader, writer, *self._commits, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        """The agent takes nothing new; it may still send results on this stream only until it closed its side."""
+        if self._commits:
+            await asyncio.wait(self._commits)
+
+    async def _write(self) -> None:
+        while (frame := await self._frames.next()) is not None:
+            await self._context.write(frame)
+
+    async def _read(self) -> None:
+        while True:
+            request = await self._context.read()
+            if request is grpc.aio.EOF:
+                return
+            self._take(request)
+
+    def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
+        if not self._registry.touch(self.agent, self.instance_id):
+            raise self._superseded()
+        if not 0 <= request.credit_count <= MAX_CREDIT:
+            raise InvalidArgument(
+                "OUT_OF_RANGE",
+                f"credit_count is {request.credit_count}",
+                hint=f"0 to {MAX_CREDIT}",
+                field="credit_count",
+            )
+        for update in request.updates:
+            self._take_update(update)
+        if request.results:
+            ended = [live for result in request.results if (live := self._take_result(result)) is not None]
+            self._spawn(self._confirm([result.key for result in request.results], ended))
+        if request.credit_count:
+            self._engine.add_credits(self.agent, request.credit_count)
+
+    def _take_update(self, update: task_service_pb2.AttemptUpdate) -> None:
+        live = self._attempts.get(_attempt_id(update.key))
+        if live is None or live.sink is not self:
+            return
+        self._engine.update(live, update.progress if update.HasField("progress") else None)
+        if update.HasField("input_request"):
+            self._spawn(self._engine.ask(live, update.input_request))
+
+    def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
+        """The task if it ends with this result and must be committed."""
+        live = self._attempts.pop(_attempt_id(result.key), None)
+        if live is None or live.sink is not self:
+            self._refuse(result.key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
+            return None
+        state = TaskState(result.state) if result.state in TaskState._value2member_map_ else TaskState.WORKING
+        output = result.output if state is TaskState.COMPLETED else None
+        problem = problem_from_pb(result.problem) if result.HasField("problem") else None
+        refused: EdgenodeError | None = None
+        if state not in _ENDS:
+            refused = FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
+        elif output is not None:
+            try:
+                check_output(output, limits=self._engine.settings.limits)
+            except EdgenodeError as error:
+                refused = error
+        if refused is not None:
+            self._refuse(result.key, refused.problem)
+            state, output, problem = TaskState.FAILED, None, refused.problem
+        return live if self._engine.result(live, state, output, problem) else None
+
+    def _refuse(self, key: task_service_pb2.AttemptKey, problem: Problem) -> None:
+        self._frames.open(256).result_problems.add(key=key, problem=problem_to_pb(problem))
+
+    async def _confirm(self, keys: list[task_service_pb2.AttemptKey], ended: list[LiveTask]) -> None:
+        if ended:
+            await self._engine.commit_ended(ended)
+        self._frames.open(32 * len(keys)).confirmations.extend(keys)
+
+    def _was_superseded(self) -> bool:
+        holder = self._registry.get(self.agent)
+        return holder is None or holder.instance_id != self.instance_id
+
+    def _superseded(self) -> EdgenodeError:
+        holder = self._registry.get(self.agent)
+        return unknown_agent(self.agent, "register it again") if holder is None else superseded(holder)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._commits.add(task)
+        task.add_done_callback(self._commits.discard)
+
+
+def _attempt_id(key: task_service_pb2.AttemptKey) -> AttemptId:
+    return key.task_id, key.attempt_number, key.fence
+
+
+async def serve_work(engine: TaskEngine, registry: AgentRegistry, context: Context) -> None:
+    """The handler of WorkTasks."""
+    first = await context.read()
+    if first is grpc.aio.EOF:
+        return
+    if not first.HasField("attach"):
+        raise InvalidArgument("NOT_ATTACHED", "the first frame has no attach", hint="send attach first", field="attach")
+    stream = WorkStream(engine, registry, context, first.attach)
+    await stream.run(first)
