@@ -1,0 +1,86 @@
+"""What a session sends and stores on its way out: frames to the writer, acknowledgements to the outbox."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.model.frames import Carried
+from edgenode.link.model.lanes import Lane
+from edgenode.link.ports import Outbox
+from edgenode.link.protocol.events import Acknowledge
+from edgenode.link.wire.streams import Stream
+
+_CARRIED = frozenset(str(kind) for kind in Carried)
+
+
+class FrameQueue:
+    """Frames on their way to the stream. Those that wait travel together, up to `message_bytes` (one frame may be more)."""
+
+    def __init__(self, message_bytes: int) -> None:
+        self._message_bytes = message_bytes
+        self._frames: deque[sync_pb2.Frame] = deque()
+        self._filled = asyncio.Event()
+        self.carried = 0  # best-effort frames that wait
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: sync_pb2.Frame) -> None:
+        """Queues `frame`."""
+        if frame.WhichOneof("frame") in _CARRIED:
+            self.carried += 1
+        self._frames.append(frame)
+        self._filled.set()
+
+    async def write_to(self, stream: Stream, written: Callable[[int], None]) -> None:
+        """Writes for ever, calling `written(count)` after each message that the transport took."""
+        while True:
+            await self._filled.wait()
+            frames = self._take()
+            await stream.write(frames)
+            written(len(frames))
+
+    def _take(self) -> list[sync_pb2.Frame]:
+        frames = [self._frames.popleft()]
+        room = self._message_bytes - frames[0].ByteSize()
+        while self._frames and (room := room - self._frames[0].ByteSize()) >= 0:
+            frames.append(self._frames.popleft())
+        self.carried -= sum(1 for frame in frames if frame.WhichOneof("frame") in _CARRIED)
+        if not self._frames:
+            self._filled.clear()
+        return frames
+
+
+class Acknowledger:
+    """Stores acknowledgements lane by lane, one after the other: a later one would hide the rejections of an earlier.
+
+    Those that come while one is being stored become one.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._waiting: dict[Lane, list[Acknowledge]] = {}
+
+    def put(self, acknowledge: Acknowledge) -> bool:
+        """Queues it; True asks the caller to run `store(lane)`."""
+        waiting = self._waiting.get(acknowledge.lane)
+        if waiting is not None:
+            waiting.append(acknowledge)
+            return False
+        self._waiting[acknowledge.lane] = [acknowledge]
+        return True
+
+    async def store(self, lane: Lane) -> None:
+        """Stores what waits for `lane` until nothing does. Raises what the outbox raises."""
+        try:
+            while waiting := self._waiting[lane]:
+                epoch = waiting[0].epoch
+                same = [item for item in waiting if item.epoch == epoch]
+                self._waiting[lane] = [item for item in waiting if item.epoch != epoch]
+                rejections = [rejection for item in same for rejection in item.rejections]
+                await self._outbox.acknowledged(lane, epoch, max(item.sequence for item in same), rejections)
+        finally:
+            del self._waiting[lane]
