@@ -174,7 +174,7 @@ def _reasons(agent: AgentView, query: FindQuery) -> tuple[str, ...]:
     cost = COST_SHARE * HALF_COST / (HALF_COST + agent.cost)
     parts.append((cost, f"cost {agent.cost:g}: {cost:+.2f}"))
     freshness = FRESHNESS_SHARE * HALF_STALENESS / (HALF_STALENESS + agent.staleness)
-    parts.append((freshness, f"heard of {agent.staleness:.1f} s ago: {freshness:+.2f}"))
+    parts.append((freshness, f"known as of {agent.staleness:.1f} s ago: {freshness:+.2f}"))
     if agent.health is Health.DEGRADED:
         parts.append((DEGRADED_PENALTY, f"health degraded: {DEGRADED_PENALTY:+.2f}"))
     if query.text_scores is not None:
