@@ -59,7 +59,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
             await wait_for_level(submitted.live, level, wait)
         task = await self.task(submitted.task_id)
         receipt = receipt_pb2.Receipt(
-            level=task.level, node=self._engine.node, commit_time=timestamp_to_pb(self._engine.clock.wall())
+            level=task.level, node=self._engine.book.node, commit_time=timestamp_to_pb(self._engine.book.clock.wall())
         )
         return task_service_pb2.SubmitTaskResponse(task=task, receipt=receipt)
 
@@ -74,7 +74,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         message = request.spec
         remaining = context.time_remaining()
         if not message.HasField("deadline_time") and remaining is not None:
-            message.deadline_time.CopyFrom(timestamp_to_pb(self._engine.clock.wall() + remaining))
+            message.deadline_time.CopyFrom(timestamp_to_pb(self._engine.book.clock.wall() + remaining))
         ended = asyncio.Event()
         live = self._engine.start_call(self.spec(message), lambda _live: ended.set())
         try:
@@ -88,7 +88,10 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
     def spec(self, message: task_pb2.TaskSpec) -> TaskSpec:
         """The checked spec."""
         return task_spec_from_proto(
-            message, limits=self._engine.settings.limits, now=self._engine.clock.wall(), node=self._engine.node
+            message,
+            limits=self._engine.book.settings.limits,
+            now=self._engine.book.clock.wall(),
+            node=self._engine.book.node,
         )
 
     @property
@@ -100,10 +103,10 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
 
     async def task(self, task_id: str) -> task_pb2.Task:
         """The task as it stands; ends that are not committed yet are not shown. Raises NotFound (UNKNOWN_TASK)."""
-        live = self._engine.live.get(task_id)
+        live = self._engine.book.live.get(task_id)
         if live is not None and not live.finishing and not live.call:
-            return live.to_pb(self._engine.node)
-        task = await self._engine.database.read(lambda c: task_store.fetch(c, task_id, self._engine.node))
+            return live.to_pb(self._engine.book.node)
+        task = await self._engine.book.database.read(lambda c: task_store.fetch(c, task_id, self._engine.book.node))
         if task is None:
             raise NotFound(
                 "UNKNOWN_TASK", f"no task {task_id!r} here", hint="see: edgenode tasks list", task_id=task_id
@@ -124,12 +127,12 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         size = request.page_size or _PAGE
         before = request.page_token
         states = {checks.choice(TaskState, number, TaskState.QUEUED, "states") for number in request.states}
-        node = self._engine.node
+        node = self._engine.book.node
         live = heapq.nlargest(
             size + 1,
             (
                 live
-                for live in self._engine.live.values()
+                for live in self._engine.book.live.values()
                 if not live.call
                 and not live.finishing
                 and (not before or live.task_id < before)
@@ -142,7 +145,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         tasks = [found.to_pb(node, with_payload=False) for found in live]
         ended = [state for state in states or TaskState if state.terminal]
         if ended:
-            tasks += await self._engine.database.read(
+            tasks += await self._engine.book.database.read(
                 lambda connection: task_store.page(
                     connection,
                     node,
@@ -164,7 +167,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         checks.in_range(request.after_sequence, 0, 1 << 62, "after_sequence")
         cursor = request.after_sequence
         first = True
-        live = self._engine.live.get(request.task_id)
+        live = self._engine.book.live.get(request.task_id)
         if live is not None and not live.call:
             changed = asyncio.Event()
 
@@ -177,7 +180,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
                     changed.clear()
                     response = self._news(live.history, live.sequence, cursor)
                     if first:
-                        response.task.CopyFrom(live.to_pb(self._engine.node))
+                        response.task.CopyFrom(live.to_pb(self._engine.book.node))
                     if live.progress is not None and live.sequence > cursor:
                         response.events.append(_progress_event(live))
                     if first or response.events:
@@ -186,13 +189,13 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
                     cursor = max(cursor, live.sequence)
                     await changed.wait()
                 # The end is told once it is committed: the engine forgets the task then.
-                while request.task_id in self._engine.live:
+                while request.task_id in self._engine.book.live:
                     changed.clear()
                     await changed.wait()
             finally:
                 live.watchers.remove(wake)
         task = await self.task(request.task_id)
-        history = await self._engine.database.read(lambda c: task_store.fetch_history(c, request.task_id))
+        history = await self._engine.book.database.read(lambda c: task_store.fetch_history(c, request.task_id))
         if not history or history[-1][2] != task.state:
             history.append(
                 (task.sequence, _seconds(task), task.state, task.state_reason, task.attempt_count, task.agent)
@@ -220,7 +223,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         self, request: task_service_pb2.ProvideTaskInputRequest, context: Context
     ) -> task_service_pb2.ProvideTaskInputResponse:
         """See the contract."""
-        check_output(request.answer, limits=self._engine.settings.limits, field="answer")
+        check_output(request.answer, limits=self._engine.book.settings.limits, field="answer")
         task = await self.task(request.task_id)
         if task.state >= TaskState.COMPLETED:
             raise FailedPrecondition("NO_INPUT_REQUESTED", f"the task is {TaskState(task.state).name}")
@@ -325,7 +328,7 @@ class SubmitStream:
                 await self._submit(stored)
             for live in cancels:
                 if live.call:
-                    self._engine.end_call(live, problem=_CANCELLED)
+                    self._engine.dispatcher.end_call(live, problem=_CANCELLED)
                 else:
                     await self._engine.cancel(live.task_id, "cancelled by its submitter")
         finally:

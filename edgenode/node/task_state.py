@@ -16,6 +16,7 @@ from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 # (sequence, wall time, state, reason, attempt, agent)
 HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
+ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
 SEQUENCE_SKIP = 1 << 16

@@ -121,11 +121,13 @@ class WorkStream:
         agent = self._registry.get(self.agent)
         if agent is None or not self._registry.touch(self.agent, self.instance_id):
             raise unknown_agent(self.agent, "register it first") if agent is None else superseded(agent)
-        attached = task_service_pb2.WorkAttached(node=self._engine.node, lease_duration=duration_to_pb(agent.lease))
+        attached = task_service_pb2.WorkAttached(
+            node=self._engine.book.node, lease_duration=duration_to_pb(agent.lease)
+        )
         self._frames.open(64).attached.CopyFrom(attached)
-        self._engine.attach(self.agent, self)
+        self._engine.dispatcher.attach(self.agent, self)
         for key in first.attach.attempts:
-            live = self._engine.adopt(self.agent, self, key.task_id, key.attempt_number, key.fence)
+            live = self._engine.dispatcher.adopt(self.agent, self, key.task_id, key.attempt_number, key.fence)
             if live is None:
                 self._frames.open(64).cancels.append(key)
             else:
@@ -143,7 +145,7 @@ class WorkStream:
                 raise self._superseded() from None
             raise
         finally:
-            self._engine.detach(self.agent, self)
+            self._engine.dispatcher.detach(self.agent, self)
             for task in (self._reader, writer, *self._commits):
                 task.cancel()
             await asyncio.gather(self._reader, writer, *self._commits, return_exceptions=True)
@@ -180,15 +182,15 @@ class WorkStream:
             ended = [live for result in request.results if (live := self._take_result(result)) is not None]
             self._spawn(self._confirm([result.key for result in request.results], ended))
         if request.credit_count:
-            self._engine.add_credits(self.agent, request.credit_count)
+            self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
     def _take_update(self, update: task_service_pb2.AttemptUpdate) -> None:
         live = self._attempts.get(_attempt_id(update.key))
         if live is None or live.sink is not self:
             return
-        self._engine.update(live, update.progress if update.HasField("progress") else None)
+        self._engine.dispatcher.update(live, update.progress if update.HasField("progress") else None)
         if update.HasField("input_request"):
-            self._spawn(self._engine.ask(live, update.input_request))
+            self._engine.book.spawn(self._engine.dispatcher.ask(live, update.input_request))
 
     def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if it ends with this result and must be committed."""
@@ -204,20 +206,20 @@ class WorkStream:
             refused = FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
         elif output is not None:
             try:
-                check_output(output, limits=self._engine.settings.limits)
+                check_output(output, limits=self._engine.book.settings.limits)
             except EdgenodeError as error:
                 refused = error
         if refused is not None:
             self._refuse(result.key, refused.problem)
             state, output, problem = TaskState.FAILED, None, refused.problem
-        return live if self._engine.result(live, state, output, problem) else None
+        return live if self._engine.dispatcher.result(live, state, output, problem) else None
 
     def _refuse(self, key: task_service_pb2.AttemptKey, problem: Problem) -> None:
         self._frames.open(256).result_problems.add(key=key, problem=problem_to_pb(problem))
 
     async def _confirm(self, keys: list[task_service_pb2.AttemptKey], ended: list[LiveTask]) -> None:
         if ended:
-            await self._engine.commit_ended(ended)
+            await self._engine.book.finish(self._engine.book.commit_ended(ended))
         self._frames.open(32 * len(keys)).confirmations.extend(keys)
 
     def _was_superseded(self) -> bool:

@@ -1,0 +1,425 @@
+"""Which agent gets which task, and what becomes of each attempt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache, partial
+from typing import Any, Protocol
+
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from edgenode.link.model import selector
+from edgenode.link.model.agent import Health
+from edgenode.link.model.names import agent_resource
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import Level, OnLost, Scope, TaskSpec, TaskState
+from edgenode.link.ports import Rng
+from edgenode.link.protocol.scheduler import Demand, Scheduler, Worker
+from edgenode.link.protocol.tasks import TaskEvent, after_failure, after_loss
+from edgenode.node.registry import AgentRegistry, LocalAgent
+from edgenode.node.task_book import HUB, TaskBook
+from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
+
+ASSIGN_LIMIT = 1024  # in one turn of the event loop
+_WORKING_HEALTH = (Health.READY, Health.DEGRADED)
+_RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
+
+_selector = lru_cache(1024)(selector.parse)
+
+
+class WorkerStream(AttemptSink, Protocol):
+    """An attached agent."""
+
+    def assign(self, live: LiveTask, timeout: float) -> None:
+        """Hand over an attempt that may run `timeout` seconds."""
+        ...
+
+    def agent_changed(self) -> None:
+        """The registry's record of the agent changed; another instance may hold the name now."""
+        ...
+
+
+class Dispatcher:
+    """Queues, attached agents and attempts under way. `offer` takes tasks that only the hub can find an agent for."""
+
+    def __init__(
+        self,
+        book: TaskBook,
+        registry: AgentRegistry,
+        rng: Rng,
+        offer: Callable[[Sequence[LiveTask]], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._book = book
+        self._registry = registry
+        self._rng = rng
+        self._offer = offer
+        self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_workers, rng)
+        self._streams: dict[str, WorkerStream] = {}
+        self._parked: set[Demand] = set()  # demands nobody here fits
+        self._settled = 0.0  # until then agents of before the restart may come back
+        self._pumping = False
+
+    def start(self) -> None:
+        """Listen to the registry. Agents that were here before a restart get time to come back."""
+        self._settled = self._book.clock.monotonic() + self._book.settings.lost_grace
+        self._book.after(self._book.settings.lost_grace, self._settle)
+        self._registry.on_change(self._agent_changed)
+        self._registry.load_of = self._load_of
+
+    def offers(self, spec: TaskSpec) -> bool:
+        """Whether a task that nobody fits here is the hub's to place."""
+        return spec.scope is Scope.FLEET and self._book.uplink is not None
+
+    def discard(self, live: LiveTask) -> None:
+        """Take a task out of its queue, if it is queued."""
+        self._scheduler.discard(live.task_id)
+
+    def enqueue(self, live: LiveTask, *, first: bool = False) -> None:
+        """Let it wait for an agent here; what nobody here fits is parked, offered to the hub or ended (calls)."""
+        if live.state is TaskState.PARKED:
+            self._parked.add(live.demand)
+        elif live.demand in self._parked or not self.fit_agents(live.demand):
+            self._park(live.demand, [live])
+            if live.holder or live.finishing:
+                return
+        self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
+        self._kick()
+
+    def _kick(self) -> None:
+        if not self._pumping and not self._book.stopped:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        stored: list[tuple[LiveTask, Worker]] = []
+        assigned = self._scheduler.assign(self._book.clock.monotonic(), ASSIGN_LIMIT)
+        for live, worker in assigned:
+            self._begin(live, worker)
+            if live.call or live.spec.on_lost is OnLost.RETRY:
+                self._hand_over(live, worker)
+            else:
+                stored.append((live, worker))
+        if stored:
+            self._book.spawn(self._hand_over_stored(stored))
+        if len(assigned) == ASSIGN_LIMIT:
+            self._kick()
+
+    def _begin(self, live: LiveTask, worker: Worker) -> None:
+        live.attempts += 1
+        live.agent = agent_resource(self._book.node, worker.name)
+        live.started = self._book.clock.monotonic()
+        live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
+
+    async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
+        """Work that must not run twice is known to the store before an agent sees it."""
+        await self._book.write([live for live, _ in pairs])
+        for live, worker in pairs:
+            if live.state is TaskState.ASSIGNED and not live.finishing:
+                self._hand_over(live, worker)
+
+    def _hand_over(self, live: LiveTask, worker: Worker) -> None:
+        stream = self._streams.get(worker.name)
+        if stream is None:
+            self.lost(live)
+            return
+        agent = self._registry.get(worker.name)
+        timeout = live.spec.attempt_timeout or (agent.skill_timeouts.get(live.spec.skill, 0.0) if agent else 0.0)
+        timeout = timeout or self._book.settings.attempt_timeout
+        if live.spec.deadline:
+            timeout = min(timeout, max(live.spec.deadline - self._book.clock.wall(), 0.001))
+        live.sink = stream
+        live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
+        stream.assign(live, timeout)
+        self._book.raise_level(live, Level.DELIVERED)
+
+    def fit_agents(self, demand: Demand) -> list[LocalAgent]:
+        """Agents of this node that may take such a task now or soon."""
+        return [
+            agent
+            for agent in self._registry.with_skill(demand.skill)
+            if agent.health in _WORKING_HEALTH and self._unfit_reason(agent, demand) is None
+        ]
+
+    def _unfit_reason(self, agent: LocalAgent, demand: Demand) -> str | None:
+        if demand.agent and demand.agent != agent_resource(self._book.node, agent.name):
+            return f"it is for {demand.agent}"
+        if demand.cost_limit is not None and agent.cost > demand.cost_limit:
+            return f"{agent.name} costs {agent.cost:g}, the limit is {demand.cost_limit:g}"
+        if demand.selector and not _selector(demand.selector).matches(agent.labels):
+            return f"{agent.name} does not match {demand.selector!r}"
+        return None
+
+    def why_parked(self, demand: Demand) -> str:
+        """Why `fit_agents` is empty, for people."""
+        agents = self._registry.with_skill(demand.skill)
+        if not agents:
+            return f"no agent has skill {demand.skill}"
+        reasons = [self._unfit_reason(agent, demand) or f"{agent.name} is {agent.health.name}" for agent in agents]
+        return "; ".join(sorted(reasons)[:3])
+
+    def _fit_workers(self, demand: Demand) -> list[str]:
+        return [agent.name for agent in self.fit_agents(demand)]
+
+    def _agent_changed(self, agent: str) -> None:
+        stream = self._streams.get(agent)
+        if stream is not None:
+            stream.agent_changed()
+        self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Agents came, went or changed: wake what somebody fits again; park, offer or end what nobody does any more."""
+        self._scheduler.changed()
+        for demand in self._scheduler.demands():
+            fit = bool(self.fit_agents(demand))
+            if fit == (demand not in self._parked):
+                continue
+            if fit:
+                self._parked.discard(demand)
+                for live in self._scheduler.items(demand):
+                    live.apply(TaskEvent.RELEASE, self._book.clock.wall())
+                    self._book.tell_watchers(live)
+            else:
+                self._park(demand, self._scheduler.items(demand))
+        self._kick()
+
+    def _park(self, demand: Demand, lives: Sequence[LiveTask]) -> None:
+        """Nobody here fits these."""
+        why = self.why_parked(demand)
+        offers: list[LiveTask] = []
+        for live in lives:
+            if live.call:
+                self.end_call(live, problem=Unavailable("NO_AGENT", why, hint="see: edgenode find --explain").problem)
+            elif self.offers(live.spec) and live.fence == 0 and self._book.clock.monotonic() >= self._settled:
+                live.holder = HUB
+                offers.append(live)
+            else:
+                self._parked.add(demand)
+                live.apply(TaskEvent.PARK, self._book.clock.wall(), f"NO_AGENT: {why}")
+                self._book.tell_watchers(live)
+        if offers:
+            self._book.spawn(self._offer(offers))
+
+    def _settle(self) -> None:
+        """Agents had time to come back after the start: what nobody fits may now go to the hub."""
+        for demand in list(self._parked):
+            self._park(demand, self._scheduler.items(demand))
+
+    def _load_of(self, agent: str) -> tuple[int, int, float | None]:
+        worker = self._scheduler.find_worker(agent)
+        record = self._registry.get(agent)
+        depth = sum(self._scheduler.depth(skill) for skill in record.skills) if record and len(self._scheduler) else 0
+        if worker is None:
+            return 0, depth, None
+        latency = worker.latency.at(self._book.clock.monotonic())
+        return worker.in_flight, depth, latency or None
+
+    def attach(self, agent: str, stream: WorkerStream) -> None:
+        """An agent's stream opened; it gets work once it has credit. One stream an agent: the newer one counts."""
+        old = self._streams.get(agent)
+        if old is not None:
+            self.detach(agent, old)
+        self._streams[agent] = stream
+        self._scheduler.worker(agent)
+        self._kick()
+
+    def adopt(self, agent: str, stream: WorkerStream, task_id: str, attempt: int, fence: int) -> LiveTask | None:
+        """The agent still works on an attempt from before; the task, or None if it must stop."""
+        live = self._book.live.get(task_id)
+        if live is None or live.call or live.finishing or live.holder or live.fence != fence:
+            return None
+        if live.sink is not None or attempt < max(live.attempts, 1):
+            return None
+        if live.state in (TaskState.QUEUED, TaskState.PARKED):
+            self._scheduler.discard(task_id)
+            live.apply(TaskEvent.ASSIGN, self._book.clock.wall(), "REATTACHED")
+        elif live.state is TaskState.RETRY_WAIT or attempt != live.attempts:
+            return None
+        if live.timer is not None:
+            live.timer.cancel()
+        live.attempts = attempt
+        live.agent = agent_resource(self._book.node, agent)
+        live.sink = stream
+        live.started = self._book.clock.monotonic()
+        self._scheduler.worker(agent).in_flight += 1
+        timeout = live.spec.attempt_timeout or self._book.settings.attempt_timeout
+        live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
+        return live
+
+    def detach(self, agent: str, stream: WorkerStream) -> None:
+        """The agent's stream is gone."""
+        if self._streams.get(agent) is stream:
+            del self._streams[agent]
+            self._scheduler.remove_worker(agent)
+        for live in [live for live in self._book.live.values() if live.sink is stream]:
+            live.sink = None
+            if live.call or live.spec.on_lost is OnLost.RETRY:
+                self.lost(live)
+            elif not live.finishing:
+                if live.timer is not None:
+                    live.timer.cancel()
+                live.timer = self._book.after(self._book.settings.lost_grace, partial(self.lost, live))
+
+    def add_credits(self, agent: str, count: int) -> None:
+        """The agent can take more."""
+        worker = self._scheduler.find_worker(agent)
+        if worker is not None:
+            self._scheduler.add_credits(worker, count)
+            self._kick()
+
+    def update(self, live: LiveTask, message_progress: task_pb2.TaskProgress | None) -> None:
+        """The attempt says that it works, and perhaps how far it has come."""
+        if live.finishing or live.state is TaskState.RETRY_WAIT:
+            return
+        if live.state is TaskState.ASSIGNED:
+            live.apply(TaskEvent.BEGIN, self._book.clock.wall())
+        if message_progress is not None:
+            live.progress = message_progress
+            live.sequence += 1
+            if live.fence and self._book.uplink is not None:
+                self._book.uplink.send_progress(live)
+        self._book.tell_watchers(live)
+
+    async def ask(self, live: LiveTask, request: task_pb2.InputRequest) -> None:
+        """The attempt asks its submitter; an answer given to an earlier attempt is handed over at once."""
+        known = live.answers.get(request.key)
+        if known is not None and live.sink is not None:
+            live.sink.answer(live, request.key, known)
+            return
+        if live.finishing:
+            return
+        live.input_request = request
+        event = TaskEvent.ASK_AUTHORIZATION if request.authorization else TaskEvent.ASK
+        live.apply(event, self._book.clock.wall())
+        await self._book.write([live], self._book.reports([live]))
+        self._book.tell_watchers(live)
+
+    def result(
+        self,
+        live: LiveTask,
+        state: TaskState,
+        output: task_pb2.TaskOutput | None,
+        problem: Problem | None,
+    ) -> bool:
+        """An attempt ended. True: the task ends with it and is marked for `commit_ended`; False: it goes on or has ended."""
+        if live.finishing or live.sink is None:
+            return False
+        self._stop_attempt(live, failed=state is TaskState.FAILED)
+        if state is TaskState.COMPLETED:
+            return self._book.decide(live, TaskEvent.SUCCEED, output=output)
+        if problem is None:
+            problem = FailedPrecondition("NO_PROBLEM", "the agent gave neither result nor problem").problem
+        if state is TaskState.REJECTED:
+            return self._book.decide(live, TaskEvent.REJECT, problem=problem)
+        return self._failed(live, problem)
+
+    def _stop_attempt(self, live: LiveTask, *, failed: bool = False, measured: bool = True) -> None:
+        if live.timer is not None:
+            live.timer.cancel()
+            live.timer = None
+        live.sink = None
+        worker = self._scheduler.find_worker(live.agent.rpartition("/")[2])
+        if worker is not None:
+            now = self._book.clock.monotonic()
+            self._scheduler.finished(worker, now - live.started if measured else None, now, failed=failed)
+
+    def _failed(self, live: LiveTask, problem: Problem) -> bool:
+        if live.cancel_requested:
+            return self._book.decide(live, TaskEvent.CANCEL, problem=problem)
+        if live.call:
+            return self._book.decide(live, TaskEvent.FAIL, problem=problem)
+        after = after_failure(problem, live.spec.retry, live.attempts, self._rng.random())
+        if after.event is not TaskEvent.RETRY:
+            return self._book.decide(live, after.event, problem=problem)
+        live.problem = problem
+        live.next_attempt_time = self._book.clock.wall() + after.delay
+        live.apply(TaskEvent.RETRY, self._book.clock.wall(), problem.reason)
+        live.timer = self._book.after(after.delay, lambda: self.release(live))
+        self._book.spawn(self._book.write([live]))
+        self._book.tell_watchers(live)
+        return False
+
+    def release(self, live: LiveTask) -> None:
+        """The wait before the next attempt is over."""
+        live.timer = None
+        live.next_attempt_time = 0.0
+        live.apply(TaskEvent.RELEASE, self._book.clock.wall())
+        self.enqueue(live, first=True)
+        self._book.tell_watchers(live)
+
+    def _timed_out(self, live: LiveTask, timeout: float) -> None:
+        if live.finishing or live.sink is None:
+            return
+        live.sink.cancel(live)
+        self._stop_attempt(live, failed=True)
+        error = DeadlineExceeded(
+            "ATTEMPT_TIMEOUT",
+            f"{live.agent} gave no result in {timeout:g} s",
+            hint="raise the skill's timeout",
+            retryable=True,
+        )
+        if self._failed(live, error.problem):
+            self._book.spawn(self._book.commit_ended([live]))
+
+    def lost(self, live: LiveTask) -> None:
+        """The agent of the attempt is gone for good."""
+        if live.finishing:
+            return
+        self._stop_attempt(live, failed=True, measured=False)
+        error = Unavailable("AGENT_LOST", f"{live.agent} went away while it worked", hint="see: edgenode agents")
+        if live.call:
+            self.end_call(live, problem=error.problem)
+            return
+        event = after_loss(live.spec.on_lost)
+        if event is TaskEvent.FAIL:
+            ended = self._book.decide(live, TaskEvent.FAIL, problem=error.problem)
+        elif event is TaskEvent.RETRY:
+            ended = self._failed(live, error.problem)
+        else:
+            live.reason = f"AGENT_LOST: waits for {live.agent} to come back with the result"
+            self._book.tell_watchers(live)
+            return
+        if ended:
+            self._book.spawn(self._book.commit_ended([live]))
+
+    def watch_deadline(self, live: LiveTask) -> None:
+        """End it when its deadline passes."""
+        if live.spec.deadline:
+            left = max(live.spec.deadline - self._book.clock.wall(), 0.0)
+            live.deadline_timer = self._book.after(left, lambda: self.expire(live))
+
+    def expire(self, live: LiveTask) -> None:
+        """Its deadline passed."""
+        if live.finishing:
+            return
+        error = DeadlineExceeded("DEADLINE", f"not done before its deadline; it was {live.state.name}")
+        self.withdraw(live)
+        if self._book.decide(live, TaskEvent.EXPIRE, problem=error.problem):
+            self._book.spawn(self._book.commit_ended([live]))
+
+    def withdraw(self, live: LiveTask) -> None:
+        """Whoever has the task need not go on with it."""
+        self._scheduler.discard(live.task_id)
+        if live.sink is not None:
+            live.sink.cancel(live)
+            self._stop_attempt(live, measured=False)
+        elif live.call and live.holder and self._book.uplink is not None:
+            self._book.uplink.cancel_call(live)
+
+    def end_call(
+        self,
+        live: LiveTask,
+        *,
+        output: task_pb2.TaskOutput | None = None,
+        problem: Problem | None = None,
+        agent: str = "",
+    ) -> None:
+        """A call's answer came, or it cannot come any more."""
+        if live.finishing:
+            return
+        self._scheduler.discard(live.task_id)
+        live.agent = agent or live.agent
+        if live.holder or live.state not in _RUNNING:
+            live.state = TaskState.WORKING
+        self._book.decide(live, TaskEvent.FAIL if output is None else TaskEvent.SUCCEED, output=output, problem=problem)

@@ -1,0 +1,229 @@
+"""What the rooms of the task engine share: the tasks that have not ended, their rows, followers and timers.
+
+An end is decided in memory first: the task is marked `finishing`, nothing else may happen to it, and its new row joins the
+next group commit. Only after that commit are submitters and watchers told and the agent's result confirmed. If the store
+fails, the decided end is written again until it succeeds; nobody is told before.
+
+Work that must come to its end (a commit and what follows it in memory) belongs to the book, not to the stream that asked for
+it: a caller that goes away stops waiting, and the work goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import Level, TaskState
+from edgenode.link.ports import Clock
+from edgenode.link.protocol.tasks import TaskEvent
+from edgenode.link.protocol.timers import Timer, Timers
+from edgenode.link.store.database import Database
+from edgenode.link.wire.tasks import TaskLimits
+from edgenode.node import task_entries, task_store
+from edgenode.node.task_state import LiveTask
+
+TASK_LOG = "up/task"
+HUB = "hub"  # holder of a task the hub has, until it says which node got it
+SWEEP_INTERVAL = 60.0
+_STORE_RETRY = 1.0
+
+T = TypeVar("T")
+OnDeadLetter = Callable[[sqlite3.Connection, LiveTask], None]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """Bounds and defaults; durations in seconds."""
+
+    max_queued: int = 100_000
+    attempt_timeout: float = 300.0
+    call_timeout: float = 30.0
+    lost_grace: float = 15.0
+    retention: float = 86_400.0
+    limits: TaskLimits = field(default_factory=TaskLimits)
+
+
+class TaskUplink(Protocol):
+    """The way to the hub, as the engine sees it. Without a hub there is none."""
+
+    def appended(self, last: int) -> None:
+        """A commit appended to the task log."""
+        ...
+
+    def send_call(self, live: LiveTask, timeout: float) -> bool:
+        """Send a call to the hub; False when the link is down. The answer comes to `Dispatcher.end_call`."""
+        ...
+
+    def cancel_call(self, live: LiveTask) -> None:
+        """Nobody waits for the call any more."""
+        ...
+
+    def send_progress(self, live: LiveTask) -> None:
+        """Tell a granted task's origin how far it has come, best effort."""
+        ...
+
+
+class TaskBook:
+    """See the module. `live` has every task that has not ended, calls included, by id."""
+
+    def __init__(
+        self, node: str, database: Database, clock: Clock, settings: TaskSettings, on_dead_letter: OnDeadLetter
+    ) -> None:
+        self.node = node
+        self.database = database
+        self.clock = clock
+        self.settings = settings
+        self.live: dict[str, LiveTask] = {}
+        self.uplink: TaskUplink | None = None
+        self.stopped = False
+        self._on_dead_letter = on_dead_letter
+        self._timers = Timers(self._set_alarm)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def stop(self) -> None:
+        """Stop timers; let commits under way come to their end."""
+        self.stopped = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        while self._background:
+            await asyncio.wait(self._background)
+
+    def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back on the loop in so many seconds."""
+        return self._timers.at(self.clock.monotonic() + seconds, callback)
+
+    def decide(
+        self,
+        live: LiveTask,
+        event: TaskEvent,
+        *,
+        output: task_pb2.TaskOutput | None = None,
+        problem: Problem | None = None,
+    ) -> bool:
+        """Decide a task's end. Calls end here; for stored tasks True asks the caller to `commit_ended`."""
+        live.output = output
+        live.problem = problem
+        live.input_request = None
+        live.apply(event, self.clock.wall(), problem.reason if problem is not None else "")
+        live.finishing = True
+        live.clear_timers()
+        if live.call:
+            self.forget(live)
+            return False
+        live.level = Level.DONE
+        return True
+
+    async def commit_ended(self, lives: Sequence[LiveTask]) -> None:
+        """Store decided ends, then tell everyone. Returns after the commit, however often it must be tried. `spawn` it."""
+        await self.write(lives, self.reports(lives))
+        for live in lives:
+            self.forget(live)
+
+    def reports(self, lives: Iterable[LiveTask]) -> list[sync_pb2.TaskEntry]:
+        """What the hub must know of changes to tasks it granted."""
+        return [task_entries.report(live, self.node) for live in lives if live.fence]
+
+    def forget(self, live: LiveTask) -> None:
+        """The task has ended, for good: tell everyone."""
+        self.live.pop(live.task_id, None)
+        self.tell_watchers(live)
+        self._tell_level(live)
+        for listener in live.listeners:
+            listener(live)
+
+    async def write(self, lives: Sequence[LiveTask], entries: Sequence[sync_pb2.TaskEntry] = ()) -> int:
+        """Store tasks as they stand, and entries for the hub, in one transaction; again until the store takes it.
+
+        Returns the last entry's sequence, 0 without entries. Raises Unavailable (STORE_CLOSED) once the node stops.
+        """
+        rows = [task_store.update_row(live) for live in lives]
+        dead = [live for live in lives if live.state is TaskState.DEAD_LETTERED]
+        now_time = self.clock.wall()
+
+        def store(connection: sqlite3.Connection) -> int:
+            task_store.update(connection, rows)
+            for live in dead:
+                self._on_dead_letter(connection, live)
+            return task_entries.append(connection, TASK_LOG, entries, now_time)
+
+        while True:
+            try:
+                last = await self.database.write(store)
+                break
+            except EdgenodeError as error:
+                if self.stopped:
+                    raise
+                _log.error("could not store %d task changes, trying again: %s", len(rows), error)
+                await asyncio.sleep(_STORE_RETRY)
+        if last and self.uplink is not None:
+            self.uplink.appended(last)
+        return last
+
+    def tell_watchers(self, live: LiveTask) -> None:
+        """The task changed."""
+        for watcher in tuple(live.watchers):
+            watcher(live)
+
+    def raise_level(self, live: LiveTask, level: Level) -> None:
+        """The task has come so far; levels never fall."""
+        if level > live.level:
+            live.level = level
+            self._tell_level(live)
+
+    def _tell_level(self, live: LiveTask) -> None:
+        for waiter in tuple(live.level_waiters):
+            waiter(live)
+
+    def _set_alarm(self, when: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        delay = max(when - self.clock.monotonic(), 0.0)
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._timers.run_due(self.clock.monotonic())
+        due = self._timers.next_due()
+        if due is not None and not self.stopped:
+            self._set_alarm(due)
+
+    def sweep(self) -> None:
+        """Forget tasks that ended long ago, now and every minute."""
+        self.after(SWEEP_INTERVAL, self.sweep)
+        before = self.clock.wall() - self.settings.retention
+
+        async def run() -> None:
+            try:
+                while await self.database.write(lambda connection: task_store.sweep(connection, before)):
+                    pass
+            except EdgenodeError as error:
+                _log.warning("could not sweep ended tasks: %s", error)
+
+        self.spawn(run())
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run work to its end, whoever waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_done)
+        return task
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """As `spawn`, and wait for it; a caller that is cancelled stops waiting, the work goes on."""
+        return await asyncio.shield(self.spawn(work))
+
+    def _background_done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EdgenodeError):
+            _log.error("background work failed", exc_info=error)

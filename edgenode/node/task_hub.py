@@ -1,0 +1,134 @@
+"""Tasks between this edge and the hub: offers up, grants down, reports both ways."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.model.task import Level, TaskState
+from edgenode.link.protocol.tasks import TaskEvent
+from edgenode.link.wire.values import problem_from_pb
+from edgenode.node import task_entries
+from edgenode.node.dispatch import Dispatcher
+from edgenode.node.task_book import HUB, TaskBook
+from edgenode.node.task_state import ASKING, LiveTask
+
+
+class HubTasks:
+    """Follows in memory what the transactions of the task lane stored. `cancel` is the engine's."""
+
+    def __init__(self, book: TaskBook, cancel: Callable[[str, str], Coroutine[Any, Any, None]]) -> None:
+        self._book = book
+        self._cancel = cancel
+        self._dispatcher: Dispatcher
+        self._offered: deque[tuple[int, LiveTask]] = deque()
+
+    def connect(self, dispatcher: Dispatcher) -> None:
+        """The dispatcher that runs what the hub grants; once, before anything else."""
+        self._dispatcher = dispatcher
+
+    def note_offer(self, live: LiveTask) -> None:
+        """The task was offered at its `offer_sequence`: it is DURABLE_HUB once the hub acknowledges that."""
+        self._offered.append((live.offer_sequence, live))
+
+    async def offer(self, lives: Sequence[LiveTask]) -> None:
+        """Hand tasks that waited here to the hub."""
+        for live in lives:
+            self._dispatcher.discard(live)
+            live.enter(TaskState.QUEUED, self._book.clock.wall(), "ATHUB")
+        last = await self._book.write(lives, [task_entries.offer(live) for live in lives])
+        for number, live in enumerate(lives):
+            live.offer_sequence = last - len(lives) + 1 + number
+            self.note_offer(live)
+
+    def acknowledged(self, sequence: int) -> None:
+        """The hub has committed the task log up to `sequence`."""
+        while self._offered and self._offered[0][0] <= sequence:
+            _, live = self._offered.popleft()
+            self._book.raise_level(live, Level.DURABLE_HUB)
+
+    def absorb(self, absorbed: task_entries.Absorbed) -> None:
+        """Follow what the transaction stored of the hub's entries."""
+        for live in absorbed.grants:
+            self._take_grant(live)
+        for entry in absorbed.entries:
+            kind = entry.WhichOneof("entry")
+            if kind == "report":
+                self._follow_report(entry.report.task)
+            elif kind == "cancel":
+                self._book.spawn(self._cancel(entry.cancel.task_id, entry.cancel.reason))
+            elif kind == "revoke":
+                self._revoked(entry.revoke)
+            elif kind == "answer":
+                self._take_answer(entry.answer)
+        if absorbed.last_appended and self._book.uplink is not None:
+            self._book.uplink.appended(absorbed.last_appended)
+
+    def _take_grant(self, live: LiveTask) -> None:
+        old = self._book.live.get(live.task_id)
+        if old is not None:
+            # The hub gave this node's own task back to it, or granted it anew.
+            self._dispatcher.withdraw(old)
+            old.clear_timers()
+            live.listeners, live.watchers, live.level_waiters = old.listeners, old.watchers, old.level_waiters
+            live.sequence = old.sequence + 1
+            live.request_id, live.fingerprint = old.request_id, old.fingerprint
+        self._book.live[live.task_id] = live
+        self._dispatcher.watch_deadline(live)
+        self._dispatcher.enqueue(live)
+
+    def _follow_report(self, task: task_pb2.Task) -> None:
+        live = self._book.live.get(task.task_id)
+        if live is None or live.finishing:
+            return
+        live.attempts, live.agent, live.holder = task.attempt_count, task.agent, task.holder_node or live.holder
+        live.output = task.output if task.HasField("output") else None
+        live.problem = problem_from_pb(task.problem) if task.HasField("problem") else None
+        live.input_request = task.input_request if task.HasField("input_request") else None
+        live.enter(TaskState(task.state), self._book.clock.wall(), task.state_reason)
+        if live.state.terminal:
+            live.finishing = True
+            live.level = Level.DONE
+            live.clear_timers()
+            self._book.forget(live)
+        else:
+            self._book.raise_level(live, Level.DURABLE_HUB)
+            self._book.tell_watchers(live)
+
+    def follow_progress(self, task: task_pb2.Task) -> None:
+        """A notice of a task that runs elsewhere."""
+        live = self._book.live.get(task.task_id)
+        if live is not None and live.holder and not live.finishing:
+            live.agent, live.attempts = task.agent, task.attempt_count
+            live.progress = task.progress
+            if live.state is TaskState.QUEUED:
+                live.enter(TaskState.WORKING, self._book.clock.wall())
+            self._book.raise_level(live, Level.DELIVERED)
+            self._book.tell_watchers(live)
+
+    def _revoked(self, revoke: sync_pb2.TaskRevoke) -> None:
+        live = self._book.live.get(revoke.task_id)
+        if live is None or live.finishing or live.fence > revoke.fence:
+            return
+        self._dispatcher.withdraw(live)
+        live.clear_timers()
+        if live.origin == self._book.node:
+            live.holder, live.fence = HUB, 0
+            live.enter(TaskState.QUEUED, self._book.clock.wall(), "ATHUB")
+            self._dispatcher.watch_deadline(live)
+        else:
+            self._book.live.pop(live.task_id, None)
+
+    def _take_answer(self, given: sync_pb2.TaskAnswer) -> None:
+        live = self._book.live.get(given.task_id)
+        if live is None or live.finishing:
+            return
+        live.answers[given.key] = given.answer
+        if live.state in ASKING and live.input_request is not None and live.input_request.key == given.key:
+            live.input_request = None
+            live.apply(TaskEvent.BEGIN, self._book.clock.wall())
+        if live.sink is not None:
+            live.sink.answer(live, given.key, given.answer)
