@@ -45,6 +45,11 @@ class HubConfig:
         """Where the Unix socket is."""
         return Path(self.socket) if self.socket else self.state_dir / "edgehub.sock"
 
+    @property
+    def store_path(self) -> Path:
+        """Where the store is."""
+        return self.state_dir / "edgehub.db"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """(key, expected) of values that do not go together."""
         if self.heartbeat_seconds >= self.lease_seconds:

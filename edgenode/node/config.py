@@ -71,6 +71,11 @@ class NodeConfig:
         """Where the Unix socket is."""
         return Path(self.socket) if self.socket else self.state_dir / "edgenode.sock"
 
+    @property
+    def store_path(self) -> Path:
+        """Where the store is."""
+        return self.state_dir / "edgenode.db"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """(key, expected) of values that do not go together."""
         if self.reconnect_min_seconds > self.reconnect_max_seconds:
