@@ -20,7 +20,7 @@ _DAY = 86_400
 class HubConfig:
     """Settings of a hub."""
 
-    state_dir: Path = setting("directory of authority, store and socket; one hub each", in_file=False)
+    state_dir: Path = setting("directory of authority, store and socket; one hub each", in_file=False, flag="--state")
     name: str = setting("name of the hub", default="hub", check=given(valid_name))
     listen: str = setting("HOST:PORT of the sync listener (mutual TLS)", default="127.0.0.1:7443", check=given(address))
     enroll_listen: str = setting(

@@ -53,6 +53,7 @@ class Rule:
     choices: tuple[str, ...] = ()
     check: Check | None = None
     in_file: bool = True
+    flag: str = ""
 
 
 def setting(
@@ -64,9 +65,13 @@ def setting(
     choices: tuple[str, ...] = (),
     check: Check | None = None,
     in_file: bool = True,
+    flag: str = "",
 ) -> Any:
-    """A dataclass field that `load` can fill. `in_file=False`: the key cannot stand in the file."""
-    rule = Rule(help, low, high, choices, check, in_file)
+    """A dataclass field that `load` can fill. `in_file=False`: the key cannot stand in the file.
+
+    `flag` is the flag's name where it is not made of the key's.
+    """
+    rule = Rule(help, low, high, choices, check, in_file, flag)
     return dataclasses.field(default=default, metadata={"help": help, "rule": rule})
 
 
@@ -128,7 +133,7 @@ def load(
             found[key] = environ[name], Origin("environment", name)
     for key, value in (flags or {}).items():
         if value is not None:
-            found[key] = value, Origin("flag", "--" + key.replace("_", "-"))
+            found[key] = value, Origin("flag", rules[key][0].flag or "--" + key.replace("_", "-"))
     values = {key: _convert(key, *rules[key], value, origin) for key, (value, origin) in found.items()}
     missing = [key for key in _required(cls) if key not in values]
     if missing:

@@ -30,7 +30,7 @@ _DAY = 86_400
 class NodeConfig:
     """Settings of an edge node."""
 
-    state_dir: Path = setting("directory of identity, store and socket; one node each", in_file=False)
+    state_dir: Path = setting("directory of identity, store and socket; one node each", in_file=False, flag="--state")
     node: str = setting(
         "name of the node; empty: the identity's, else the host's made valid", default="", check=valid_name
     )

@@ -1,0 +1,40 @@
+"""`edgenode run`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from edgenode.cli.state import state_option
+from edgenode.link.config import LOG_LEVELS
+from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.signals import StopSignal
+from edgenode.node.config import NodeConfig, load_node_config
+from edgenode.node.node import Node
+
+
+@click.command()
+@click.option("--node", help="Name of the node; the joined identity's, else the host's when not given.")
+@click.option("--hub", metavar="HOST:PORT", help="The hub's sync listener; as joined when not given.")
+@click.option("--listen", metavar="HOST:PORT", help="Also listen on loopback, in plaintext.")
+@click.option("--socket", type=click.Path(), help="Path of the Unix socket; STATE/edgenode.sock when not given.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="What is logged, to standard error.")
+@state_option
+def run(state: Path, **flags: str | None) -> None:
+    """Run the edge node. Prints a line that begins with `ready` when it serves; SIGTERM and SIGINT drain and stop it."""
+    config = load_node_config(state, flags=flags).config
+    configure_logging(config.log_level)
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: NodeConfig) -> None:
+    node = Node(config)
+    with StopSignal() as stop:
+        try:
+            await node.start()
+            click.echo(f"ready node={node.name} socket={config.socket_path}")
+            await stop.wait()
+        finally:
+            await node.stop()

@@ -1,0 +1,96 @@
+"""Commands that edge and hub answer alike, as both serve RegistryService and TaskService."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
+from edgenode.api.task.v1 import task_service_pb2, task_service_pb2_grpc
+from edgenode.link.errors import DataLoss
+from edgenode.link.terminal.failures import Exit, ExitCode
+from edgenode.link.terminal.output import emit
+from edgenode.link.terminal.plain import plain
+from edgenode.link.terminal.rpc import ask, channel_to, pages
+from edgenode.link.terminal.views import agents_table, find_text, ledger_table, task_text, tasks_table
+from edgenode.link.wire.values import duration_to_pb
+
+
+async def show_agents(target: str, output: str, limit: int) -> None:
+    """Print all agents."""
+    async with channel_to(target) as channel:
+        stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        agents = await pages(stub.ListAgents, registry_service_pb2.ListAgentsRequest(), "agents", limit)
+    rows = [plain(agent) for agent in agents]
+    emit(output, rows, lambda: agents_table(rows, time.time()))
+
+
+async def show_found(
+    target: str,
+    output: str,
+    *,
+    skill: str,
+    selector: str,
+    query: str,
+    scope: str,
+    explain: bool,
+    max_cost: float | None,
+    max_staleness: float | None,
+    limit: int,
+) -> None:
+    """Print the agents fit for a job. Ends with exit code 3 when there is none."""
+    request = registry_service_pb2.FindAgentsRequest(
+        skill=skill,
+        selector=selector,
+        query=query,
+        scope=f"SCOPE_{scope.upper()}",
+        explain=explain,
+        page_size=limit,
+        max_cost=max_cost,
+    )
+    if max_staleness is not None:
+        request.max_staleness_duration.CopyFrom(duration_to_pb(max_staleness))
+    async with channel_to(target) as channel:
+        answer = plain(await ask(registry_service_pb2_grpc.RegistryServiceStub(channel).FindAgents, request))
+    emit(output, answer, lambda: find_text(answer, time.time()))
+    if not answer["candidates"]:
+        raise Exit(ExitCode.NOT_FOUND)
+
+
+async def show_tasks(
+    target: str, output: str, *, states: tuple[str, ...], skill: str, context_id: str, limit: int
+) -> None:
+    """Print tasks, newest first."""
+    request = task_service_pb2.ListTasksRequest(
+        states=[f"TASK_STATE_{state.upper()}" for state in states],
+        skill=skill,
+        context_id=context_id,
+    )
+    async with channel_to(target) as channel:
+        tasks = await pages(task_service_pb2_grpc.TaskServiceStub(channel).ListTasks, request, "tasks", limit)
+    rows = [plain(task) for task in tasks]
+    emit(output, rows, lambda: tasks_table(rows, time.time()))
+
+
+async def show_task(target: str, output: str, task_id: str) -> None:
+    """Print one task."""
+    async with channel_to(target) as channel:
+        stub = task_service_pb2_grpc.TaskServiceStub(channel)
+        answer = await ask(stub.GetTask, task_service_pb2.GetTaskRequest(task_id=task_id))
+    task = plain(answer.task)
+    emit(output, task, lambda: task_text(task, time.time()))
+
+
+def show_ledger(lines: Iterable[admin_pb2.LedgerLine], output: str) -> None:
+    """Print a ledger. Ends with exit code 1 when a hop does not add up."""
+    rows = [plain(line) for line in lines]
+    emit(output, rows, lambda: ledger_table(rows))
+    wrong = [f"{row['hop']} {row['peer']}".strip() for row in rows if not row["balanced"]]
+    if wrong:
+        problem = DataLoss(
+            "LEDGER_UNBALANCED",
+            f"produced is not delivered + pending + dropped for {', '.join(wrong)}",
+            hint="keep the state directory and report it: this is a defect",
+        ).problem
+        raise Exit(ExitCode.FAILED, problem)

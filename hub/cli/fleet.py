@@ -1,0 +1,111 @@
+"""`edgehub status | nodes | ledger`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from edgenode.link.terminal.fleet import show_ledger
+from edgenode.link.terminal.options import limit_option, output_option
+from edgenode.link.terminal.output import Column, col, emit, facts, human_bytes, human_seconds, table
+from edgenode.link.terminal.plain import plain
+from edgenode.link.terminal.rpc import ask, channel_to, pages, run
+from edgenode.link.terminal.views import Plain, age_from, counts_text
+from hub.cli.place import hub_target, state_option
+
+
+@click.command()
+@output_option
+@state_option
+def status(state: Path, output: str) -> None:
+    """How the hub is."""
+
+    async def work() -> fleet_service_pb2.GetHubStatusResponse:
+        async with channel_to(hub_target(state)) as channel:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+            return await ask(stub.GetHubStatus, fleet_service_pb2.GetHubStatusRequest())
+
+    shown = plain(run(work()))
+    emit(output, shown, lambda: _text(shown, time.time()))
+
+
+def _text(shown: Plain, now: float) -> str:
+    return facts(
+        [
+            ("hub", shown["hub"]),
+            ("domain", shown["trust_domain"]),
+            ("connected", f"{shown['connected_count']} nodes"),
+            ("tasks", counts_text(shown["task_counts"])),
+            ("messages", f"up to position {shown['message_sequence']}"),
+            ("ports", f"sync {shown['sync_port']}, enrollment {shown['enrollment_port']}"),
+            ("up", shown["start_time"] and human_seconds(now - shown["start_time"])),
+            ("root hash", shown["root_hash"]),
+            ("version", shown["version"]),
+        ]
+    )
+
+
+@click.command()
+@limit_option(1000)
+@output_option
+@state_option
+def nodes(state: Path, output: str, limit: int) -> None:
+    """The nodes that ever joined, by name, with their backlog as the hub sees it."""
+
+    async def work() -> list[fleet_service_pb2.Node]:
+        async with channel_to(hub_target(state)) as channel:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+            return await pages(stub.ListNodes, fleet_service_pb2.ListNodesRequest(), "nodes", limit)
+
+    rows = [plain(node) for node in run(work())]
+    emit(output, rows, lambda: table(rows, _node_columns(time.time()), empty="no node has joined"))
+
+
+def _node_columns(now: float) -> list[Column]:
+    def waiting(direction: str, key: str) -> Column:
+        def count(node: Plain) -> int:
+            return sum(lane[key] for lane in node["lanes"] if lane["direction"] == direction)
+
+        if key == "pending_bytes":
+            return Column(f"{direction} bytes", lambda node: human_bytes(count(node)), True)
+        return Column(direction, count, True)
+
+    return [
+        col("node"),
+        col("state"),
+        col("contact", "last_contact_time", age_from(now), True),
+        col("agents", "agent_count", right=True),
+        waiting("up", "pending_count"),
+        waiting("down", "pending_count"),
+        Column("desired", lambda node: _desired(node)),
+        col("certificate", "certificate_expire_time", lambda end: human_seconds(end - now), True),
+        col("software"),
+    ]
+
+
+def _desired(node: Plain) -> str:
+    if not node["desired_version"]:
+        return "-"
+    if node["refused_version"] == node["desired_version"]:
+        return f"{node['desired_version']} refused"
+    if node["applied_version"] == node["desired_version"]:
+        return f"{node['desired_version']} applied"
+    return f"{node['desired_version']} pending"
+
+
+@click.command()
+@click.option("--node", default="", help="This node's hops only.")
+@output_option
+@state_option
+def ledger(state: Path, output: str, node: str) -> None:
+    """The hub's counts of every hop. Exit code 1 where produced is not delivered + pending + dropped."""
+
+    async def work() -> fleet_service_pb2.GetFleetLedgerResponse:
+        async with channel_to(hub_target(state)) as channel:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+            return await ask(stub.GetFleetLedger, fleet_service_pb2.GetFleetLedgerRequest(node=node))
+
+    show_ledger(run(work()).lines, output)

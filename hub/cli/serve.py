@@ -1,0 +1,47 @@
+"""`edgehub serve`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from edgenode.link.config import LOG_LEVELS, parse_address
+from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.signals import StopSignal
+from hub.app import Hub
+from hub.cli.place import state_option
+from hub.config import HubConfig, load_hub_config
+
+
+@click.command()
+@click.option("--listen", metavar="HOST:PORT", help="Sync listener (mutual TLS); port 0: any free one.")
+@click.option("--enroll-listen", metavar="HOST:PORT", help="Enrollment listener; port 0: any free one.")
+@click.option("--socket", type=click.Path(), help="Path of the Unix socket; STATE/edgehub.sock when not given.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), help="What is logged, to standard error.")
+@state_option
+def serve(state: Path, **flags: str | None) -> None:
+    """Run the hub. Prints a line that begins with `ready` and names its ports; SIGTERM and SIGINT stop it in order."""
+    config = load_hub_config(state, flags=flags).config
+    configure_logging(config.log_level)
+    asyncio.run(_serve(config))
+
+
+async def _serve(config: HubConfig) -> None:
+    hub = Hub(config)
+    with StopSignal() as stop:
+        try:
+            await hub.start()
+            listen = _bound(config.listen, hub.sync_port)
+            enroll = _bound(config.enroll_listen, hub.enrollment_port)
+            click.echo(f"ready hub={config.name} listen={listen} enroll={enroll} socket={config.socket_path}")
+            await stop.wait()
+        finally:
+            await hub.stop()
+
+
+def _bound(address: str, port: int) -> str:
+    """The address with the port that was really bound."""
+    host, _ = parse_address(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
