@@ -8,6 +8,7 @@ from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.wire.values import problem_from_pb
@@ -50,6 +51,25 @@ class HubTasks:
             _, live = self._offered.popleft()
             self._book.raise_level(live, Level.DURABLE_HUB)
 
+    def rejected(self, rejections: Sequence[Rejection]) -> None:
+        """The hub would not take these entries; the tasks among them are stored as FAILED."""
+        problems = {rejection.sequence: rejection.problem for rejection in rejections}
+        if not problems:
+            return
+        for _, live in [pair for pair in self._offered if pair[0] in problems]:
+            if not live.finishing:
+                problem = problems[live.offer_sequence]
+                live.problem = problem
+                self._end(live, TaskState.FAILED, problem.reason)
+
+    def _end(self, live: LiveTask, state: TaskState, reason: str) -> None:
+        """Its end is stored already; everyone may know."""
+        live.enter(state, self._book.clock.wall(), reason)
+        live.finishing = True
+        live.level = Level.DONE
+        live.clear_timers()
+        self._book.forget(live)
+
     def absorb(self, absorbed: task_entries.Absorbed) -> None:
         """Follow what the transaction stored of the hub's entries."""
         for live in absorbed.grants:
@@ -88,13 +108,11 @@ class HubTasks:
         live.output = task.output if task.HasField("output") else None
         live.problem = problem_from_pb(task.problem) if task.HasField("problem") else None
         live.input_request = task.input_request if task.HasField("input_request") else None
-        live.enter(TaskState(task.state), self._book.clock.wall(), task.state_reason)
-        if live.state.terminal:
-            live.finishing = True
-            live.level = Level.DONE
-            live.clear_timers()
-            self._book.forget(live)
+        state = TaskState(task.state)
+        if state.terminal:
+            self._end(live, state, task.state_reason)
         else:
+            live.enter(state, self._book.clock.wall(), task.state_reason)
             self._book.raise_level(live, Level.DURABLE_HUB)
             self._book.tell_watchers(live)
 

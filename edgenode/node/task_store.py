@@ -14,6 +14,7 @@ import msgspec
 
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import logs
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
@@ -52,6 +53,7 @@ CREATE TABLE task (
 CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id <> '';
 CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key <> '';
 CREATE INDEX task_live ON task (state) WHERE state < 8;
+CREATE INDEX task_offered ON task (offer_sequence) WHERE offer_sequence > 0 AND state < 8;
 CREATE INDEX task_ended ON task (update_time) WHERE state >= 8;
 """
 
@@ -192,6 +194,25 @@ def update(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
 def set_offer_sequences(connection: sqlite3.Connection, pairs: Sequence[tuple[int, str]]) -> None:
     """Note where in the task log each task was offered: (sequence, task id)."""
     connection.executemany("UPDATE task SET offer_sequence = ? WHERE task_id = ?", pairs)
+
+
+def fail_offers(connection: sqlite3.Connection, rejections: Sequence[Rejection]) -> None:
+    """End the tasks whose offers the hub would not take."""
+    failed = 0
+    for rejection in rejections:
+        failed += connection.execute(
+            "UPDATE task SET state = ?, state_reason = ?, problem = ?, level = ?, sequence = sequence + 1"
+            " WHERE offer_sequence = ? AND holder_node <> '' AND state < 8",
+            (
+                int(TaskState.FAILED),
+                rejection.problem.reason,
+                problem_to_pb(rejection.problem).SerializeToString(),
+                int(Level.DONE),
+                rejection.sequence,
+            ),
+        ).rowcount
+    if failed:
+        logs.count(connection, COUNTER, TaskState.FAILED.name, failed)
 
 
 def delete_revoked(connection: sqlite3.Connection, task_ids: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 
 OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
+OnAcknowledged = Callable[[Lane, int, Sequence[Rejection]], None]
 
 
 class SqliteOutbox:
@@ -35,7 +36,7 @@ class SqliteOutbox:
         self._on_rejected = on_rejected
         self._keep_bytes = keep_bytes or {}
         self._notify: list[Callable[[Lane, int], None]] = []
-        self._notify_acknowledged: list[Callable[[Lane, int], None]] = []
+        self._notify_acknowledged: list[OnAcknowledged] = []
 
     def ensure(self, connection: sqlite3.Connection) -> None:
         """Make the logs and the consumer if they are missing; call it once, in a transaction, before anything else."""
@@ -75,7 +76,7 @@ class SqliteOutbox:
 
         if await self._database.write(run):
             for notify in self._notify_acknowledged:
-                notify(lane, sequence)
+                notify(lane, sequence, rejections)
 
     async def renew_epoch(self, lane: Lane) -> LaneHead:
         """See Outbox."""
@@ -87,8 +88,8 @@ class SqliteOutbox:
         """See Outbox."""
         self._notify.append(notify)
 
-    def on_acknowledged(self, notify: Callable[[Lane, int], None]) -> None:
-        """Call `notify(lane, sequence)` on the event loop after the other side's acknowledgement was committed."""
+    def on_acknowledged(self, notify: OnAcknowledged) -> None:
+        """Call `notify(lane, sequence, rejections)` on the event loop after an acknowledgement was committed."""
         self._notify_acknowledged.append(notify)
 
     def appended(self, lane: Lane, last: int) -> None:

@@ -1,0 +1,373 @@
+"""The edge's side of its link: the logs that go up, what comes down, and the exchanges that are not stored.
+
+Durable traffic goes through the lanes: tasks and messages are appended by their own rooms, and the link reads them from
+the store; what the hub sends is stored with the lane's cursor in one transaction and then followed in memory. Calls, their
+answers, progress and questions to the hub's registry are frames that live as long as the session: when it ends, everyone who
+waits for one is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import grpc
+
+from edgenode import __version__
+from edgenode.api.registry.v1 import registry_service_pb2
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
+from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.problem import Problem
+from edgenode.link.ports import Clock, Rng
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.store.outbox import OnRejected, SqliteOutbox
+from edgenode.link.wire.connection import LinkConnection, LinkEvents
+from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
+from edgenode.link.wire.tasks import task_spec_from_proto
+from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
+from edgenode.node import task_entries, task_store
+from edgenode.node.registry import AgentRegistry
+from edgenode.node.task_book import TASK_LOG
+from edgenode.node.task_entries import Absorbed
+from edgenode.node.task_state import LiveTask
+from edgenode.node.tasks import TaskEngine
+
+PARENT = "parent"  # the link's name among the consumers of a log, and the sender's in the inbox
+MESSAGE_LOG = "messages"
+FIND_TIMEOUT = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+class EdgeInbox:
+    """`edgenode.link.ports.Inbox` of an edge: the task lane, stored and then followed by the engine."""
+
+    def __init__(self, database: Database, engine: TaskEngine, clock: Clock) -> None:
+        self._database = database
+        self._engine = engine
+        self._clock = clock
+
+    async def cursors(self) -> Sequence[LaneCursor]:
+        """See Inbox."""
+        return await self._database.read(lambda connection: logs.inbox_cursors(connection, PARENT))
+
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+        """See Inbox. It comes to its end even if the session is gone by then: memory must follow the store."""
+        return await self._engine.book.finish(self._apply(lane, epoch, base, segments, gap))
+
+    async def _apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+        now_time = self._clock.wall()
+
+        def store(connection: sqlite3.Connection) -> tuple[Absorbed, list[Rejection]]:
+            fresh = logs.accept(connection, PARENT, lane, epoch, base, segments, gap)
+            if lane is Lane.TASK:
+                entries, rejections = task_entries.unpack(fresh)
+            else:
+                entries, rejections = [], _refuse_all(lane, fresh)
+            absorbed = self._engine.applier.apply(connection, [entry for _, entry in entries], now_time)
+            if rejections:
+                logs.count_rejected(connection, PARENT, lane, epoch, len(rejections))
+            return absorbed, rejections
+
+        absorbed, rejections = await self._database.write(store)
+        self._engine.hub.absorb(absorbed)
+        last = base - 1 + sum(segment.count for segment in segments)
+        return Applied(last, tuple(rejections))
+
+
+def _refuse_all(lane: Lane, fresh: logs.Fresh) -> list[Rejection]:
+    problem = Unimplemented("LANE_NOT_SERVED", f"an edge takes nothing on lane {lane.name}").problem
+    count = sum(segment.count for segment in fresh.segments)
+    return [Rejection(fresh.base + number, problem) for number in range(fresh.skip, count)]
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkPorts:
+    """What the composition gives the uplink.
+
+    `on_rejected` dead-letters what the hub would not take; `on_desired_state` applies a document and returns the report;
+    `messages_acknowledged` gets the position up to which the hub has the message log.
+    """
+
+    open_channel: Callable[[], Awaitable[grpc.aio.Channel]]
+    generation: Callable[[], int]
+    on_rejected: OnRejected
+    on_desired_state: Callable[[sync_pb2.DesiredState], Awaitable[sync_pb2.DesiredStateReport]]
+    applied_version: Callable[[], int]
+    messages_acknowledged: Callable[[int], None]
+    new_epoch: Callable[[], str]
+
+
+class Uplink(LinkEvents):
+    """The link to the hub. `prepare` once in a transaction, then `start`; it also is the engine's TaskUplink."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        boot_id: str,
+        database: Database,
+        engine: TaskEngine,
+        registry: AgentRegistry,
+        clock: Clock,
+        rng: Rng,
+        ports: UplinkPorts,
+        settings: DialingSettings | None = None,
+        message_retention_bytes: int = 0,
+    ) -> None:
+        self._engine = engine
+        self._registry = registry
+        self._clock = clock
+        self._ports = ports
+        self.outbox = SqliteOutbox(
+            database,
+            {Lane.TASK: TASK_LOG, Lane.MESSAGE: MESSAGE_LOG},
+            PARENT,
+            ports.new_epoch,
+            self._store_rejections,
+            {Lane.MESSAGE: message_retention_bytes},
+        )
+        self.outbox.on_acknowledged(self._acknowledged)
+        self._dialing = DialingEnd(
+            node=node,
+            boot_id=boot_id,
+            generation=ports.generation,
+            registry=registry.log,
+            outbox=self.outbox,
+            inbox=EdgeInbox(database, engine, clock),
+            events=self,
+            open_channel=ports.open_channel,
+            clock=clock,
+            rng=rng,
+            settings=settings,
+            applied_version=ports.applied_version,
+            software=f"edgenode/{__version__}",
+        )
+        self._numbers = 0
+        self._calls_up: dict[int, LiveTask] = {}
+        self._call_numbers: dict[LiveTask, int] = {}
+        self._calls_down: dict[int, LiveTask] = {}
+        self._finds: dict[int, asyncio.Future[registry_service_pb2.FindAgentsResponse | None]] = {}
+        self._outgoing = sync_pb2.CallBatch()
+        self._progress: dict[str, LiveTask] = {}
+        self._flushing = False
+
+    # --- for the composition ------------------------------------------------------------------------------------------
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the logs and the link's place among their consumers."""
+        self.outbox.ensure(connection)
+
+    async def start(self) -> None:
+        """Begin to dial."""
+        self._registry.on_change(lambda _agent: self._dialing.registry_changed())
+        await self._dialing.start()
+
+    async def stop(self) -> None:
+        """Say goodbye and end."""
+        await self._dialing.stop()
+
+    async def redial(self) -> None:
+        """Move to a fresh channel, e.g. after the certificate was renewed."""
+        await self._dialing.redial()
+
+    def status(self) -> DialingStatus:
+        """How the link is."""
+        return self._dialing.status()
+
+    @property
+    def connection(self) -> LinkConnection | None:
+        """The established session, if there is one now."""
+        return self._dialing.connection
+
+    def message_appended(self, last: int) -> None:
+        """A commit appended to the message log."""
+        self.outbox.appended(Lane.MESSAGE, last)
+
+    def _store_rejections(self, connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
+        if lane is Lane.TASK:
+            task_store.fail_offers(connection, rejections)
+        self._ports.on_rejected(connection, lane, rejections)
+
+    def _acknowledged(self, lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
+        if lane is Lane.TASK:
+            self._engine.hub.rejected(rejections)
+            self._engine.hub.acknowledged(sequence)
+        elif lane is Lane.MESSAGE:
+            self._ports.messages_acknowledged(sequence)
+
+    # --- for the engine -----------------------------------------------------------------------------------------------
+
+    def appended(self, last: int) -> None:
+        """See TaskUplink."""
+        self.outbox.appended(Lane.TASK, last)
+
+    def send_call(self, live: LiveTask, timeout: float) -> bool:
+        """See TaskUplink. Calls of one turn of the event loop go in one frame."""
+        if self.connection is None:
+            return False
+        self._numbers += 1
+        call = self._outgoing.calls.add(call_id=self._numbers, timeout_duration=duration_to_pb(timeout))
+        call.spec.ParseFromString(live.spec.wire)
+        self._calls_up[self._numbers] = live
+        self._call_numbers[live] = self._numbers
+        self._flush_soon()
+        return True
+
+    def cancel_call(self, live: LiveTask) -> None:
+        """See TaskUplink."""
+        number = self._call_numbers.pop(live, None)
+        if number is not None:
+            del self._calls_up[number]
+            self._outgoing.cancel_call_ids.append(number)
+            self._flush_soon()
+
+    def send_progress(self, live: LiveTask) -> None:
+        """See TaskUplink. Of several in one turn the newest counts."""
+        self._progress[live.task_id] = live
+        self._flush_soon()
+
+    async def find(
+        self, request: registry_service_pb2.FindAgentsRequest
+    ) -> registry_service_pb2.FindAgentsResponse | None:
+        """Ask the hub's registry; None when it cannot be asked now."""
+        connection = self.connection
+        if connection is None:
+            return None
+        self._numbers += 1
+        number = self._numbers
+        answer: asyncio.Future[registry_service_pb2.FindAgentsResponse | None] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self._finds[number] = answer
+        try:
+            if not connection.send(sync_pb2.Frame(find=sync_pb2.FindExchange(find_id=number, request=request))):
+                return None
+            async with asyncio.timeout(FIND_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            _log.warning("the hub did not answer a find within %g s", FIND_TIMEOUT)
+            return None
+        finally:
+            del self._finds[number]
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        calls, self._outgoing = self._outgoing, sync_pb2.CallBatch()
+        progress, self._progress = self._progress, {}
+        connection = self.connection
+        if calls.ByteSize():
+            sent = connection is not None and connection.send(sync_pb2.Frame(calls=calls))
+            if not sent:
+                self._calls_lost([call.call_id for call in calls.calls], "the link was down or full")
+        if progress and connection is not None:
+            notices = sync_pb2.NoticeBatch(tasks=[_notice(live, self._registry.node) for live in progress.values()])
+            connection.send(sync_pb2.Frame(notices=notices))
+
+    def _calls_lost(self, numbers: Sequence[int], why: str) -> None:
+        error = Unavailable("LINK_LOST", f"the call went to the hub and {why}", hint="submit it instead, or call again")
+        for number in numbers:
+            self._end_call(number, problem=error.problem)
+
+    def _end_call(
+        self, number: int, *, output: task_pb2.TaskOutput | None = None, problem: Problem | None = None, agent: str = ""
+    ) -> None:
+        live = self._calls_up.pop(number, None)
+        if live is not None:
+            del self._call_numbers[live]
+            self._engine.dispatcher.end_call(live, output=output, problem=problem, agent=agent)
+
+    # --- what the link tells ------------------------------------------------------------------------------------------
+
+    def closed(self, link: LinkConnection, problem: Problem) -> None:
+        """See LinkEvents: nobody waits for what the session carried."""
+        self._calls_lost(list(self._calls_up), f"the link ended: {problem.reason}")
+        for live in list(self._calls_down.values()):
+            self._engine.cancel_call(live)
+        self._calls_down.clear()
+        for answer in self._finds.values():
+            if not answer.done():
+                answer.set_result(None)
+
+    async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
+        """See LinkEvents: answers to calls from here, calls for agents here."""
+        for result in message.results:
+            if result.HasField("problem"):
+                self._end_call(result.call_id, problem=problem_from_pb(result.problem), agent=result.agent)
+            else:
+                self._end_call(result.call_id, output=result.output, agent=result.agent)
+        for call in message.calls:
+            self._take_call(call)
+        for number in message.cancel_call_ids:
+            live = self._calls_down.pop(number, None)
+            if live is not None:
+                self._engine.cancel_call(live)
+
+    def _take_call(self, call: sync_pb2.Call) -> None:
+        book = self._engine.book
+        number = call.call_id
+        try:
+            timeout = duration_from_pb(call.timeout_duration, "timeout_duration")
+            # The deadline is the caller's clock's; the time left is what counts here.
+            call.spec.deadline_time.CopyFrom(timestamp_to_pb(self._clock.wall() + max(timeout, 0.001)))
+            spec = task_spec_from_proto(
+                call.spec, limits=book.settings.limits, now=self._clock.wall(), node=self._registry.node
+            )
+            self._calls_down[number] = self._engine.start_call(spec, partial(self._answer_call, number), forward=False)
+        except EdgenodeError as error:
+            self._outgoing.results.add(call_id=number, problem=problem_to_pb(error.problem))
+            self._flush_soon()
+
+    def _answer_call(self, number: int, live: LiveTask) -> None:
+        self._calls_down.pop(number, None)
+        result = self._outgoing.results.add(call_id=number, agent=live.agent)
+        if live.output is not None:
+            result.output.CopyFrom(live.output)
+        else:
+            problem = live.problem or Unavailable("NO_RESULT", "the call ended without a result").problem
+            result.problem.CopyFrom(problem_to_pb(problem))
+        self._flush_soon()
+
+    async def on_notices(self, link: LinkConnection, message: sync_pb2.NoticeBatch) -> None:
+        """See LinkEvents."""
+        for task in message.tasks:
+            self._engine.hub.follow_progress(task)
+
+    async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
+        """See LinkEvents."""
+        answer = self._finds.get(message.find_id)
+        if answer is None or message.HasField("request"):
+            await super().on_find(link, message)
+        elif not answer.done():
+            answer.set_result(message.response if message.HasField("response") else None)
+
+    async def on_desired_state(self, link: LinkConnection, message: sync_pb2.DesiredState) -> None:
+        """See LinkEvents."""
+        report = await self._ports.on_desired_state(message)
+        link.send(sync_pb2.Frame(desired_state_report=report))
+
+
+def _notice(live: LiveTask, node: str) -> task_pb2.Task:
+    task = task_pb2.Task(
+        task_id=live.task_id,
+        state=live.state.value,  # type: ignore[arg-type]  # the numbers are the contract's
+        fence=live.fence,
+        attempt_count=live.attempts,
+        agent=live.agent,
+        holder_node=node,
+    )
+    if live.progress is not None:
+        task.progress.CopyFrom(live.progress)
+    return task
