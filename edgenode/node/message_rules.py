@@ -1,0 +1,60 @@
+"""Which messages a node takes. A message that breaks a rule is refused by itself; the rest of its frame is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgenode.api.message.v1 import message_pb2
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.names import check_topic
+from edgenode.link.model.problem import Problem
+from edgenode.link.wire import checks
+
+MAX_BATCH = 1024
+MAX_KEY = 256
+MAX_TRACEPARENT = 128
+MAX_KNOWN_TOPICS = 4096
+
+
+class MessageRules:
+    """Checks messages; `max_payload` in bytes. Topics that passed are remembered, so that most checks are a look-up."""
+
+    def __init__(self, max_payload: int) -> None:
+        self.max_payload = max_payload
+        self._topics: set[str] = set()
+
+    def refusals(self, messages: Sequence[message_pb2.Message], size: int) -> list[tuple[int, Problem]]:
+        """(index, problem) of the messages that are refused; `size` is that of all of them, serialised."""
+        # Nothing in a frame is larger than the frame: small frames, the usual ones, need no look at each payload.
+        small = size <= self.max_payload
+        topics = self._topics
+        refused: list[tuple[int, Problem]] = []
+        for index, message in enumerate(messages):
+            if (
+                message.topic in topics
+                and (small or len(message.payload) <= self.max_payload)
+                and len(message.key) <= MAX_KEY
+                and not message.content_type
+                and not message.traceparent
+                and not message.headers
+            ):
+                continue
+            try:
+                self._check(message)
+            except EdgenodeError as error:
+                refused.append((index, error.problem))
+        return refused
+
+    def _check(self, message: message_pb2.Message) -> None:
+        """Raises InvalidArgument or ResourceExhausted naming the field."""
+        if message.topic not in self._topics:
+            check_topic(message.topic)
+            if len(self._topics) >= MAX_KNOWN_TOPICS:
+                self._topics.clear()
+            self._topics.add(message.topic)
+        checks.fits(len(message.payload), self.max_payload, "payload", "MESSAGE_TOO_LARGE")
+        checks.short(message.key, MAX_KEY, "key")
+        checks.media_type(message.content_type, "content_type")
+        checks.short(message.traceparent, MAX_TRACEPARENT, "traceparent")
+        if message.headers:
+            checks.free_facts(message.headers, "headers")

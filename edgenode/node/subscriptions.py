@@ -1,0 +1,113 @@
+"""Subscriptions to the messages of this node. A durable one is a consumer of the log, kept until it has acknowledged."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from edgenode.api.message.v1 import message_service_pb2
+from edgenode.link.errors import AlreadyExists, InvalidArgument
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.wire.subscriptions import Stretch
+from edgenode.node.message_log import LOG_NAME, MessageLog
+
+CONSUMER_PREFIX = "sub/"
+
+
+class LogSubscriptions:
+    """`edgenode.link.wire.subscriptions.MessageSource` over the node's log."""
+
+    def __init__(self, database: Database, log: MessageLog, node: str, retention_bytes: int) -> None:
+        self._database = database
+        self._log = log
+        self._node = node
+        self._retention_bytes = retention_bytes
+        self._attached: set[str] = set()
+        self._listeners: list[Callable[[], None]] = []
+        log.on_append.append(self._appended)
+
+    @property
+    def node(self) -> str:
+        """See MessageSource."""
+        return self._node
+
+    @property
+    def epoch(self) -> str:
+        """See MessageSource."""
+        return self._log.epoch
+
+    async def attach(self, subscription: str, position: int, after: int) -> int:
+        """See MessageSource."""
+        if subscription:
+            if subscription in self._attached:
+                raise AlreadyExists(
+                    "SUBSCRIPTION_IN_USE",
+                    f"another stream holds the subscription {subscription}",
+                    hint="end it first, or choose another name",
+                    subscription=subscription,
+                )
+            self._attached.add(subscription)
+        try:
+            return await self._cursor(subscription, position, after)
+        except BaseException:
+            self.detach(subscription)
+            raise
+
+    async def _cursor(self, subscription: str, position: int, after: int) -> int:
+        name = CONSUMER_PREFIX + subscription
+        log_id = self._log.log_id
+
+        def run(connection: sqlite3.Connection) -> int:
+            known = logs.consumers(connection, log_id).get(name) if subscription else None
+            if known is not None:
+                return known
+            state = logs.log_state(connection, LOG_NAME)
+            if position == message_service_pb2.START_POSITION_START:
+                cursor = state.first - 1
+            elif position == message_service_pb2.START_POSITION_CURSOR:
+                cursor = after
+                if after > state.last:
+                    raise InvalidArgument(
+                        "BAD_CURSOR",
+                        f"start.after_sequence is {after}, the log ends at {state.last}",
+                        hint="the log may have been made anew: begin with START",
+                        field="start.after_sequence",
+                        last_sequence=state.last,
+                    )
+            else:
+                cursor = state.last
+            if subscription:
+                logs.ensure_consumer(connection, log_id, name, cursor)
+            return cursor
+
+        return await (self._database.write(run) if subscription else self._database.read(run))
+
+    def detach(self, subscription: str) -> None:
+        """See MessageSource."""
+        self._attached.discard(subscription)
+
+    async def read(self, after: int, max_count: int, max_bytes: int) -> Stretch:
+        """See MessageSource."""
+        return await self._log.read(after, max_count, max_bytes)
+
+    async def acknowledge(self, subscription: str, sequence: int) -> None:
+        """See MessageSource."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            if logs.acknowledge(connection, self._log.log_id, CONSUMER_PREFIX + subscription, sequence):
+                logs.trim(connection, self._log.log_id, self._retention_bytes)
+
+        await self._database.write(run)
+
+    def listen(self, wake: Callable[[], None]) -> None:
+        """See MessageSource."""
+        self._listeners.append(wake)
+
+    def unlisten(self, wake: Callable[[], None]) -> None:
+        """See MessageSource."""
+        self._listeners.remove(wake)
+
+    def _appended(self, last: int) -> None:
+        for wake in self._listeners:
+            wake()
