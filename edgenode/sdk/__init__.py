@@ -1,0 +1,55 @@
+"""Writing agents and using a node from Python. Everything is imported on first use, so importing this costs nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgenode.link import errors
+    from edgenode.link.model.task import Level, OnLost, RetryPolicy, Scope, TaskState
+    from edgenode.sdk.agent import Agent
+    from edgenode.sdk.client import Client
+    from edgenode.sdk.context import Context
+    from edgenode.sdk.handle import TaskHandle, TaskUpdate
+    from edgenode.sdk.publisher import Receipt
+    from edgenode.sdk.subscription import Received
+
+_HOMES = {
+    "Agent": "edgenode.sdk.agent",
+    "Client": "edgenode.sdk.client",
+    "Context": "edgenode.sdk.context",
+    "Level": "edgenode.link.model.task",
+    "OnLost": "edgenode.link.model.task",
+    "Receipt": "edgenode.sdk.publisher",
+    "Received": "edgenode.sdk.subscription",
+    "RetryPolicy": "edgenode.link.model.task",
+    "Scope": "edgenode.link.model.task",
+    "TaskHandle": "edgenode.sdk.handle",
+    "TaskState": "edgenode.link.model.task",
+    "TaskUpdate": "edgenode.sdk.handle",
+}
+
+__all__ = [
+    "Agent",
+    "Client",
+    "Context",
+    "Level",
+    "OnLost",
+    "Receipt",
+    "Received",
+    "RetryPolicy",
+    "Scope",
+    "TaskHandle",
+    "TaskState",
+    "TaskUpdate",
+    "errors",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("edgenode.link.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,478 @@
+"""A program's end of a node: submit, call, publish, subscribe, find.
+
+One channel, one SubmitTasks stream and one Publish stream serve all of a client's users. Awaiting one thing at a time is
+simple; a thousand awaited together share frames. Everything ends: see `streams` for how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar, Unpack
+
+import grpc
+
+from edgenode.api.message.v1 import message_service_pb2_grpc
+from edgenode.api.receipt.v1 import receipt_pb2
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
+from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, FailedPrecondition
+from edgenode.link.model.names import make_id
+from edgenode.link.model.problem import Code
+from edgenode.link.model.task import Level, Scope, TaskState
+from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
+from edgenode.link.wire.status import from_rpc_error
+from edgenode.link.wire.values import duration_to_pb, timestamp_from_pb
+from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
+from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
+from edgenode.sdk.publisher import Publisher, Receipt
+from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
+from edgenode.sdk.streams import Conversation, Line, pause, unreachable
+from edgenode.sdk.submitter import Submitter
+from edgenode.sdk.subscription import Gap, Subscription
+from edgenode.sdk.target import open_local_channel, resolve_target
+
+CONNECT_TIMEOUT = 10.0
+SILENCE_TIMEOUT = 30.0
+_ANSWER_TIMEOUT = 30.0
+_MESSAGE_OVERHEAD = 32
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """A connection to the node of this machine. Use it with `async with`, share it freely within one event loop.
+
+    Where the node is: `state` directory, `socket` path or `target`; by default EDGENODE_SOCKET, EDGENODE_STATE or
+    ~/.edgenode. `connect_timeout`: seconds after which waiting for an unreachable node ends with UNREACHABLE.
+    Payloads: `bytes` go as they are, anything else as JSON. Errors: classes of edgenode.link.errors.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: str | os.PathLike[str] | None = None,
+        socket: str | os.PathLike[str] | None = None,
+        target: str | None = None,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+    ) -> None:
+        self.target = resolve_target(state=state, socket=socket, target=target)
+        self._connect_timeout = connect_timeout
+        self._clock = clock or SystemClock()
+        self._rng = rng or system_rng()
+        self._channel: grpc.aio.Channel | None = None
+        self._subscriptions: set[Subscription] = set()
+
+    async def __aenter__(self) -> Client:
+        if self._channel is not None:
+            raise FailedPrecondition("CLIENT_OPEN", "this client is open already", hint="make another one")
+        self._channel = channel = open_local_channel(self.target)
+        self._tasks = task_service_pb2_grpc.TaskServiceStub(channel)
+        self._messages = message_service_pb2_grpc.MessageServiceStub(channel)
+        self._registry = registry_service_pb2_grpc.RegistryServiceStub(channel)
+        self._submitter = Submitter()
+        self._publisher = Publisher(self.new_id)
+        self._submit_line = self._line(self._submitter, self._tasks.SubmitTasks)
+        self._publish_line = self._line(self._publisher, self._messages.Publish)
+        self._publisher.restart = self._publish_line.restart
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes everything; what still waits ends with Cancelled (CLIENT_CLOSED). Safe to repeat."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        try:
+            await asyncio.gather(
+                self._submit_line.aclose(),
+                self._publish_line.aclose(),
+                *(subscription.aclose() for subscription in list(self._subscriptions)),
+            )
+        finally:
+            closed = Cancelled("CLIENT_CLOSED", "the client was closed")
+            self._submitter.failed(closed)
+            self._publisher.failed(closed)
+            await channel.close()
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        """The open channel, for stubs of one's own. Raises FailedPrecondition (CLIENT_CLOSED)."""
+        if self._channel is None:
+            raise _not_open()
+        return self._channel
+
+    def new_id(self) -> str:
+        """A fresh id: request, producer or instance."""
+        return make_id(self._clock.wall(), self._rng.getrandbits(80))
+
+    def wall_milliseconds(self) -> int:
+        """Wall clock in milliseconds."""
+        return int(self._clock.wall() * 1000)
+
+    def _line(self, conversation: Any, method: Callable[[], Any], connect_timeout: float | None = None) -> Line:
+        async def open_call() -> Any:
+            return method()
+
+        line = self.line(conversation, open_call, connect_timeout)
+        conversation.wake = line.wake
+        line.start()
+        return line
+
+    def line(
+        self,
+        conversation: Conversation[Any, Any],
+        open_call: Callable[[], Awaitable[Any]],
+        connect_timeout: float | None = None,
+    ) -> Line:
+        """A line of one's own on this client's clocks and bounds; the caller starts and closes it."""
+        return Line(
+            conversation,
+            open_call,
+            connect_timeout=self._connect_timeout if connect_timeout is None else connect_timeout,
+            silence_timeout=SILENCE_TIMEOUT,
+            rng=self._rng,
+        )
+
+    # --- tasks ---
+
+    async def call(
+        self,
+        skill: str,
+        input: object = None,
+        *,
+        timeout: float = 30.0,
+        type: Any = Any,
+        content_type: str = "",
+        **options: Unpack[SpecOptions],
+    ) -> Any:
+        """Runs a skill now, unstored, and returns its result decoded as `type`.
+
+        Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT, AGENT_LOST, NODE_LOST, UNREACHABLE), DeadlineExceeded after
+        `timeout` seconds, or the agent's own problem.
+        """
+        data, content_type = encode_input(input, content_type)
+        deadline = self._clock.wall() + timeout
+        submitter = self._submitter
+        if self._channel is None:
+            raise _not_open()
+        if not submitter.window.take(size := submitter.size_of(data)):
+            timeout -= await self._wait_for_room(size, timeout)
+        entry = submitter.call(skill, data, content_type, deadline, timeout, options)  # type: ignore[arg-type]
+        try:
+            outcome = await entry.answer
+        except asyncio.CancelledError:
+            submitter.forget(entry)
+            raise
+        if isinstance(outcome, EdgenodeError):
+            raise outcome
+        return result_of(outcome, outcome.task_id, type)
+
+    async def _wait_for_room(self, size: int, timeout: float) -> float:
+        """Waits for the submission window; returns the seconds it took."""
+        began = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._submitter.window.wait(size)
+        except TimeoutError:
+            raise DeadlineExceeded("DEADLINE_EXCEEDED", f"too much in flight for {timeout:g} s") from None
+        return self._clock.monotonic() - began
+
+    async def submit(
+        self,
+        skill: str,
+        input: object = None,
+        *,
+        wait_level: Level = Level.DURABLE_LOCAL,
+        wait: float = 30.0,
+        deadline: float | datetime | None = None,
+        content_type: str = "",
+        request_id: str = "",
+        **options: Unpack[SpecOptions],
+    ) -> TaskHandle:
+        """Stores a task; returns when it is durable on the node, or has reached `wait_level` or `wait` seconds are over.
+
+        `deadline`: seconds from now or an aware datetime. The handle's `level` is what was reached.
+        Raises InvalidArgument, AlreadyExists (IDEMPOTENCY_CONFLICT), ResourceExhausted, Unavailable (UNREACHABLE).
+        """
+        data, content_type = encode_input(input, content_type)
+        due = wall_deadline(deadline, self._clock.wall())
+        if wait_level > Level.DURABLE_LOCAL:
+            spec = task_pb2.TaskSpec()
+            fill_spec(spec, skill, data, content_type, due, **options)
+            return await self._submit_and_wait(spec, wait_level, wait, request_id)
+        submitter = self._submitter
+        if self._channel is None:
+            raise _not_open()
+        if not submitter.window.take(size := submitter.size_of(data)):
+            await submitter.window.wait(size)
+        entry = submitter.submit(skill, data, content_type, due, request_id or self.new_id(), options)  # type: ignore[arg-type]
+        assert entry.receipt is not None
+        try:
+            task_id, level = await entry.receipt
+        except asyncio.CancelledError:
+            entry.abandoned = True
+            raise
+        handle = TaskHandle(self, task_id, level, entry.answer)
+        submitter.follow(entry, handle)
+        return handle
+
+    async def _submit_and_wait(
+        self, spec: task_pb2.TaskSpec, wait_level: Level, wait: float, request_id: str
+    ) -> TaskHandle:
+        request = task_service_pb2.SubmitTaskRequest(
+            request_id=request_id or self.new_id(),
+            spec=spec,
+            wait_level=receipt_pb2.ReceiptLevel.Name(int(wait_level)),
+            wait_duration=duration_to_pb(wait),
+        )
+        answer = await self.unary(self._tasks.SubmitTask, request, _ANSWER_TIMEOUT + wait)
+        return TaskHandle(self, answer.task.task_id, Level(answer.receipt.level))
+
+    def task(self, task_id: str) -> TaskHandle:
+        """A handle for a task submitted elsewhere."""
+        return TaskHandle(self, task_id, Level.ACCEPTED)
+
+    async def get_task(self, task_id: str) -> task_pb2.Task:
+        """A task as the node knows it. Raises NotFound (UNKNOWN_TASK)."""
+        answer: task_service_pb2.GetTaskResponse = await self.unary(
+            self._tasks.GetTask, task_service_pb2.GetTaskRequest(task_id=task_id)
+        )
+        return answer.task
+
+    async def list_tasks(
+        self,
+        *,
+        states: Sequence[TaskState] = (),
+        skill: str = "",
+        context_id: str = "",
+        limit: int = 100,
+    ) -> list[task_pb2.Task]:
+        """The newest tasks first, at most `limit`, without inputs and outputs."""
+        request = task_service_pb2.ListTasksRequest(states=states, skill=skill, context_id=context_id)  # type: ignore[arg-type]
+        return await self._pages(self._tasks.ListTasks, request, lambda page: page.tasks, limit)
+
+    async def watch_task(self, task_id: str, after: int = 0) -> AsyncIterator[TaskUpdate]:
+        """A task's changes after sequence `after` until it ends; a broken watch resumes by itself.
+
+        Raises NotFound (UNKNOWN_TASK), Unavailable (UNREACHABLE).
+        """
+        attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
+        while True:
+            request = task_service_pb2.WatchTaskRequest(task_id=task_id, after_sequence=after)
+            call = task_service_pb2_grpc.TaskServiceStub(self.channel).WatchTask(request)
+            try:
+                async for frame in call:
+                    attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
+                    for update in _updates(frame):
+                        after = max(after, update.sequence)
+                        yield update
+                    if frame.HasField("task") and TaskState(frame.task.state).terminal:
+                        return
+                error: EdgenodeError = unreachable(0.0, None)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+                if error.problem.code not in (Code.UNAVAILABLE, Code.CANCELLED):
+                    raise error from rpc_error
+            finally:
+                call.cancel()
+            attempt = await self._pause(attempt, give_up_at, error)
+
+    async def cancel_task(self, task_id: str, reason: str = "") -> task_pb2.Task:
+        """Asks for a task to end. Raises NotFound (UNKNOWN_TASK)."""
+        request = task_service_pb2.CancelTaskRequest(request_id=self.new_id(), task_id=task_id, reason=reason)
+        answer: task_service_pb2.CancelTaskResponse = await self.unary(self._tasks.CancelTask, request)
+        return answer.task
+
+    async def provide_input(self, task_id: str, key: str, answer: object, *, content_type: str = "") -> task_pb2.Task:
+        """Answers an agent's question. Raises FailedPrecondition (NO_INPUT_REQUESTED)."""
+        data, content_type = encode(answer, content_type)
+        request = task_service_pb2.ProvideTaskInputRequest(request_id=self.new_id(), task_id=task_id, key=key)
+        request.answer.data = data
+        request.answer.content_type = content_type
+        response: task_service_pb2.ProvideTaskInputResponse = await self.unary(self._tasks.ProvideTaskInput, request)
+        return response.task
+
+    async def replay_task(self, task_id: str) -> TaskHandle:
+        """Submits a finished task's spec again. Raises FailedPrecondition (NOT_TERMINAL)."""
+        request = task_service_pb2.ReplayTaskRequest(request_id=self.new_id(), task_id=task_id)
+        task = (await self.unary(self._tasks.ReplayTask, request)).task
+        return TaskHandle(self, task.task_id, Level(task.level or Level.DURABLE_LOCAL))
+
+    # --- messages ---
+
+    async def publish(
+        self,
+        topic: str,
+        payload: object,
+        *,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        level: Level = Level.DURABLE_LOCAL,
+        wait: float = 30.0,
+        content_type: str = "",
+        traceparent: str = "",
+    ) -> Receipt:
+        """Publishes a message; returns when it is durable on the node.
+
+        With DURABLE_HUB it waits up to `wait` seconds for the hub as well; the receipt's level says what was reached.
+        Raises InvalidArgument, ResourceExhausted (MESSAGE_TOO_LARGE, STORE_FULL), Unavailable (UNREACHABLE).
+        """
+        data, content_type = encode(payload, content_type)
+        if self._channel is None:
+            raise _not_open()
+        publisher = self._publisher
+        size = len(data)
+        if size > MAX_MESSAGE_BYTES:
+            raise publisher.too_large(size)
+        if not publisher.window.take(size + _MESSAGE_OVERHEAD):
+            await publisher.window.wait(size + _MESSAGE_OVERHEAD)
+        if level <= Level.DURABLE_LOCAL:
+            return await publisher.publish(topic, key, data, content_type, headers, traceparent, False)
+        return await publisher.hub_receipt(topic, key, data, content_type, headers, traceparent, wait)
+
+    def subscribe(
+        self,
+        topics: str | Sequence[str],
+        name: str | None = None,
+        position: str = "new",
+        after: int | None = None,
+        *,
+        auto_ack: bool = True,
+        on_gap: Callable[[Gap], None] | None = None,
+    ) -> Subscription:
+        """Messages of `topics` as an async iterator; use it with `async with` or close it.
+
+        A `name` makes it durable: it resumes behind its last acknowledgement. `position` ("new", "start") or `after` (a
+        sequence) says where an unknown one begins. Without `auto_ack`, acknowledge with `subscription.ack(message)`.
+        """
+        subscription = Subscription(
+            (topics,) if isinstance(topics, str) else topics, name or "", position, after, auto_ack, on_gap
+        )
+        messages = message_service_pb2_grpc.MessageServiceStub(self.channel)
+        line = self._line(subscription, messages.Subscribe)
+        self._subscriptions.add(subscription)
+
+        async def close_line() -> None:
+            self._subscriptions.discard(subscription)
+            await line.aclose()
+
+        subscription.close_line = close_line
+        return subscription
+
+    # --- agents ---
+
+    async def find(
+        self,
+        skill: str = "",
+        *,
+        selector: str = "",
+        query: str = "",
+        max_cost: float | None = None,
+        max_staleness: float | None = None,
+        scope: Scope = Scope.LOCAL,
+        explain: bool = False,
+        limit: int = 20,
+    ) -> registry_service_pb2.FindAgentsResponse:
+        """Agents fit for a job, best first, with reasons; with `explain` also who was left out and why."""
+        request = registry_service_pb2.FindAgentsRequest(
+            skill=skill, selector=selector, query=query, explain=explain, page_size=limit, max_cost=max_cost
+        )
+        request.scope = int(scope)  # type: ignore[assignment]
+        if max_staleness is not None:
+            request.max_staleness_duration.CopyFrom(duration_to_pb(max_staleness))
+        return await self.unary(self._registry.FindAgents, request)
+
+    async def agents(self, limit: int = 1000) -> list[registry_pb2.Agent]:
+        """The node's agents by name, at most `limit`."""
+        request = registry_service_pb2.ListAgentsRequest()
+        return await self._pages(self._registry.ListAgents, request, lambda page: page.agents, limit)
+
+    # --- one answer to one request ---
+
+    async def unary(
+        self, method: Callable[..., Awaitable[Answer]], request: Any, timeout: float = _ANSWER_TIMEOUT
+    ) -> Answer:
+        """One rpc that may be repeated; tried again while the node is away, for at most `connect_timeout` seconds."""
+        if self._channel is None:
+            raise _not_open()
+        attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
+        while True:
+            try:
+                return await method(request, timeout=timeout)
+            except grpc.aio.AioRpcError as rpc_error:
+                error = from_rpc_error(rpc_error)
+                if error.problem.code is not Code.UNAVAILABLE or error.reason not in ("UNREACHABLE", "NODE_STOPPING"):
+                    raise error from rpc_error
+            attempt = await self._pause(attempt, give_up_at, error)
+
+    async def _pause(self, attempt: int, give_up_at: float, error: EdgenodeError) -> int:
+        """Waits before another attempt; returns its number. Raises Unavailable (UNREACHABLE) when there is no time left."""
+        wait = pause(attempt, self._rng)
+        if self._clock.monotonic() + wait >= give_up_at:
+            raise unreachable(self._connect_timeout, error)
+        await asyncio.sleep(wait)
+        return attempt + 1
+
+    async def _pages(
+        self, method: Callable[..., Awaitable[Any]], request: Any, items: Callable[[Any], Sequence[Answer]], limit: int
+    ) -> list[Answer]:
+        found: list[Answer] = []
+        while len(found) < limit:
+            request.page_size = min(limit - len(found), 1000)
+            page = await self.unary(method, request)
+            found.extend(items(page))
+            if not page.next_page_token:
+                break
+            request.page_token = page.next_page_token
+        return found
+
+
+def _not_open() -> FailedPrecondition:
+    return FailedPrecondition("CLIENT_CLOSED", "the client is not open", hint="async with Client() as client: ...")
+
+
+def _updates(frame: task_service_pb2.WatchTaskResponse) -> list[TaskUpdate]:
+    """A frame's changes; one made of the task where the frame has no events."""
+    task = frame.task if frame.HasField("task") else None
+    updates = []
+    for index, event in enumerate(frame.events):
+        last = index == len(frame.events) - 1
+        progress = event.progress
+        updates.append(
+            TaskUpdate(
+                sequence=event.sequence,
+                time=timestamp_from_pb(event.event_time),
+                state=TaskState(event.state),
+                reason=event.state_reason,
+                attempt=event.attempt_count,
+                agent=event.agent,
+                fraction=progress.fraction if progress.HasField("fraction") else None,
+                message=progress.message,
+                gap=frame.gap and index == 0,
+                task=task if last else None,
+            )
+        )
+    if not updates and task is not None:
+        progress = task.progress
+        updates.append(
+            TaskUpdate(
+                sequence=task.sequence,
+                time=timestamp_from_pb(task.update_time),
+                state=TaskState(task.state),
+                reason=task.state_reason,
+                attempt=task.attempt_count,
+                agent=task.agent,
+                fraction=progress.fraction if progress.HasField("fraction") else None,
+                message=progress.message,
+                gap=frame.gap,
+                task=task,
+            )
+        )
+    return updates

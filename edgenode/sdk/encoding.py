@@ -1,0 +1,64 @@
+"""Python values <-> payload bytes: `bytes` pass as they are, everything else is JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edgenode.link.errors import InvalidArgument, ResourceExhausted
+
+JSON = ""  # the contract's default, application/json
+OCTETS = "application/octet-stream"
+MAX_PAYLOAD_BYTES = 1024 * 1024  # inputs and results
+MAX_MESSAGE_BYTES = 256 * 1024
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+def is_json(content_type: str) -> bool:
+    """Whether a media type means JSON."""
+    return not content_type or content_type.startswith("application/json") or content_type.endswith("+json")
+
+
+def encode(value: object, content_type: str = "") -> tuple[bytes, str]:
+    """(bytes, media type) of a value. Raises InvalidArgument (NOT_ENCODABLE)."""
+    if isinstance(value, bytes):
+        return value, content_type or OCTETS
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value), content_type or OCTETS
+    try:
+        return _encode(value), content_type
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(
+            "NOT_ENCODABLE",
+            f"cannot write {type(value).__name__} as JSON: {error}",
+            hint="give builtins, dataclasses, msgspec.Struct or bytes",
+        ) from error
+
+
+def encode_input(value: object, content_type: str = "") -> tuple[bytes, str]:
+    """Like `encode`, for a task's input: None is the empty object. Raises also ResourceExhausted (INPUT_TOO_LARGE)."""
+    data, content_type = (b"{}", content_type) if value is None else encode(value, content_type)
+    if len(data) > MAX_PAYLOAD_BYTES:
+        raise ResourceExhausted(
+            "INPUT_TOO_LARGE",
+            f"the input has {len(data)} bytes",
+            hint=f"at most {MAX_PAYLOAD_BYTES}: pass a reference to the data instead",
+            retryable=False,
+            limit=MAX_PAYLOAD_BYTES,
+        )
+    return data, content_type
+
+
+def decode(data: bytes, content_type: str, expected: Any = Any) -> Any:
+    """The value of `data`: JSON as `expected` (a type), anything else as bytes. Raises InvalidArgument (BAD_PAYLOAD)."""
+    if expected is bytes or not is_json(content_type):
+        return data
+    try:
+        return _decode(data) if expected is Any else msgspec.json.decode(data, type=expected)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(
+            "BAD_PAYLOAD", f"the payload does not fit: {error}", hint="compare it with its schema"
+        ) from error

@@ -1,0 +1,105 @@
+"""A durable task as its submitter holds it, and what is seen of it over time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, Internal, from_problem
+from edgenode.link.model.task import Level, TaskState
+from edgenode.link.wire.values import problem_from_pb
+from edgenode.sdk.encoding import decode
+
+if TYPE_CHECKING:
+    from edgenode.sdk.client import Client
+
+Ending = task_pb2.Task | task_service_pb2.SubmissionOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class TaskUpdate:
+    """One change of a task. `gap`: changes before it are gone. `task` is set in the first update and the last."""
+
+    sequence: int
+    time: float  # wall-clock seconds
+    state: TaskState
+    reason: str = ""
+    attempt: int = 0
+    agent: str = ""
+    fraction: float | None = None  # of the work, as the agent says
+    message: str = ""
+    gap: bool = False
+    task: task_pb2.Task | None = None
+
+
+def result_of(ending: Ending, task_id: str, expected: Any = Any) -> Any:
+    """The decoded result of a completed task or call; raises the error of any other ending."""
+    if ending.state == task_pb2.TASK_STATE_COMPLETED:
+        return decode(ending.output.data, ending.output.content_type, expected)
+    if ending.HasField("problem"):
+        raise from_problem(problem_from_pb(ending.problem))
+    if ending.state == task_pb2.TASK_STATE_CANCELED:
+        raise Cancelled("CANCELED", "it was cancelled", task_id=task_id)
+    state = TaskState(ending.state).name if ending.state else "no state"
+    raise Internal("NO_PROBLEM", f"it ended as {state} without saying why", task_id=task_id)
+
+
+class TaskHandle:
+    """A submitted task. Keep it to get the result without asking; the task itself does not depend on it."""
+
+    def __init__(
+        self,
+        client: Client,
+        task_id: str,
+        level: Level,
+        outcome: asyncio.Future[task_service_pb2.SubmissionOutcome | EdgenodeError] | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.level = level
+        self._client = client
+        self._outcome = outcome
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.task_id!r}, {self.level.name})"
+
+    async def result(self, timeout: float | None = None, type: Any = Any) -> Any:
+        """The result, decoded as `type`. Without `timeout` (seconds) it waits as long as the task takes.
+
+        Raises the task's own problem, DeadlineExceeded (WAIT_OVER) after `timeout` - the task goes on -, and Unavailable
+        when the node is out of reach; asking again is always possible.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                ending = await self._ending()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "WAIT_OVER",
+                f"task {self.task_id} did not end within {timeout:g} s",
+                hint="it goes on; ask again",
+                task_id=self.task_id,
+            ) from None
+        return result_of(ending, self.task_id, type)
+
+    async def _ending(self) -> Ending:
+        if self._outcome is not None:
+            # Several may wait for one outcome, and one who gives up must not end the others' wait.
+            outcome = await asyncio.shield(self._outcome)
+            if not isinstance(outcome, EdgenodeError):
+                return outcome
+            self._outcome = None
+            raise from_problem(outcome.problem)
+        async for update in self.watch():
+            if update.task is not None and TaskState(update.task.state).terminal:
+                return update.task
+        raise Internal("NO_END", f"the watch of task {self.task_id} ended before the task", task_id=self.task_id)
+
+    def watch(self) -> AsyncIterator[TaskUpdate]:
+        """Its changes, from the first that is kept to the terminal state."""
+        return self._client.watch_task(self.task_id)
+
+    async def cancel(self, reason: str = "") -> task_pb2.Task:
+        """Asks for it to end; it may still complete first."""
+        return await self._client.cancel_task(self.task_id, reason)

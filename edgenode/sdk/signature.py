@@ -1,0 +1,111 @@
+"""A skill's function: what its types say to callers (JSON Schema) and to the worker (decoding, validation).
+
+The parameters are the properties of one JSON object. Two are special: the first one, if it is annotated `Context` or named
+`ctx`, gets the context; a single other one annotated `bytes` gets the input as it came. What a function returns is
+written as JSON and read back as its declared type, so callers get what the schema promises or an error; `bytes` go as
+they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import msgspec
+
+from edgenode.link.errors import FailedPrecondition, InvalidArgument
+from edgenode.sdk.context import Context
+from edgenode.sdk.encoding import JSON, OCTETS, is_json
+from edgenode.sdk.schema import schema_text
+
+_encode = msgspec.json.Encoder().encode
+_ABSENT: Any = inspect.Parameter.empty
+
+
+class Signature:
+    """Reads a function once. Raises TypeError for what cannot be a skill, naming the function and the parameter."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.asynchronous = inspect.iscoroutinefunction(function)
+        name = getattr(function, "__qualname__", repr(function))
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise TypeError(f"{name}: {error}; a skill's types must be importable where it is defined") from error
+        parameters = list(inspect.signature(function).parameters.values())
+        first = parameters[0] if parameters else None
+        self.wants_context = first is not None and (hints.get(first.name) is Context or first.name == "ctx")
+        if self.wants_context:
+            parameters = parameters[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise TypeError(f"{name}: parameter {parameter.name} cannot be a property of a JSON object")
+        self.raw = len(parameters) == 1 and hints.get(parameters[0].name) is bytes
+        self._raw_name = parameters[0].name if self.raw else ""
+        returns = hints.get("return", _ABSENT)
+        self.returns_raw = returns is bytes
+        try:
+            self._read_types(name, parameters, hints, Any if returns is _ABSENT else returns)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from error
+
+    def _read_types(self, name: str, parameters: list[inspect.Parameter], hints: dict[str, Any], returns: Any) -> None:
+        self._names = tuple(parameter.name for parameter in parameters)
+        fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
+        title = name.rpartition(".")[2]
+        model = msgspec.defstruct(title, fields, kw_only=True, forbid_unknown_fields=True, module=__name__)
+        self._decoder = msgspec.json.Decoder(model)
+        self.input_schema = "" if self.raw else schema_text(model)
+        self._results = None if returns is Any else msgspec.json.Decoder(returns)
+        self.output_schema = "" if returns is Any or self.returns_raw else schema_text(returns)
+
+    @property
+    def description(self) -> str:
+        """The docstring's first paragraph on one line."""
+        return first_paragraph(self.function.__doc__)
+
+    def arguments(self, data: bytes, content_type: str) -> dict[str, Any]:
+        """Keyword arguments from a task's input. Raises InvalidArgument (BAD_INPUT) naming the path."""
+        if self.raw:
+            return {self._raw_name: data}
+        if not is_json(content_type):
+            raise InvalidArgument("BAD_INPUT", f"the input is {content_type}", hint="expected JSON")
+        try:
+            model = self._decoder.decode(data or b"{}")
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(
+                "BAD_INPUT", f"the input does not fit: {error}", hint="compare it with the skill's input schema"
+            ) from error
+        return {name: getattr(model, name) for name in self._names}
+
+    def output(self, result: Any) -> tuple[bytes, str]:
+        """(bytes, media type) of what the function returned. Raises FailedPrecondition (BAD_RESULT)."""
+        if isinstance(result, bytes) and (self.returns_raw or self._results is None):
+            return result, OCTETS
+        try:
+            if self.returns_raw:
+                raise TypeError(f"expected bytes, got {type(result).__name__}")
+            data = _encode(result)
+            if self._results is not None:
+                self._results.decode(data)
+        except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+            raise FailedPrecondition(
+                "BAD_RESULT", f"the result does not fit the skill's return type: {error}", hint="a defect of the agent"
+            ) from error
+        return data, JSON
+
+
+def _field(parameter: inspect.Parameter, hint: Any) -> tuple[str, Any] | tuple[str, Any, Any]:
+    default = parameter.default
+    if default is parameter.empty:
+        return parameter.name, hint
+    if isinstance(default, list | dict | set):
+        return parameter.name, hint, msgspec.field(default_factory=default.copy)
+    return parameter.name, hint, default
+
+
+def first_paragraph(text: str | None) -> str:
+    """The first paragraph of a docstring on one line."""
+    return " ".join(inspect.cleandoc(text or "").partition("\n\n")[0].split())

@@ -1,0 +1,300 @@
+"""The submitting side of a client: calls and durable tasks on one SubmitTasks stream.
+
+Submissions go straight into the frame that is forming. When the stream breaks, calls that were sent fail (NODE_LOST): the
+node may have run them, and only the caller knows whether that may happen twice. Durable submissions go again under
+their request ids, by which the node knows them: those without a receipt, and those with one whose outcome somebody
+still holds a handle to, because outcomes are pushed on the stream that asked for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from edgenode.api.task.v1 import task_service_pb2 as pb
+from edgenode.link.errors import DeadlineExceeded, EdgenodeError, Unavailable, from_problem
+from edgenode.link.model.task import Level
+from edgenode.link.wire.values import problem_from_pb
+from edgenode.sdk.spec import fill_spec
+from edgenode.sdk.window import Window
+
+MAX_FRAME_COUNT = 1024
+MAX_FRAME_BYTES = 256 * 1024
+_OVERHEAD = 96  # bytes a submission takes beside its input, roughly
+_WINDOW_COUNT = 16 * 1024
+_WINDOW_BYTES = 32 * 1024 * 1024
+
+Outcome = pb.SubmissionOutcome | EdgenodeError
+
+
+class Accepted(NamedTuple):
+    """A task is stored."""
+
+    task_id: str
+    level: Level
+
+
+class Entry:
+    """One submission. A call has only `answer`; a durable one first `receipt`, then `answer` (never an exception)."""
+
+    __slots__ = (
+        "abandoned",
+        "answer",
+        "correlation_id",
+        "counted",
+        "handle",
+        "receipt",
+        "sent",
+        "size",
+        "submission",
+        "timer",
+    )
+
+    def __init__(self, correlation_id: int, submission: pb.Submission, size: int, durable: bool) -> None:
+        loop = asyncio.get_running_loop()
+        self.correlation_id = correlation_id
+        self.submission = submission
+        self.size = size
+        self.sent = False  # on the present stream
+        self.counted = True  # takes room in the window: a call without answer, a durable one without receipt
+        self.abandoned = False  # nobody waits for the receipt any more
+        self.answer: asyncio.Future[Outcome] = loop.create_future()
+        self.receipt: asyncio.Future[Accepted] | None = loop.create_future() if durable else None
+        self.handle: weakref.ref[Any] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+    def followed(self) -> bool:
+        """Whether somebody may still ask for the outcome."""
+        return not self.abandoned and (self.handle is None or self.handle() is not None)
+
+
+class _Batch:
+    """A frame that is forming, with its entries."""
+
+    __slots__ = ("add", "entries", "request", "size")
+
+    def __init__(self) -> None:
+        self.request = pb.SubmitTasksRequest()
+        self.add = self.request.submissions.add
+        self.entries: list[Entry] = []
+        self.size = 0
+
+
+class Submitter:
+    """A conversation (see streams) for TaskService.SubmitTasks."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._batches: deque[_Batch] = deque()
+        self._cancels: list[int] = []
+        self._last_id = 0
+        self._owed = 0
+        self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
+        self.wake: Callable[[], None] = lambda: None
+
+    def call(
+        self, skill: str, data: bytes, content_type: str, deadline: float, timeout: float, options: dict[str, Any]
+    ) -> Entry:
+        """Adds a call for which room was taken; it is answered or fails within `timeout` seconds."""
+        entry = self._add(skill, data, content_type, deadline, options, "")
+        entry.timer = asyncio.get_running_loop().call_later(timeout, self._expire, entry.correlation_id, timeout)
+        return entry
+
+    def submit(
+        self, skill: str, data: bytes, content_type: str, deadline: float, request_id: str, options: dict[str, Any]
+    ) -> Entry:
+        """Adds a durable submission for which room was taken."""
+        return self._add(skill, data, content_type, deadline, options, request_id)
+
+    @staticmethod
+    def size_of(data: bytes) -> int:
+        """What an input takes in the window."""
+        return len(data) + _OVERHEAD
+
+    def _add(
+        self, skill: str, data: bytes, content_type: str, deadline: float, options: dict[str, Any], request_id: str
+    ) -> Entry:
+        size = len(data) + _OVERHEAD
+        batch = self._forming(size)
+        self._last_id += 1
+        correlation_id = self._last_id
+        if request_id:
+            submission = batch.add(correlation_id=correlation_id, want_outcome=True, request_id=request_id)
+        else:
+            submission = batch.add(correlation_id=correlation_id, call=True)
+        try:
+            fill_spec(submission.spec, skill, data, content_type, deadline, **options)
+        except Exception:  # whatever it was, the frame must not keep half a submission
+            del batch.request.submissions[len(batch.entries) :]
+            if not batch.entries:
+                self._batches.pop()
+            self.window.give(1, size)
+            raise
+        entry = Entry(correlation_id, submission, size, bool(request_id))
+        batch.entries.append(entry)
+        batch.size += size
+        self._entries[correlation_id] = entry
+        if len(batch.entries) == 1:
+            self.wake()
+        return entry
+
+    def _forming(self, size: int) -> _Batch:
+        batch = self._batches[-1] if self._batches else None
+        if batch is None or len(batch.entries) >= MAX_FRAME_COUNT or batch.size + size > MAX_FRAME_BYTES:
+            batch = _Batch()
+            self._batches.append(batch)
+        return batch
+
+    def follow(self, entry: Entry, handle: object) -> None:
+        """The outcome is asked for again after a reconnect as long as `handle` lives."""
+        entry.handle = weakref.ref(handle)
+
+    def forget(self, entry: Entry) -> None:
+        """The caller of a call waits no more: the node is told to stop it."""
+        if self._entries.pop(entry.correlation_id, None) is not None:
+            self._release(entry)
+            self._cancels.append(entry.correlation_id)
+            self.wake()
+
+    def _expire(self, correlation_id: int, timeout: float) -> None:
+        entry = self._entries.get(correlation_id)
+        if entry is not None:
+            self.forget(entry)
+            if not entry.answer.done():
+                entry.answer.set_result(
+                    DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s", hint="give it more time")
+                )
+
+    def _release(self, entry: Entry) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+        if entry.counted:
+            entry.counted = False
+            self.window.give(1, entry.size)
+            if entry.sent and entry.receipt is not None:
+                self._owed -= 1
+
+    # --- the conversation ---
+
+    def opened(self) -> None:
+        """See Conversation."""
+
+    def next_frame(self) -> pb.SubmitTasksRequest | None:
+        """See Conversation."""
+        if self._batches:
+            batch = self._batches.popleft()
+            request = batch.request
+            for entry in batch.entries:
+                entry.sent = True
+                if entry.counted and entry.receipt is not None:
+                    self._owed += 1
+        elif self._cancels:
+            request = pb.SubmitTasksRequest()
+        else:
+            return None
+        if self._cancels:
+            request.cancel_correlation_ids.extend(self._cancels[:MAX_FRAME_COUNT])
+            del self._cancels[:MAX_FRAME_COUNT]
+        return request
+
+    def received(self, frame: pb.SubmitTasksResponse) -> None:
+        """See Conversation."""
+        entries = self._entries
+        count = size = 0
+        for receipt in frame.receipts:
+            entry = entries.get(receipt.correlation_id)
+            if entry is None or entry.receipt is None:
+                continue
+            if entry.counted:
+                self._release(entry)
+            if not entry.receipt.done():
+                entry.receipt.set_result(Accepted(receipt.task_id, Level(receipt.level)))
+        for outcome in frame.outcomes:
+            entry = entries.pop(outcome.correlation_id, None)
+            if entry is None:
+                continue
+            if entry.receipt is None:  # the hot path: a call's answer
+                if entry.timer is not None:
+                    entry.timer.cancel()
+                count += 1
+                size += entry.size
+            else:
+                self._release(entry)
+                if not entry.receipt.done():
+                    self._settle_receipt(entry.receipt, outcome)
+            if not entry.answer.done():
+                entry.answer.set_result(outcome)
+        if count:
+            self.window.give(count, size)
+
+    @staticmethod
+    def _settle_receipt(receipt: asyncio.Future[Accepted], outcome: pb.SubmissionOutcome) -> None:
+        if outcome.task_id:
+            receipt.set_result(Accepted(outcome.task_id, Level.DONE))
+        else:
+            receipt.set_exception(from_problem(problem_from_pb(outcome.problem)))
+
+    def wanted(self) -> bool:
+        """See Conversation."""
+        return bool(self._entries)
+
+    def owed(self) -> bool:
+        """See Conversation. Calls have a timer each; only receipts are waited for without one."""
+        return self._owed > 0
+
+    def broken(self, error: EdgenodeError) -> None:
+        """See Conversation."""
+        lost = Unavailable(
+            "NODE_LOST",
+            f"the node went away while the call was in flight: {error.problem.message}",
+            hint="it may have run; call again if that is safe",
+        )
+        again: list[Entry] = []
+        for entry in list(self._entries.values()):
+            if not entry.sent:
+                continue
+            if entry.receipt is None or not entry.followed():
+                self._end(entry, lost)
+            else:
+                entry.sent = False
+                again.append(entry)
+        self._owed = 0
+        self._requeue(again)
+
+    def _requeue(self, entries: list[Entry]) -> None:
+        """Puts sent entries before the unsent ones, in their order."""
+        batches: list[_Batch] = []
+        for entry in entries:
+            batch = batches[-1] if batches else None
+            if batch is None or len(batch.entries) >= MAX_FRAME_COUNT or batch.size + entry.size > MAX_FRAME_BYTES:
+                batch = _Batch()
+                batches.append(batch)
+            submission = batch.add()
+            submission.CopyFrom(entry.submission)
+            entry.submission = submission
+            batch.entries.append(entry)
+            batch.size += entry.size
+        self._batches.extendleft(reversed(batches))
+
+    def _end(self, entry: Entry, error: EdgenodeError) -> None:
+        del self._entries[entry.correlation_id]
+        self._release(entry)
+        error = from_problem(error.problem)
+        if entry.receipt is not None and not entry.receipt.done():
+            entry.receipt.set_exception(error)
+        if not entry.answer.done():
+            entry.answer.set_result(error)
+
+    def recovers(self, error: EdgenodeError) -> bool:
+        """See Conversation."""
+        return False
+
+    def failed(self, error: EdgenodeError) -> None:
+        """See Conversation."""
+        self._batches.clear()
+        self._cancels.clear()
+        for entry in list(self._entries.values()):
+            self._end(entry, error)

@@ -1,0 +1,440 @@
+"""The working side of an agent: takes assignments from a WorkTasks stream, runs them, and sees to it that results arrive.
+
+Theory of operation. Credits are slots: as many as the agent's concurrency, given back when a handler has really ended.
+A result is kept until the node confirms that it is committed. When the stream breaks, handlers go on; the next stream
+begins with `attach`, which names every attempt that still runs or whose result is unconfirmed. The node cancels those it
+no longer waits for, and the rest of the results are sent again. A node that does not know the agent (UNKNOWN_AGENT, e.g.
+a new store) gets it registered again with the same instance and incarnation. A newer instance ends this one (SUPERSEDED).
+
+The node's caller is answered in any case: a handler that raises, times out or is cancelled is reported at that moment;
+its slot stays taken for as long as it refuses to end, so a stuck handler costs the agent capacity, nobody an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
+from edgenode.api.task.v1 import task_pb2, task_service_pb2_grpc
+from edgenode.api.task.v1 import task_service_pb2 as pb
+from edgenode.link.errors import (
+    Aborted,
+    AlreadyExists,
+    Cancelled,
+    DeadlineExceeded,
+    EdgenodeError,
+    Internal,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    from_problem,
+)
+from edgenode.link.wire.values import duration_to_pb, problem_to_pb
+from edgenode.sdk.context import Context
+from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES
+from edgenode.sdk.streams import Line
+
+if TYPE_CHECKING:
+    from edgenode.sdk.agent import Agent, Skill
+    from edgenode.sdk.client import Client
+
+_MAX_FRAME_BYTES = 256 * 1024
+_MAX_ERROR_TEXT = 1024
+_DEFAULT_TIMEOUT = 300.0
+_FLUSH_TIME = 2.0
+
+Key = tuple[str, int, int]
+
+_log = logging.getLogger(__name__)
+
+
+class _Attempt:
+    """An attempt that runs here."""
+
+    __slots__ = ("context", "key", "pb_key", "reported", "skill", "stopping", "task", "timer")
+
+    def __init__(self, key: Key, pb_key: pb.AttemptKey, context: Context, skill: Skill) -> None:
+        self.key = key
+        self.pb_key = pb_key
+        self.context = context
+        self.skill = skill
+        self.reported = False
+        self.stopping: EdgenodeError | None = None  # why the handler is being cancelled
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Worker:
+    """One run of an agent on a node; also a conversation (see streams) for TaskService.WorkTasks."""
+
+    def __init__(self, agent: Agent, client: Client, on_attached: Callable[[str], None] | None = None) -> None:
+        self._agent = agent
+        self._client = client
+        self._on_attached = on_attached
+        self._tasks = task_service_pb2_grpc.TaskServiceStub(client.channel)
+        self._registry = registry_service_pb2_grpc.RegistryServiceStub(client.channel)
+        self.instance_id = client.new_id()
+        self.incarnation = client.wall_milliseconds()
+        self._registered = False
+        self._was_registered = False
+        self._attached = False
+        self._greeted = False
+        self._draining = False
+        self._credits = 0
+        self._running: dict[Key, _Attempt] = {}
+        self._unconfirmed: dict[Key, pb.AttemptResult] = {}
+        self._results: deque[pb.AttemptResult] = deque()  # not sent on this stream
+        self._updates: dict[tuple[str, int, int, str], pb.AttemptUpdate] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._flushed = asyncio.Event()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line: Line = client.line(self, self._open_call, connect_timeout=float("inf"))
+        self._wake = self._line.wake
+
+    async def run(self) -> None:
+        """Works until `stop`, or until the node refuses this instance for good."""
+        self._line.start()
+        try:
+            await self._over
+        finally:
+            for attempt in list(self._running.values()):
+                self._cancel(attempt, Unavailable("AGENT_STOPPED", "the agent stopped"))
+            await self._line.aclose()
+            if self._running:
+                await asyncio.wait([a.task for a in self._running.values() if a.task is not None], timeout=0.1)
+
+    async def stop(self, grace: float) -> None:
+        """Drains: see Agent.stop. Safe to repeat."""
+        self._draining = True
+        if self._attached:
+            await self._quietly(
+                self._registry.RenewLease,
+                registry_service_pb2.RenewLeaseRequest(
+                    agent=self._agent.name,
+                    instance_id=self.instance_id,
+                    health=registry_pb2.HEALTH_DRAINING,
+                    health_reason="the agent is stopping",
+                ),
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+        for attempt in list(self._running.values()):
+            self._cancel(attempt, Unavailable("AGENT_STOPPED", "the agent stopped before the task was done"))
+        await self._flush()
+        attached = self._attached
+        await self._line.aclose()
+        if attached:
+            request = registry_service_pb2.DeregisterAgentRequest(
+                request_id=self._client.new_id(), agent=self._agent.name, instance_id=self.instance_id
+            )
+            await self._quietly(self._registry.DeregisterAgent, request)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _flush(self) -> None:
+        """Waits, not for long, until the node has confirmed every result."""
+        self._wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_TIME):
+                while self._attached and (self._unconfirmed or self._results):
+                    self._flushed.clear()
+                    await self._flushed.wait()
+
+    async def _quietly(self, method: Any, request: Any) -> None:
+        """A rpc that helps but is not needed: the lease would run out by itself."""
+        try:
+            await method(request, timeout=_FLUSH_TIME)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("while stopping: %s", error.details())
+
+    async def _open_call(self) -> Any:
+        if not self._registered:
+            await self._register()
+        return self._tasks.WorkTasks()
+
+    async def _register(self) -> None:
+        agent = self._agent
+        request = registry_service_pb2.RegisterAgentRequest(
+            request_id=self._client.new_id(),
+            card=agent.card(),
+            instance_id=self.instance_id,
+            incarnation=self.incarnation,
+            labels=agent.labels,
+            capacity_count=agent.concurrency,
+            cost=agent.cost,
+            lease_duration=duration_to_pb(agent.lease),
+        )
+        try:
+            await self._client.unary(self._registry.RegisterAgent, request)
+        except AlreadyExists as error:
+            if self._was_registered:
+                raise Aborted("SUPERSEDED", error.problem.message, hint="another instance took the name") from error
+            raise
+        self._registered = self._was_registered = True
+
+    # --- the conversation ---
+
+    def opened(self) -> None:
+        """See Conversation."""
+        self._greeted = self._attached = False
+        self._updates.clear()
+
+    def next_frame(self) -> pb.WorkTasksRequest | None:
+        """See Conversation."""
+        if not self._greeted:
+            self._greeted = True
+            keys = [attempt.pb_key for attempt in self._running.values() if not attempt.reported]
+            keys += [result.key for result in self._unconfirmed.values()]
+            attach = pb.WorkAttach(agent=self._agent.name, instance_id=self.instance_id, attempts=keys)
+            return pb.WorkTasksRequest(attach=attach)
+        if not self._attached or not (self._credits or self._results or self._updates):
+            return None
+        frame = pb.WorkTasksRequest()
+        if self._credits and not self._draining:
+            frame.credit_count = self._credits
+        self._credits = 0
+        if self._updates:
+            frame.updates.extend(self._updates.values())
+            self._updates.clear()
+        size = 0
+        results, add = self._results, frame.results.append
+        while results and size < _MAX_FRAME_BYTES:
+            result = results.popleft()
+            size += len(result.output.data) + 64
+            add(result)
+        return frame
+
+    def received(self, frame: pb.WorkTasksResponse) -> None:
+        """See Conversation."""
+        if frame.HasField("attached"):
+            self._on_attach(frame.attached.node)
+        for assignment in frame.assignments:
+            self._begin(assignment)
+        for confirmation in frame.confirmations:
+            self._unconfirmed.pop(_key(confirmation), None)
+        for refused in frame.result_problems:
+            self._unconfirmed.pop(_key(refused.key), None)
+            # FENCED is the usual end of an attempt that was cancelled or given to somebody else meanwhile.
+            level = logging.DEBUG if refused.problem.reason == "FENCED" else logging.WARNING
+            _log.log(level, "the node refused a result of task %s: %s", refused.key.task_id, refused.problem.reason)
+        for cancelled in frame.cancels:
+            key = _key(cancelled)
+            self._unconfirmed.pop(key, None)
+            if (attempt := self._running.get(key)) is not None:
+                self._cancel(attempt, Cancelled("CANCELED", "the task was cancelled"))
+        for answer in frame.answers:
+            if (attempt := self._running.get(_key(answer.key))) is not None:
+                attempt.context.answered(answer.input_key, answer.answer)
+        if not self._unconfirmed:
+            self._flushed.set()
+
+    def _on_attach(self, node: str) -> None:
+        self._attached = True
+        self._credits = self._agent.concurrency - len(self._running)
+        self._results = deque(self._unconfirmed.values())
+        for attempt in self._running.values():
+            for question in attempt.context.open_questions():
+                self._tell(question)
+        self._wake()
+        if self._on_attached is not None:
+            self._on_attached(node)
+
+    def wanted(self) -> bool:
+        """See Conversation."""
+        return not self._over.done()
+
+    def owed(self) -> bool:
+        """See Conversation: there may be no work for days."""
+        return False
+
+    def broken(self, error: EdgenodeError) -> None:
+        """See Conversation."""
+        if self._attached:
+            _log.warning("agent %s lost its node, trying to come back: %s", self._agent.name, error)
+        self._attached = False
+        self._flushed.set()
+
+    def recovers(self, error: EdgenodeError) -> bool:
+        """See Conversation."""
+        if error.reason != "UNKNOWN_AGENT":
+            return False
+        self._registered = False
+        return True
+
+    def failed(self, error: EdgenodeError) -> None:
+        """See Conversation."""
+        self._attached = False
+        if not self._over.done():
+            self._over.set_exception(from_problem(error.problem))
+
+    # --- attempts ---
+
+    def _begin(self, assignment: pb.Assignment) -> None:
+        """Starts an attempt, or refuses it at once."""
+        pb_key, spec = assignment.key, assignment.spec
+        key = _key(pb_key)
+        if key in self._running:
+            return  # sent again on a new stream
+        loop = asyncio.get_running_loop()
+        skill = self._agent.skills.get(spec.skill)
+        try:
+            if skill is None:
+                raise NotFound("UNKNOWN_SKILL", f"agent {self._agent.name} has no skill {spec.skill}")
+            arguments = skill.signature.arguments(spec.input, spec.content_type)
+        except EdgenodeError as error:
+            self._report_problem(key, pb_key, error, task_pb2.TASK_STATE_REJECTED)
+            self._credits += 1
+            self._wake()
+            return
+        timeout = assignment.timeout_duration.seconds + assignment.timeout_duration.nanos / 1e9
+        timeout = timeout or skill.timeout or _DEFAULT_TIMEOUT
+        context = Context(assignment, self._agent.name, self._client, loop.time() + timeout, self._tell)
+        attempt = _Attempt(key, pb_key, context, skill)
+        self._running[key] = attempt
+        self._idle.clear()
+        attempt.timer = loop.call_later(timeout, self._time_out, attempt, timeout)
+        attempt.task = loop.create_task(self._work(attempt, arguments))
+
+    async def _work(self, attempt: _Attempt, arguments: dict[str, Any]) -> None:
+        signature = attempt.skill.signature
+        try:
+            context = (attempt.context,) if signature.wants_context else ()
+            if signature.asynchronous:
+                result = await signature.function(*context, **arguments)
+            else:
+                result = await _in_thread(signature.function, context, arguments)
+            if not attempt.reported:
+                self._report_result(attempt, *signature.output(result))
+        except asyncio.CancelledError:
+            error = attempt.stopping or Cancelled("HANDLER_CANCELLED", "the handler cancelled itself")
+            self._report_attempt(attempt, error)
+        except EdgenodeError as error:
+            self._report_attempt(attempt, error)
+        except Exception as error:
+            _log.exception("skill %s failed on task %s", attempt.skill.id, attempt.key[0])
+            self._report_attempt(attempt, self._handler_error(attempt, error))
+        finally:
+            if attempt.timer is not None:
+                attempt.timer.cancel()
+            del self._running[attempt.key]
+            if not self._running:
+                self._idle.set()
+            self._credits += 1
+            self._wake()
+
+    @staticmethod
+    def _handler_error(attempt: _Attempt, error: Exception) -> EdgenodeError:
+        retries = attempt.skill.retries
+        text = f"{type(error).__name__}: {error}"
+        return Internal(
+            "HANDLER_ERROR",
+            text if len(text) <= _MAX_ERROR_TEXT else text[: _MAX_ERROR_TEXT - 3] + "...",
+            hint="the agent's log has the details",
+            retryable=retries is None or attempt.key[1] <= retries,
+            exception=type(error).__name__,
+        )
+
+    def _time_out(self, attempt: _Attempt, timeout: float) -> None:
+        retries = attempt.skill.retries
+        self._cancel(
+            attempt,
+            DeadlineExceeded(
+                "HANDLER_TIMEOUT",
+                f"skill {attempt.skill.id} did not end within {timeout:g} s",
+                retryable=retries is None or attempt.key[1] <= retries,
+            ),
+        )
+
+    def _cancel(self, attempt: _Attempt, error: EdgenodeError) -> None:
+        """Reports `error` now and cancels the handler, which may take its time."""
+        attempt.stopping = error
+        attempt.context.cancelled = True
+        self._report_attempt(attempt, error)
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    def _report_result(self, attempt: _Attempt, data: bytes, content_type: str) -> None:
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise ResourceExhausted(
+                "RESULT_TOO_LARGE",
+                f"the result has {len(data)} bytes",
+                hint=f"at most {MAX_PAYLOAD_BYTES}: return a reference to the data instead",
+                retryable=False,
+                limit=MAX_PAYLOAD_BYTES,
+            )
+        attempt.reported = True
+        result = pb.AttemptResult(key=attempt.pb_key, state=task_pb2.TASK_STATE_COMPLETED)
+        result.output.data = data
+        if content_type:
+            result.output.content_type = content_type
+        self._unconfirmed[attempt.key] = result
+        self._results.append(result)
+
+    def _report_attempt(self, attempt: _Attempt, error: EdgenodeError) -> None:
+        if not attempt.reported:
+            attempt.reported = True
+            self._report_problem(attempt.key, attempt.pb_key, error, task_pb2.TASK_STATE_FAILED)
+            self._wake()
+
+    def _report_problem(self, key: Key, pb_key: pb.AttemptKey, error: EdgenodeError, state: task_pb2.TaskState) -> None:
+        result = pb.AttemptResult(key=pb_key, state=state, problem=problem_to_pb(error.problem))
+        self._unconfirmed[key] = result
+        self._results.append(result)
+
+    def _tell(self, update: pb.AttemptUpdate) -> None:
+        """Queues an update: of progress only the newest, of questions each."""
+        key = _key(update.key)
+        attempt = self._running.get(key)
+        if attempt is not None and not attempt.reported:
+            self._updates[(*key, update.input_request.key)] = update
+            self._wake()
+
+
+def _key(key: pb.AttemptKey) -> Key:
+    return key.task_id, key.attempt_number, key.fence
+
+
+async def _in_thread(function: Callable[..., Any], context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+    """Runs a sync handler in a thread of its own. Cancelled, it still waits for the thread: its slot is taken until then.
+
+    The thread is a daemon: one that never ends must not keep the process from ending.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    variables = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def target() -> None:
+        try:
+            outcome: tuple[Any, BaseException | None] = variables.run(function, *context, **arguments), None
+        except StopIteration as error:
+            outcome = None, RuntimeError(f"the handler raised StopIteration: {error}")
+        except Exception as error:
+            outcome = None, error
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=target, name=f"skill-{function.__name__}", daemon=True).start()
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()
+        raise

@@ -1,0 +1,256 @@
+"""Publishing and subscribing against a small node in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from edgenode.api.message.v1 import message_pb2
+from edgenode.api.message.v1 import message_service_pb2 as mpb
+from edgenode.link.errors import InvalidArgument, ResourceExhausted
+from edgenode.link.model.task import Level
+from edgenode.sdk.client import Client
+from edgenode.sdk.publisher import Publisher
+from edgenode.sdk.subscription import Gap, Subscription
+from tests.unit.sdk.fakes import FakeNode, fake_node, until
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[FakeNode]:
+    async with fake_node() as node:
+        yield node
+
+
+@pytest.fixture
+async def client(node: FakeNode) -> AsyncIterator[Client]:
+    async with Client(socket=node.socket, connect_timeout=2.0) as client:
+        yield client
+
+
+def stored(node: FakeNode) -> list[bytes]:
+    return [message.payload for messages in node.messages.stored.values() for message in messages]
+
+
+async def test_messages_are_numbered_in_order_and_share_frames(client: Client, node: FakeNode) -> None:
+    receipts = await asyncio.gather(*(client.publish("a.b", number, key="k") for number in range(3000)))
+    assert [receipt.sequence for receipt in receipts] == list(range(1, 3001))
+    assert {receipt.level for receipt in receipts} == {Level.DURABLE_LOCAL}
+    assert stored(node) == [b"%d" % number for number in range(3000)]
+    assert 3 <= node.messages.frames < 30
+
+
+async def test_all_fields_arrive(client: Client, node: FakeNode) -> None:
+    await client.publish("a", b"raw", headers={"h": "v"}, key="k", traceparent="00-1-2-01")
+    (message,) = next(iter(node.messages.stored.values()))
+    assert (message.topic, message.key, message.payload) == ("a", "k", b"raw")
+    assert (message.content_type, dict(message.headers)) == ("application/octet-stream", {"h": "v"})
+    assert message.traceparent == "00-1-2-01"
+
+
+async def test_a_rejected_message_fails_alone(client: Client, node: FakeNode) -> None:
+    node.messages.reject["bad"] = InvalidArgument("BAD_TOPIC", "no")
+    results = await asyncio.gather(
+        client.publish("a", 1), client.publish("bad", 2), client.publish("a", 3), return_exceptions=True
+    )
+    assert isinstance(results[1], InvalidArgument)
+    assert [result.sequence for result in results if isinstance(result, tuple)] == [1, 3]
+
+
+async def test_what_is_not_text_is_refused_and_changes_nothing(client: Client, node: FakeNode) -> None:
+    results = await asyncio.gather(
+        client.publish("a", 1), client.publish("\ud800", 2), client.publish("a", 3), return_exceptions=True
+    )
+    assert isinstance(results[1], InvalidArgument)
+    assert stored(node) == [b"1", b"3"]
+
+
+async def test_unacknowledged_messages_go_again_and_are_stored_once(client: Client, node: FakeNode) -> None:
+    node.messages.hold.clear()
+    publishes = [asyncio.create_task(client.publish("a", number)) for number in range(2000)]
+    await until(lambda: len(stored(node)) >= 500)
+    await node.stop()
+    publishes += [asyncio.create_task(client.publish("a", number)) for number in range(2000, 2010)]
+    node.messages.hold.set()
+    await node.start()
+    receipts = await asyncio.gather(*publishes)
+    assert [receipt.sequence for receipt in receipts] == list(range(1, 2011))
+    assert stored(node) == [b"%d" % number for number in range(2010)]
+    assert node.messages.duplicates >= 500
+
+
+async def test_a_refused_stream_fails_what_waits_and_the_next_message_starts_afresh(
+    client: Client, node: FakeNode
+) -> None:
+    node.messages.refuse = ResourceExhausted("STORE_FULL", "full", retry_after=1.5)
+    results = await asyncio.gather(*(client.publish("a", 1) for _ in range(3)), return_exceptions=True)
+    for error in results:
+        assert isinstance(error, ResourceExhausted)
+        assert (error.reason, error.problem.retry_after) == ("STORE_FULL", 1.5)
+    node.messages.refuse = None
+    assert (await client.publish("a", 2)).sequence == 1
+
+
+async def test_a_hub_receipt_waits_for_the_hub(client: Client, node: FakeNode) -> None:
+    await client.publish("a", 0)
+    node.messages.hub = 100
+    receipt = await client.publish("a", 1, level=Level.DURABLE_HUB)
+    assert receipt.level is Level.DURABLE_HUB
+    node.messages.hub = 0
+    receipt = await client.publish("a", 2, level=Level.DURABLE_HUB, wait=0.1)
+    assert receipt.level is Level.DURABLE_LOCAL
+    assert stored(node) == [b"0", b"1", b"2"]
+
+
+def acknowledged(sequence: int) -> mpb.PublishResponse:
+    return mpb.PublishResponse(durable_local_sequence=sequence, epoch="e")
+
+
+def publish(publisher: Publisher, payload: bytes) -> asyncio.Future[object]:
+    assert publisher.window.take(len(payload) + 32)
+    return publisher.publish("a", "", payload, "", None, "", False)  # type: ignore[return-value]
+
+
+async def test_a_sent_frame_never_changes() -> None:
+    publisher = Publisher(lambda: "p")
+    publisher.opened()
+    first = publish(publisher, b"1")
+    frame = publisher.next_frame()
+    assert frame is not None
+    assert [message.payload for message in frame.batch.messages] == [b"1"]
+    publisher.opened()  # a new stream before the acknowledgement
+    publish(publisher, b"2")
+    again, rest = publisher.next_frame(), publisher.next_frame()
+    assert again == frame
+    assert rest is not None
+    assert (rest.first_sequence, [message.payload for message in rest.batch.messages]) == (2, [b"2"])
+    publisher.received(acknowledged(1))
+    assert first.done()
+    assert publisher.owed()
+    publisher.received(acknowledged(2))
+    assert not publisher.owed()
+    assert not publisher.wanted()
+
+
+async def test_an_unknown_producer_starts_again_under_a_new_name() -> None:
+    names = iter(["p1", "p2", "p3"])
+    publisher = Publisher(lambda: next(names))
+    publisher.opened()
+    futures = [publish(publisher, b"%d" % number) for number in range(4)]
+    publisher.next_frame()
+    publisher.received(acknowledged(2))
+    assert publisher.recovers(InvalidArgument("SEQUENCE_GAP", "who?"))
+    publisher.opened()
+    frame = publisher.next_frame()
+    assert frame is not None
+    assert (frame.producer_id, frame.first_sequence) == ("p2", 1)
+    assert [message.payload for message in frame.batch.messages] == [b"2", b"3"]
+    assert not publisher.recovers(InvalidArgument("SEQUENCE_GAP", "still?"))
+    publisher.received(acknowledged(2))
+    assert [future.done() for future in futures] == [True] * 4
+
+
+async def test_a_full_window_makes_callers_wait_in_order(client: Client, node: FakeNode) -> None:
+    node.messages.hold.clear()
+    payload = b"x" * 200_000  # the window holds about 83
+    publishes = [asyncio.create_task(client.publish("a", payload, key=str(n))) for n in range(200)]
+    await until(lambda: node.messages.frames >= 1)
+    assert not any(publish.done() for publish in publishes)
+    node.messages.hold.set()
+    receipts = await asyncio.gather(*publishes)
+    assert [receipt.sequence for receipt in receipts] == list(range(1, 201))
+
+
+# --- subscribing ---
+
+
+def batch(*sequences: int, epoch: str = "e") -> mpb.SubscribeResponse:
+    messages = [
+        message_pb2.ReceivedMessage(
+            message=message_pb2.Message(topic="a", payload=b"%d" % n),
+            sequence=n,
+            origin_node="n",
+            origin_epoch=epoch,
+            origin_sequence=n,
+        )
+        for n in sequences
+    ]
+    return mpb.SubscribeResponse(messages=messages)
+
+
+async def test_a_message_is_acknowledged_when_its_consumer_comes_back(client: Client, node: FakeNode) -> None:
+    node.messages.log = [batch(1, 2, 3)]
+    async with client.subscribe("a.>", name="me", position="start") as subscription:
+        assert (await anext(subscription)).value() == 1
+        assert (await anext(subscription)).value() == 2
+        await until(lambda: any(request.ack_sequence == 1 for request in node.messages.subscribe_requests))
+        assert all(request.ack_sequence < 2 for request in node.messages.subscribe_requests)
+    first = node.messages.subscribe_requests[0]
+    assert (list(first.start.topics), first.start.subscription, first.start.position) == (["a.>"], "me", 2)
+    assert first.credit_count == 1024
+
+
+async def test_after_a_break_nothing_comes_twice_and_nothing_is_missed(client: Client, node: FakeNode) -> None:
+    node.messages.log = [batch(1, 2, 3)]
+    async with client.subscribe("a", name="me") as subscription:
+        assert [(await anext(subscription)).sequence for _ in range(2)] == [1, 2]
+        await node.stop()
+        node.messages.log = [batch(2, 3), batch(4)]  # 2 was handed out, its acknowledgement lost
+        await node.start()
+        assert [(await anext(subscription)).sequence for _ in range(2)] == [3, 4]
+        starts = [request for request in node.messages.subscribe_requests if request.HasField("start")]
+        assert starts[1].ack_sequence >= 2
+        assert starts[1].start.after_sequence == 3
+
+
+async def test_a_new_log_with_low_numbers_is_not_taken_for_old() -> None:
+    subscription = Subscription(["a"])
+    subscription.opened()
+    subscription.received(batch(1, 2))
+    assert [(await anext(subscription)).sequence for _ in range(2)] == [1, 2]
+    subscription.opened()
+    subscription.received(batch(1, 2, epoch="other"))
+    assert [(await anext(subscription)).sequence for _ in range(2)] == [1, 2]
+
+
+async def test_gaps_are_told() -> None:
+    gaps: list[Gap] = []
+    subscription = Subscription(["a"], on_gap=gaps.append)
+    subscription.opened()
+    frame = batch(7)
+    frame.gap.first_sequence, frame.gap.last_sequence, frame.gap.reason = 2, 6, "RETENTION"
+    subscription.received(frame)
+    assert (await anext(subscription)).sequence == 7
+    assert gaps == [Gap(2, 6, "RETENTION")]
+
+
+async def test_explicit_acknowledgement_is_left_to_the_consumer() -> None:
+    subscription = Subscription(["a"], auto_ack=False)
+    subscription.opened()
+    subscription.next_frame()
+    subscription.received(batch(1, 2, 3))
+    first = await anext(subscription)
+    await anext(subscription)
+    assert subscription.next_frame() is None
+    subscription.ack(first)
+    frame = subscription.next_frame()
+    assert frame is not None
+    assert frame.ack_sequence == 1
+
+
+async def test_a_closed_subscription_ends_its_consumer(client: Client) -> None:
+    subscription = client.subscribe("a")
+
+    async def consume() -> list[object]:
+        return [message async for message in subscription]
+
+    consumer = asyncio.create_task(consume())
+    await asyncio.sleep(0)
+    await subscription.aclose()
+    assert await asyncio.wait_for(consumer, 5) == []
+
+
+async def test_a_bad_position_is_refused(client: Client) -> None:
+    with pytest.raises(InvalidArgument):
+        client.subscribe("a", position="middle")
