@@ -189,9 +189,10 @@ class TaskBook:
         if self._alarm is not None:
             self._alarm.cancel()
         delay = max(when - self.clock.monotonic(), 0.0)
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._ring)
+        self._alarm = asyncio.get_running_loop().call_later(delay, self.ring)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Call what is due; the alarm does it."""
         self._alarm = None
         self._timers.run_due(self.clock.monotonic())
         due = self._timers.next_due()

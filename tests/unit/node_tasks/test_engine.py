@@ -1,0 +1,392 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import EdgenodeError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.model.lanes import Rejection
+from edgenode.link.model.task import Level, TaskState
+from edgenode.link.wire.values import timestamp_to_pb
+from edgenode.node.task_state import LiveTask
+from tests.unit.node_tasks.harness import FLAKY, House, Link, house
+
+FLEET = 2
+
+
+def ended(live: LiveTask) -> "asyncio.Future[LiveTask]":
+    future: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
+    live.listeners.append(future.set_result)
+    return future
+
+
+async def test_submit_run_result(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        live = await h.accepted(input=b"in")
+        assert live.level is Level.DURABLE_LOCAL
+        agent = await h.agent("worker", "work")
+        done = ended(live)
+        await h.turn()
+        assert agent.assigned == [live]
+        assert live.level is Level.DELIVERED
+        await agent.finish(live)
+        assert (await done).output == task_pb2.TaskOutput(data=b"out")
+        task = await h.stored(live.task_id)
+        assert (task.state, task.level, task.output.data) == (TaskState.COMPLETED, Level.DONE, b"out")
+        assert not h.engine.book.live
+
+
+async def test_an_end_is_told_only_after_its_commit(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await h.accepted()
+        await h.turn()
+        order: list[str] = []
+        live.listeners.append(lambda _: order.append("told"))
+        assert h.engine.dispatcher.result(live, TaskState.COMPLETED, task_pb2.TaskOutput(), None)
+        await h.database.read(lambda connection: order.append("not yet"))
+        await h.engine.book.commit_ended([live])
+        assert order == ["not yet", "told"]
+        await agent.finish(live, data=b"again")
+        assert (await h.stored(live.task_id)).output.data == b""
+
+
+async def test_priorities_and_credits(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        low = await h.accepted(priority=1)
+        high = await h.accepted(priority=9)
+        normal = await h.accepted()
+        assert {low.state, high.state} == {TaskState.PARKED}
+        agent = await h.agent("worker", "work", credit=2)
+        await h.turn()
+        assert agent.assigned == [high, normal]
+        assert low.state is TaskState.QUEUED
+
+
+async def test_retries_then_dead_letter_and_replayable_spec(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await h.accepted(retry_policy=task_pb2.RetryPolicy(max_attempt_count=2))
+        await h.turn()
+        await agent.finish(live, TaskState.FAILED, FLAKY)
+        assert live.state is TaskState.RETRY_WAIT
+        await h.turn()
+        assert (await h.stored(live.task_id)).attempt_count == 1
+        await h.turn(60)
+        assert len(agent.assigned) == 2
+        done = ended(live)
+        await agent.finish(live, TaskState.FAILED, FLAKY)
+        assert (await done).state is TaskState.DEAD_LETTERED
+        assert h.dead == [live.task_id]
+        assert (await h.stored(live.task_id)).problem.reason == "FLAKY"
+
+
+async def test_lost_agent_is_retried_or_failed_or_waited_for(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        again = await h.accepted()
+        never = await h.accepted(on_lost=task_pb2.ON_LOST_FAIL)
+        wait = await h.accepted(on_lost=task_pb2.ON_LOST_WAIT)
+        await h.turn()
+        assert len(agent.assigned) == 3
+        assert (await h.stored(never.task_id)).state == TaskState.ASSIGNED
+        h.engine.dispatcher.detach("worker", agent)
+        assert again.state is TaskState.RETRY_WAIT
+        failed = ended(never)
+        await h.turn(20)
+        assert (await failed).problem is not None
+        assert never.state is TaskState.FAILED
+        assert "come back" in wait.reason
+        back = await h.agent("worker", "work", credit=0)
+        assert h.engine.dispatcher.adopt("worker", back, wait.task_id, 1, 0) is wait
+        await back.finish(wait)
+        assert (await h.stored(wait.task_id)).state == TaskState.COMPLETED
+
+
+async def test_attempt_timeout_cancels_the_attempt_and_fences_its_result(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await h.accepted()
+        await h.turn()
+        await h.turn(301)
+        assert agent.cancelled == [live.task_id]
+        assert live.state is TaskState.RETRY_WAIT
+        assert live.problem is not None
+        assert live.problem.reason == "ATTEMPT_TIMEOUT"
+        await agent.finish(live)
+        assert live.state is TaskState.RETRY_WAIT
+
+
+async def test_deadline_expires_wherever_the_task_is(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        parked = await h.accepted("nobody", deadline_time=timestamp_to_pb(h.clock.wall() + 5))
+        agent = await h.agent("worker", "work")
+        running = await h.accepted(deadline_time=timestamp_to_pb(h.clock.wall() + 5))
+        await h.turn()
+        ends = [ended(parked), ended(running)]
+        await h.turn(6)
+        assert [(await end).state for end in ends] == [TaskState.EXPIRED] * 2
+        assert agent.cancelled == [running.task_id]
+
+
+async def test_cancel(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        parked = await h.accepted("nobody")
+        await h.engine.cancel(parked.task_id, "not needed")
+        assert (await h.stored(parked.task_id)).state == TaskState.CANCELED
+        agent = await h.agent("worker", "work")
+        obeys, ignores = await h.accepted(), await h.accepted()
+        await h.turn()
+        for live in (obeys, ignores):
+            await h.engine.cancel(live.task_id, "stop")
+        assert len(agent.cancelled) == 2
+        await agent.finish(obeys, TaskState.FAILED, FLAKY)
+        assert (await h.stored(obeys.task_id)).state == TaskState.CANCELED
+        done = ended(ignores)
+        await h.turn(11)
+        assert (await done).state is TaskState.CANCELED
+        await agent.finish(ignores)
+        assert (await h.stored(ignores.task_id)).state == TaskState.CANCELED
+
+
+async def test_same_key_same_task_other_spec_conflict(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        first = await h.submit(idempotency_key="k", fingerprint=b"1")
+        assert (await h.submit(idempotency_key="k", fingerprint=b"1")).task_id == first.task_id
+        other = await h.submit(idempotency_key="k", fingerprint=b"2")
+        assert other.problem is not None
+        assert (other.problem.reason, other.problem.metadata["task_id"]) == ("IDEMPOTENCY_CONFLICT", first.task_id)
+        again = await h.submit(request_id="r")
+        assert (await h.submit(request_id="r")).task_id == again.task_id
+        await h.restart()
+        assert (await h.submit(request_id="r")).task_id == again.task_id
+
+
+async def test_restart_takes_up_everything(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        running = await h.accepted()
+        fragile = await h.accepted(on_lost=task_pb2.ON_LOST_FAIL)
+        retrying = await h.accepted()
+        await h.turn()
+        await agent.finish(retrying, TaskState.FAILED, FLAKY)
+        await h.turn()
+        before = running.sequence
+        await h.restart()
+        found = h.engine.book.live
+        assert found[running.task_id].state is TaskState.PARKED
+        assert found[running.task_id].sequence > before
+        assert found[fragile.task_id].state is TaskState.ASSIGNED
+        assert found[retrying.task_id].attempts == 1
+        agent = await h.agent("worker", "work")
+        await h.turn(20)
+        assert {live.task_id for live in agent.assigned} >= {running.task_id, retrying.task_id}
+        assert (await h.stored(fragile.task_id)).problem.reason == "AGENT_LOST"
+
+
+async def test_question_and_answer_survive_a_lost_agent(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await h.accepted()
+        await h.turn()
+        question = task_pb2.InputRequest(key="colour", prompt="which?")
+        await h.engine.dispatcher.ask(live, question)
+        assert (await h.stored(live.task_id)).state == TaskState.INPUT_REQUIRED
+        with pytest.raises(FailedPrecondition, match="NO_INPUT_REQUESTED"):
+            await h.engine.provide_input(live.task_id, "size", task_pb2.TaskOutput())
+        await h.engine.provide_input(live.task_id, "colour", task_pb2.TaskOutput(data=b"red"))
+        assert agent.answered == [("colour", b"red")]
+        h.engine.dispatcher.detach("worker", agent)
+        await h.restart()
+        agent = await h.agent("worker", "work")
+        await h.turn(60)
+        assert agent.assigned[0].answers["colour"].data == b"red"
+        await h.engine.dispatcher.ask(agent.assigned[0], question)
+        assert agent.answered == [("colour", b"red")]
+
+
+async def test_bounds(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        for _ in range(50):
+            await h.accepted("nobody")
+        with pytest.raises(ResourceExhausted, match="QUEUE_FULL"):
+            await h.submit()
+        h.engine.stop_accepting()
+        with pytest.raises(Unavailable, match="NODE_DRAINING"):
+            await h.submit()
+
+
+class TestCalls:
+    async def run(self, h: House, **fields: object) -> "asyncio.Future[LiveTask]":
+        future: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
+        h.engine.start_call(h.spec(**fields), future.set_result)  # type: ignore[arg-type]
+        await h.turn()
+        return future
+
+    async def test_answer_and_nothing_stored(self, tmp_path: Path) -> None:
+        async with house(tmp_path) as h:
+            agent = await h.agent("worker", "work")
+            call = await self.run(h)
+            await agent.finish(agent.assigned[0])
+            live = await call
+            assert live.output is not None
+            assert not h.engine.book.live
+
+    @pytest.mark.parametrize(
+        ("skill", "attach", "reason"), [("ocr", True, "UNKNOWN_SKILL"), ("work", False, "NO_AGENT")]
+    )
+    async def test_nobody_there(self, tmp_path: Path, skill: str, attach: bool, reason: str) -> None:
+        async with house(tmp_path) as h:
+            await h.agent("worker", "work", attach=attach)
+            if not attach:
+                h.clock.now += 60
+                h.registry.expire_due()
+            with pytest.raises(EdgenodeError) as caught:
+                await self.run(h, skill=skill)
+            assert caught.value.reason == reason
+
+    async def test_agent_lost_tells_the_caller_at_once(self, tmp_path: Path) -> None:
+        async with house(tmp_path) as h:
+            agent = await h.agent("worker", "work")
+            call = await self.run(h)
+            h.engine.dispatcher.detach("worker", agent)
+            assert (await call).problem.reason == "AGENT_LOST"  # type: ignore[union-attr]
+
+    async def test_silent_agent_is_not_waited_for_past_the_deadline(self, tmp_path: Path) -> None:
+        async with house(tmp_path) as h:
+            agent = await h.agent("worker", "work")
+            call = await self.run(h)
+            await h.turn(31)
+            assert (await call).problem.reason in ("DEADLINE", "ATTEMPT_TIMEOUT")  # type: ignore[union-attr]
+            assert agent.cancelled
+
+    async def test_fleet_call_goes_over_the_link_or_says_why_not(self, tmp_path: Path) -> None:
+        link = Link()
+        async with house(tmp_path, link) as h:
+            call = await self.run(h, scope=FLEET)
+            h.engine.dispatcher.end_call(
+                link.calls[0], output=task_pb2.TaskOutput(data=b"far"), agent="nodes/n/agents/a"
+            )
+            live = await call
+            assert live.output is not None
+            link.up = False
+            with pytest.raises(Unavailable, match="LINK_DOWN"):
+                await self.run(h, scope=FLEET)
+
+    async def test_stop_tells_every_caller(self, tmp_path: Path) -> None:
+        async with house(tmp_path) as h:
+            await h.agent("worker", "work")
+            call = await self.run(h)
+            await h.engine.stop()
+            assert (await call).problem.reason == "NODE_STOPPING"  # type: ignore[union-attr]
+
+
+class TestHub:
+    def grant(self, task_id: str, fence: int, **fields: object) -> sync_pb2.TaskEntry:
+        grant = sync_pb2.TaskGrant(task_id=task_id, fence=fence, origin_node="south", **fields)  # type: ignore[arg-type]
+        grant.spec.skill = "work"
+        return sync_pb2.TaskEntry(grant=grant)
+
+    async def absorb(self, h: House, *entries: sync_pb2.TaskEntry) -> None:
+        applied = await h.database.write(lambda connection: h.engine.applier.apply(connection, entries, h.clock.wall()))
+        h.engine.hub.absorb(applied)
+        await h.turn()
+
+    async def test_offer_report_and_levels(self, tmp_path: Path) -> None:
+        link = Link()
+        async with house(tmp_path, link) as h:
+            live = await h.accepted(scope=FLEET)
+            assert await h.entries() == ["offer"]
+            assert (live.holder, link.last) == ("hub", 1)
+            h.engine.hub.acknowledged(1)
+            assert live.level is Level.DURABLE_HUB
+            done = ended(live)
+            report = task_pb2.Task(
+                task_id=live.task_id, state=task_pb2.TASK_STATE_COMPLETED, holder_node="north2", fence=1
+            )
+            report.output.data = b"far"
+            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
+            assert (await done).level is Level.DONE
+            assert (await h.stored(live.task_id)).output.data == b"far"
+            report.state = task_pb2.TASK_STATE_FAILED
+            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
+            assert (await h.stored(live.task_id)).state == TaskState.COMPLETED
+
+    async def test_offers_survive_a_restart(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            live = await h.accepted(scope=FLEET)
+            await h.restart()
+            again = h.engine.book.live[live.task_id]
+            assert again.holder == "hub"
+            h.engine.hub.acknowledged(1)
+            assert again.level is Level.DURABLE_HUB
+
+    async def test_granted_task_runs_and_reports(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            agent = await h.agent("worker", "work")
+            await self.absorb(h, self.grant("T1", 3))
+            await agent.finish(agent.assigned[0])
+            assert await h.entries() == ["report"]
+            # The same grant again changes nothing; a newer one is answered from what is stored.
+            await self.absorb(h, self.grant("T1", 3))
+            await self.absorb(h, self.grant("T1", 4))
+            assert await h.entries() == ["report", "report"]
+            assert len(agent.assigned) == 1
+
+    async def test_revoked_task_is_forgotten(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            agent = await h.agent("worker", "work")
+            await self.absorb(h, self.grant("T1", 3))
+            await self.absorb(h, sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=2)))
+            assert "T1" in h.engine.book.live
+            await self.absorb(h, sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=3)))
+            assert "T1" not in h.engine.book.live
+            assert agent.cancelled == ["T1"]
+            await agent.finish(agent.assigned[0])
+            assert await h.entries() == []
+
+    async def test_grant_that_cannot_run_goes_back(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            bad = self.grant("T1", 1)
+            bad.grant.spec.input = b"x" * 2000
+            await self.absorb(h, bad)
+            assert await h.entries() == ["returned"]
+
+    async def test_cancel_and_answer_travel(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            live = await h.accepted(scope=FLEET)
+            await h.engine.cancel(live.task_id, "no")
+            assert live.cancel_requested
+            asked = task_pb2.Task(
+                task_id=live.task_id, state=task_pb2.TASK_STATE_INPUT_REQUIRED, holder_node="x", fence=1
+            )
+            asked.input_request.key = "k"
+            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=asked)))
+            await h.engine.provide_input(live.task_id, "k", task_pb2.TaskOutput(data=b"v"))
+            assert await h.entries() == ["offer", "cancel", "answer"]
+
+    async def test_rejected_offer_fails_its_task(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            live = await h.accepted(scope=FLEET)
+            done = ended(live)
+            h.engine.hub.rejected([Rejection(1, FLAKY)])
+            assert (await done).state is TaskState.FAILED
+
+    async def test_agent_that_goes_away_sends_fleet_tasks_to_the_hub(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            await h.turn(20)
+            await h.agent("worker", "work", credit=0)
+            live = await h.accepted(scope=FLEET)
+            assert live.holder == ""
+            await h.registry.deregister("worker")
+            await h.turn()
+            assert live.holder == "hub"
+            assert await h.entries() == ["offer"]
+
+
+async def test_unknown_task(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(NotFound):
+            await h.engine.provide_input("nope", "k", task_pb2.TaskOutput())
+        await h.engine.cancel("nope", "")
