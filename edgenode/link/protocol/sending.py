@@ -1,0 +1,62 @@
+"""All lanes of one session on the way out: which lane is read next, when, and how much."""
+
+from __future__ import annotations
+
+from edgenode.link.errors import FailedPrecondition
+from edgenode.link.model.frames import Batch
+from edgenode.link.model.lanes import Chunk, Lane
+from edgenode.link.protocol.events import ReadLane
+from edgenode.link.protocol.lanes import LaneSender
+from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
+
+
+class Sending:
+    """The senders of a session share one link. One read is under way at most, so that the choice falls when room is there."""
+
+    def __init__(self, sharing: LaneSharing, batch_count: int, batch_bytes: int, now: float) -> None:
+        """Bounds of one batch in entries and payload bytes."""
+        self.sharing = sharing
+        self.bucket = TokenBucket(now)
+        self.senders: dict[Lane, LaneSender] = {}
+        self._batch_count = batch_count
+        self._batch_bytes = batch_bytes
+        self._reading: tuple[Lane, int] | None = None  # lane, and what its log held when the read was asked for
+
+    def _ready(self) -> list[Lane]:
+        return [lane for lane, sender in self.senders.items() if sender.ready]
+
+    def next_read(self, now: float) -> ReadLane | None:
+        """The next read, if a lane has something, may send it and the pace allows it."""
+        if self._reading is not None or self.bucket.ready_at(now) > now:
+            return None
+        lane = self.sharing.choose(self._ready())
+        if lane is None:
+            return None
+        sender = self.senders[lane]
+        self._reading = (lane, sender.last)
+        return ReadLane(lane, sender.next - 1, *sender.bounds(self._batch_count, self._batch_bytes))
+
+    def read_done(self, lane: Lane, chunk: Chunk, now: float) -> Batch | None:
+        """The batch to send. Raises FailedPrecondition (SESSION_STATE) if no such read was under way."""
+        if self._reading is None or self._reading[0] is not lane:
+            raise FailedPrecondition("SESSION_STATE", f"no read of lane {lane.name} is under way")
+        last_when_asked = self._reading[1]
+        self._reading = None
+        batch = self.senders[lane].batch(chunk, last_when_asked)
+        if batch is not None:
+            size = batch.size
+            self.sharing.charge(lane, size)
+            self.bucket.take(size, now)
+        return batch
+
+    def next_deadline(self, now: float) -> float | None:
+        """When the pace allows the next read, if one waits for that."""
+        if self._reading is not None or not self._ready():
+            return None
+        ready_at = self.bucket.ready_at(now)
+        return ready_at if ready_at > now else None
+
+    def stalled_at(self, now: float, timeout: float) -> float | None:
+        """When the first lane that waits for the receiver gives up."""
+        times = [sender.stalled_at(now, timeout) for sender in self.senders.values()]
+        return min((time for time in times if time is not None), default=None)
