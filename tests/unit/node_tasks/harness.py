@@ -158,7 +158,7 @@ class House:
         return result
 
     async def accepted(self, skill: str = "work", **fields: object) -> LiveTask:
-        submitted = await self.submit(skill, **fields)
+        (submitted,) = await self.engine.submit([NewTask(self.spec(skill, **fields))])
         assert submitted.live is not None
         return submitted.live
 
@@ -173,6 +173,9 @@ class House:
         task = await self.database.read(lambda connection: task_store.fetch(connection, task_id, "north"))
         assert task is not None
         return task
+
+    async def state(self, task_id: str) -> TaskState:
+        return TaskState((await self.stored(task_id)).state)
 
     async def entries(self) -> list[str]:
         """Kinds of entries in the task log, in order."""

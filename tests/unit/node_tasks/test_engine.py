@@ -24,16 +24,17 @@ def ended(live: LiveTask) -> "asyncio.Future[LiveTask]":
 async def test_submit_run_result(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         live = await h.accepted(input=b"in")
-        assert live.level is Level.DURABLE_LOCAL
+        levels = [live.level]
         agent = await h.agent("worker", "work")
         done = ended(live)
         await h.turn()
         assert agent.assigned == [live]
-        assert live.level is Level.DELIVERED
+        levels.append(live.level)
+        assert levels == [Level.DURABLE_LOCAL, Level.DELIVERED]
         await agent.finish(live)
         assert (await done).output == task_pb2.TaskOutput(data=b"out")
         task = await h.stored(live.task_id)
-        assert (task.state, task.level, task.output.data) == (TaskState.COMPLETED, Level.DONE, b"out")
+        assert (TaskState(task.state), Level(task.level), task.output.data) == (TaskState.COMPLETED, Level.DONE, b"out")
         assert not h.engine.book.live
 
 
@@ -90,7 +91,7 @@ async def test_lost_agent_is_retried_or_failed_or_waited_for(tmp_path: Path) -> 
         wait = await h.accepted(on_lost=task_pb2.ON_LOST_WAIT)
         await h.turn()
         assert len(agent.assigned) == 3
-        assert (await h.stored(never.task_id)).state == TaskState.ASSIGNED
+        assert await h.state(never.task_id) is TaskState.ASSIGNED
         h.engine.dispatcher.detach("worker", agent)
         assert again.state is TaskState.RETRY_WAIT
         failed = ended(never)
@@ -101,7 +102,7 @@ async def test_lost_agent_is_retried_or_failed_or_waited_for(tmp_path: Path) -> 
         back = await h.agent("worker", "work", credit=0)
         assert h.engine.dispatcher.adopt("worker", back, wait.task_id, 1, 0) is wait
         await back.finish(wait)
-        assert (await h.stored(wait.task_id)).state == TaskState.COMPLETED
+        assert await h.state(wait.task_id) is TaskState.COMPLETED
 
 
 async def test_attempt_timeout_cancels_the_attempt_and_fences_its_result(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ async def test_cancel(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         parked = await h.accepted("nobody")
         await h.engine.cancel(parked.task_id, "not needed")
-        assert (await h.stored(parked.task_id)).state == TaskState.CANCELED
+        assert await h.state(parked.task_id) is TaskState.CANCELED
         agent = await h.agent("worker", "work")
         obeys, ignores = await h.accepted(), await h.accepted()
         await h.turn()
@@ -142,12 +143,12 @@ async def test_cancel(tmp_path: Path) -> None:
             await h.engine.cancel(live.task_id, "stop")
         assert len(agent.cancelled) == 2
         await agent.finish(obeys, TaskState.FAILED, FLAKY)
-        assert (await h.stored(obeys.task_id)).state == TaskState.CANCELED
+        assert await h.state(obeys.task_id) is TaskState.CANCELED
         done = ended(ignores)
         await h.turn(11)
         assert (await done).state is TaskState.CANCELED
         await agent.finish(ignores)
-        assert (await h.stored(ignores.task_id)).state == TaskState.CANCELED
+        assert await h.state(ignores.task_id) is TaskState.CANCELED
 
 
 async def test_same_key_same_task_other_spec_conflict(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ async def test_question_and_answer_survive_a_lost_agent(tmp_path: Path) -> None:
         await h.turn()
         question = task_pb2.InputRequest(key="colour", prompt="which?")
         await h.engine.dispatcher.ask(live, question)
-        assert (await h.stored(live.task_id)).state == TaskState.INPUT_REQUIRED
+        assert await h.state(live.task_id) is TaskState.INPUT_REQUIRED
         with pytest.raises(FailedPrecondition, match="NO_INPUT_REQUESTED"):
             await h.engine.provide_input(live.task_id, "size", task_pb2.TaskOutput())
         await h.engine.provide_input(live.task_id, "colour", task_pb2.TaskOutput(data=b"red"))
@@ -311,7 +312,7 @@ class TestHub:
             assert (await h.stored(live.task_id)).output.data == b"far"
             report.state = task_pb2.TASK_STATE_FAILED
             await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
-            assert (await h.stored(live.task_id)).state == TaskState.COMPLETED
+            assert await h.state(live.task_id) is TaskState.COMPLETED
 
     async def test_offers_survive_a_restart(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
