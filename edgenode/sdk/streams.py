@@ -132,14 +132,14 @@ class Line:
             self._call.cancel()
 
     async def aclose(self, grace: float = _CLOSE_GRACE) -> None:
-        """Ends the stream, in-band if the node plays along within `grace` seconds. Safe to repeat."""
+        """Ends the stream: in-band within `grace` seconds if everything was said, else at once. Safe to repeat."""
         task, self._task = self._task, None
         if task is None:
             return
         self._closing = True
         self._event.set()
-        if self._call is None:
-            task.cancel()
+        if self._call is None or self._conversation.wanted():
+            task.cancel()  # nothing to end in-band, or no time to wait for what is still to come
         await asyncio.wait([task], timeout=grace)
         task.cancel()
         await asyncio.wait([task])

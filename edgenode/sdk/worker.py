@@ -89,6 +89,7 @@ class Worker:
         self._attached = False
         self._greeted = False
         self._draining = False
+        self._leaving = False
         self._credits = 0
         self._running: dict[Key, _Attempt] = {}
         self._unconfirmed: dict[Key, pb.AttemptResult] = {}
@@ -109,6 +110,7 @@ class Worker:
         finally:
             for attempt in list(self._running.values()):
                 self._cancel(attempt, Unavailable("AGENT_STOPPED", "the agent stopped"))
+            self._leaving = True
             await self._line.aclose()
             if self._running:
                 await asyncio.wait([a.task for a in self._running.values() if a.task is not None], timeout=0.1)
@@ -131,7 +133,7 @@ class Worker:
         for attempt in list(self._running.values()):
             self._cancel(attempt, Unavailable("AGENT_STOPPED", "the agent stopped before the task was done"))
         await self._flush()
-        attached = self._attached
+        attached, self._leaving = self._attached, True
         await self._line.aclose()
         if attached:
             request = registry_service_pb2.DeregisterAgentRequest(
@@ -251,7 +253,7 @@ class Worker:
 
     def wanted(self) -> bool:
         """See Conversation."""
-        return not self._over.done()
+        return not self._leaving and not self._over.done()
 
     def owed(self) -> bool:
         """See Conversation: there may be no work for days."""
