@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import click
+import grpc
 
 from edgenode.api.message.v1 import message_pb2, message_service_pb2, message_service_pb2_grpc
 from edgenode.link.terminal.messages import Shown, gap_line, message_json, message_line
@@ -15,6 +19,7 @@ from edgenode.link.wire.values import timestamp_from_pb
 from hub.cli.place import hub_target, state_option
 
 _CREDITS = 512
+_END_SECONDS = 5.0
 
 
 @click.command()
@@ -48,7 +53,7 @@ async def _print_messages(
         call = message_service_pb2_grpc.MessageServiceStub(channel).Subscribe()
         try:
             await call.write(message_service_pb2.SubscribeRequest(start=start, credit_count=_CREDITS))
-            while (frame := await call.read()) and isinstance(frame, message_service_pb2.SubscribeResponse):
+            while isinstance(frame := await call.read(), message_service_pb2.SubscribeResponse):
                 if frame.HasField("gap"):
                     gap = frame.gap
                     click.echo(gap_line(gap.first_sequence, gap.last_sequence, gap.reason), err=True)
@@ -64,11 +69,20 @@ async def _print_messages(
                     )
                 if left is not None:
                     left -= len(messages)
-                    if left <= 0:
-                        await call.done_writing()
+                    if left == 0:
+                        await _end(call)
                         return
         finally:
             call.cancel()
+
+
+async def _end(call: Any) -> None:
+    """Close our side and let the hub close its own, so that it has read the last acknowledgement."""
+    await call.done_writing()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_END_SECONDS):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 def _shown(message: message_pb2.ReceivedMessage) -> Shown:

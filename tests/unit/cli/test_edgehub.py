@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fakes import DONE_ID, FakeHub
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_no_hub(edgehub: Run, tmp_path: Path) -> None:
+    result = edgehub("nodes", state=tmp_path)
+    assert (result.exit_code, last_line(result.stderr)) == (5, "reason: HUB_NOT_RUNNING (exit 5)")
+
+
+def test_init_and_a_token_without_a_running_hub(edgehub: Run, tmp_path: Path) -> None:
+    state = tmp_path / "hub"
+    result = edgehub("init", "--domain", "fleet.example", "-o", "json", state=state)
+    assert result.exit_code == 0
+    made = json.loads(result.stdout)
+    assert (made["trust_domain"], made["hub"]) == ("fleet.example", "hub")
+    result = edgehub("token", "create", "north", state=state)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("enj1_north.")
+    assert made["root_hash"] in result.stdout
+    again = edgehub("init", "--domain", "fleet.example", state=state)
+    assert (again.exit_code, last_line(again.stderr)) == (1, "reason: STATE_EXISTS (exit 1)")
+
+
+def test_token_of_no_hub(edgehub: Run, tmp_path: Path) -> None:
+    result = edgehub("token", "create", "north", state=tmp_path)
+    assert (result.exit_code, last_line(result.stderr)) == (1, "reason: NOT_INITIALISED (exit 1)")
+
+
+def test_bad_names(edgehub: Run, tmp_path: Path) -> None:
+    assert edgehub("init", "--domain", "UPPER CASE", state=tmp_path).exit_code == 2
+    edgehub("init", "--domain", "fleet.example", state=tmp_path)
+    assert edgehub("token", "create", "North!", state=tmp_path).exit_code == 2
+    assert edgehub("token", "create", "north", "--ttl", "1s", state=tmp_path).exit_code == 2
+
+
+def test_token_through_the_hub(edgehub: Run, hub: FakeHub) -> None:
+    result = edgehub("token", "create", "north", "--ttl", "2h", "--rejoin", state=hub.state)
+    assert (result.exit_code, result.stdout) == (0, "enj1_x\n")
+    (request,) = hub.fleet.tokens
+    assert (request.node, request.ttl_duration.seconds, request.rejoin) == ("north", 7200, True)
+
+
+def test_status(edgehub: Run, hub: FakeHub) -> None:
+    result = edgehub("status", state=hub.state)
+    assert result.exit_code == 0
+    assert "sync 7443, enrollment 7444" in result.stdout
+
+
+def test_nodes(edgehub: Run, hub: FakeHub) -> None:
+    titles, row = edgehub("nodes", state=hub.state).stdout.splitlines()
+    assert titles.split() == ["NODE", "STATE", "CONTACT", "AGENTS", "UP", "DOWN", "DESIRED", "CERTIFICATE", "SOFTWARE"]
+    words = row.split()
+    assert words[:2] == ["north", "unreachable"]
+    assert words[3:8] == ["2", "3", "0", "2", "pending"]
+    assert json.loads(edgehub("nodes", "-o", "json", state=hub.state).stdout)[0]["lanes"][0]["pending_bytes"] == 2048
+
+
+def test_agents_and_find(edgehub: Run, hub: FakeHub) -> None:
+    assert "north/device" in edgehub("agents", state=hub.state).stdout
+    assert edgehub("find", "code.metrics", state=hub.state).exit_code == 0
+    assert hub.registry.asked[0].scope == 2
+    assert edgehub("find", "ocr", state=hub.state).exit_code == 3
+
+
+def test_tasks(edgehub: Run, hub: FakeHub) -> None:
+    assert DONE_ID in edgehub("tasks", state=hub.state).stdout
+    assert edgehub("tasks", "get", DONE_ID, state=hub.state).exit_code == 0
+    assert edgehub("tasks", "get", "nope", state=hub.state).exit_code == 3
+
+
+def test_ledger(edgehub: Run, hub: FakeHub) -> None:
+    assert edgehub("ledger", state=hub.state).exit_code == 0
+    assert edgehub("ledger", "--node", "south", state=hub.state).exit_code == 1
+
+
+def test_desired(edgehub: Run, hub: FakeHub) -> None:
+    words = ("--log-level", "debug", "--weight", "task=5", "--limit", "max_queued_tasks=10")
+    result = edgehub("desired", "set", "north", *words, state=hub.state)
+    assert (result.exit_code, result.stdout) == (0, "version 3 for north\n")
+    document = hub.fleet.document
+    assert (document.log_level, dict(document.lane_weights)) == ("debug", {"task": 5})
+    assert dict(document.limits) == {"max_queued_tasks": 10, "store_bytes": 9}
+    text = edgehub("desired", "get", "north", state=hub.state).stdout
+    assert "lane weights  task=5" in text
+    assert edgehub("desired", "get", "south", state=hub.state).exit_code == 3
+
+
+def test_desired_refuses(edgehub: Run, hub: FakeHub) -> None:
+    for words in ((), ("--weight", "task"), ("--weight", "fast=1"), ("--limit", "x=y"), ("--log-level", "loud")):
+        assert edgehub("desired", "set", "north", *words, state=hub.state).exit_code == 2
+    assert hub.fleet.document.version == 2
+
+
+def test_subscribe(edgehub: Run, hub: FakeHub) -> None:
+    result = edgehub("subscribe", "device.>", "--from", "start", "--count", "2", "-o", "json", state=hub.state)
+    assert result.exit_code == 0, result.stderr
+    assert [json.loads(line)["sequence"] for line in result.stdout.splitlines()] == [3, 4]
+    assert result.stderr == "messages 1 to 2 are gone: RETENTION\n"
+    assert hub.messages.ended.wait(10)
+    assert hub.messages.acked == 4
+
+
+def test_damaged_configuration(edgehub: Run, tmp_path: Path) -> None:
+    (tmp_path / "edgehub.toml").write_text("listen = 7443\n")
+    result = edgehub("nodes", state=tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == f"error: {tmp_path}/edgehub.toml:1: listen is 7443"
