@@ -190,4 +190,5 @@ class Agent:
         # The node is heavy, and only tests need it in an agent's process.
         from edgenode.sdk.testing import bench
 
-        return bench(self, **options)
+        made: AbstractAsyncContextManager[Bench] = bench(self, **options)
+        return made
