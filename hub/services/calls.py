@@ -1,0 +1,214 @@
+"""Calls between edges: routed in memory, answered or refused before their deadline, never stored.
+
+A call gets a number of the hub's own on its way to a node that fits; the answer finds its way back by it. Whatever ends a
+call ends it here at once: an answer, its deadline, the loss of the node that runs it (its caller is told AGENT_LOST), or the
+loss of the caller or its change of mind (the node is told that nobody waits any more).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import DeadlineExceeded, EdgenodeError, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.model.task import TaskSpec
+from edgenode.link.ports import Clock
+from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.protocol.timers import Timer
+from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
+from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_to_pb
+from hub.services.alarm import Alarm
+from hub.services.placement import Placement
+from hub.services.view import FleetView
+from hub.store.records import WaitKey
+
+MAX_CALLS = 10_000  # under way for one caller
+MAX_TIMEOUT = 3600.0
+DEFAULT_TIMEOUT = 30.0
+
+Send = Callable[[str, sync_pb2.CallBatch], bool]
+Deliver = Callable[[sync_pb2.CallResult], None]
+
+
+@dataclass(slots=True)
+class _Call:
+    """A call under way. `caller` is the node it came from, empty for the hub's own callers."""
+
+    caller: str
+    caller_id: int
+    node: str
+    deliver: Deliver
+    timer: Timer
+
+
+class CallRouter:
+    """`send(node, batch)` is best effort and says whether the batch left; `connected()` names the nodes with a session."""
+
+    def __init__(
+        self,
+        view: FleetView,
+        placement: Placement,
+        clock: Clock,
+        alarm: Alarm,
+        send: Send,
+        connected: Callable[[], Collection[str]],
+        limits: TaskLimits | None = None,
+    ) -> None:
+        self._view = view
+        self._placement = placement
+        self._clock = clock
+        self._alarm = alarm
+        self._send = send
+        self._connected = connected
+        self._limits = limits or TaskLimits()
+        self._numbers = itertools.count(1)
+        self._calls: dict[int, _Call] = {}
+        self._by_caller: dict[tuple[str, int], int] = {}
+        self._counts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def receive(self, node: str, batch: sync_pb2.CallBatch) -> None:
+        """A frame of calls from a node's session."""
+        for result in batch.results:
+            self._answered(node, result)
+        self.cancel(node, batch.cancel_call_ids)
+        outgoing: dict[str, list[sync_pb2.Call]] = defaultdict(list)
+        refused: list[sync_pb2.CallResult] = []
+        for call in batch.calls:
+            timeout = self._timeout(call)
+            try:
+                spec = task_spec_from_proto(
+                    call.spec, limits=self._limits, now=self._clock.wall(), node=node, field="call.spec"
+                )
+                target, out = self._open(node, call.call_id, spec, timeout, self._replier(node))
+                outgoing[target].append(out)
+            except EdgenodeError as error:
+                refused.append(sync_pb2.CallResult(call_id=call.call_id, problem=problem_to_pb(error.problem)))
+        for target, calls in outgoing.items():
+            self._forward(target, calls)
+        if refused:
+            self._send(node, sync_pb2.CallBatch(results=refused))
+
+    def call(self, spec: TaskSpec, timeout: float, deliver: Deliver) -> int:
+        """A call of the hub's own caller: `deliver` is called once. Returns its number, for `cancel`.
+
+        Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT), ResourceExhausted (QUEUE_FULL).
+        """
+        number = next(self._numbers)
+        target, out = self._open("", number, spec, timeout, deliver)
+        self._forward(target, [out])
+        return number
+
+    def cancel(self, caller: str, caller_ids: Iterable[int]) -> None:
+        """Nobody waits for these any more."""
+        gone: dict[str, list[int]] = defaultdict(list)
+        for caller_id in caller_ids:
+            number = self._by_caller.get((caller, caller_id))
+            if number is not None:
+                gone[self._close(number).node].append(number)
+        for node, numbers in gone.items():
+            self._send(node, sync_pb2.CallBatch(cancel_call_ids=numbers))
+
+    def lost(self, node: str) -> None:
+        """The node's session ended: what it ran is lost, what it asked for is not wanted any more."""
+        for number, call in list(self._calls.items()):
+            if call.node == node:
+                self._fail(number, _agent_lost(node))
+        self.cancel(node, [caller_id for caller, caller_id in list(self._by_caller) if caller == node])
+
+    def close(self) -> None:
+        """The hub stops: every caller is told."""
+        for number in list(self._calls):
+            self._fail(number, Unavailable("HUB_STOPPING", "the hub is stopping", hint="try again once it is up"))
+
+    # --- inside ---
+
+    def _open(
+        self, caller: str, caller_id: int, spec: TaskSpec, timeout: float, deliver: Deliver
+    ) -> tuple[str, sync_pb2.Call]:
+        if self._counts[caller] >= MAX_CALLS:
+            raise ResourceExhausted(
+                "QUEUE_FULL", f"{MAX_CALLS} calls are under way", hint="wait for answers", retry_after=1.0
+            )
+        node = self._choose(caller, spec)
+        number = next(self._numbers)
+        timer = self._alarm.after(timeout, lambda: self._expired(number))
+        self._calls[number] = _Call(caller, caller_id, node, deliver, timer)
+        self._by_caller[caller, caller_id] = number
+        self._counts[caller] += 1
+        out = sync_pb2.Call(call_id=number, timeout_duration=duration_to_pb(timeout))
+        out.spec.ParseFromString(spec.wire)
+        return node, out
+
+    def _choose(self, caller: str, spec: TaskSpec) -> str:
+        demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
+        others = set(self._connected()) - {caller}
+        node = self._placement.pick(WaitKey(demand, spec.priority), others, self._clock.monotonic())
+        if node is not None:
+            return node
+        if next(self._view.with_skill(spec.skill), None) is None:
+            raise NotFound(
+                "UNKNOWN_SKILL",
+                f"no agent of the fleet has skill {spec.skill}",
+                hint="list the agents to see what they can do",
+                skill=spec.skill,
+            )
+        reason = self._view.fit(demand).reason or "NO_AGENT: its node is not connected"
+        raise Unavailable("NO_AGENT", reason.removeprefix("NO_AGENT: "), hint="try again, or submit a task that waits")
+
+    def _forward(self, node: str, calls: list[sync_pb2.Call]) -> None:
+        if not self._send(node, sync_pb2.CallBatch(calls=calls)):
+            for call in calls:
+                self._fail(
+                    call.call_id, Unavailable("LINK_DOWN", f"the link to {node} is down or full", hint="try again")
+                )
+
+    def _replier(self, node: str) -> Deliver:
+        return lambda result: (self._send(node, sync_pb2.CallBatch(results=[result])), None)[1]
+
+    def _timeout(self, call: sync_pb2.Call) -> float:
+        if not call.HasField("timeout_duration"):
+            return DEFAULT_TIMEOUT
+        try:
+            return min(duration_from_pb(call.timeout_duration), MAX_TIMEOUT)
+        except EdgenodeError:
+            return DEFAULT_TIMEOUT
+
+    def _answered(self, node: str, result: sync_pb2.CallResult) -> None:
+        call = self._calls.get(result.call_id)
+        if call is not None and call.node == node:
+            self._close(result.call_id)
+            answer = sync_pb2.CallResult()
+            answer.CopyFrom(result)
+            answer.call_id = call.caller_id
+            call.deliver(answer)
+
+    def _expired(self, number: int) -> None:
+        call = self._calls.get(number)
+        if call is not None:
+            self._send(call.node, sync_pb2.CallBatch(cancel_call_ids=[number]))
+            self._fail(number, DeadlineExceeded("DEADLINE_PASSED", "no answer came in time", hint="allow more time"))
+
+    def _fail(self, number: int, error: EdgenodeError) -> None:
+        call = self._close(number)
+        call.deliver(sync_pb2.CallResult(call_id=call.caller_id, problem=problem_to_pb(error.problem)))
+
+    def _close(self, number: int) -> _Call:
+        call = self._calls.pop(number)
+        call.timer.cancel()
+        del self._by_caller[call.caller, call.caller_id]
+        self._counts[call.caller] -= 1
+        return call
+
+
+def _agent_lost(node: str) -> Unavailable:
+    return Unavailable(
+        "AGENT_LOST",
+        f"the link to {node} was lost while it ran the call",
+        hint="it may have run; try again if it may twice",
+    )

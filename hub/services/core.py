@@ -1,0 +1,201 @@
+"""Everything behind the hub's listeners, wired: stores, engines, desks, servicers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import grpc
+
+import edgenode
+from edgenode.api.fleet.v1 import fleet_service_pb2_grpc
+from edgenode.api.message.v1 import message_service_pb2_grpc
+from edgenode.api.registry.v1 import registry_service_pb2_grpc
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_service_pb2_grpc
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.agent import RegistryEntry
+from edgenode.link.model.lanes import Lane
+from edgenode.link.ports import Clock, Rng
+from edgenode.link.protocol.session import SessionConfig
+from edgenode.link.store.database import Database
+from edgenode.link.wire.accepting import AcceptingEnd, AcceptingSettings
+from edgenode.link.wire.driver import DriverSettings
+from edgenode.link.wire.tasks import TaskLimits
+from hub.ca.authority import Authority
+from hub.config import HubConfig
+from hub.services.alarm import Alarm
+from hub.services.calls import CallRouter
+from hub.services.desired import DesiredDesk
+from hub.services.dispatcher import Dispatcher, DispatcherSettings
+from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack
+from hub.services.finder import Finder
+from hub.services.fleet import FleetService, HubFacts
+from hub.services.handlers import FleetHandlers
+from hub.services.links import Links, known_agent
+from hub.services.message import MessageDesk, MessageService
+from hub.services.mover import Mover
+from hub.services.placement import Placement
+from hub.services.registry import RegistryService
+from hub.services.sync import SyncService
+from hub.services.task import TaskService
+from hub.services.task_desk import TaskDesk
+from hub.services.view import FleetView
+from hub.store.enrollment import SqliteEnrollmentStore
+from hub.store.fleet import SqliteFleetStore
+from hub.store.link import SqliteLinkStore
+from hub.store.messages import SqliteMessageStore
+from hub.store.tasks import SqliteTaskStore
+
+# Messages may fill this share of the store before even those that a subscriber has not read go.
+MESSAGE_SHARE = 0.5
+SWEEP_SECONDS = 60.0
+
+
+class Core:
+    """Made in one go and without effects; `start` reads what the store knows, `stop` ends what runs."""
+
+    def __init__(
+        self, config: HubConfig, authority: Authority, database: Database, clock: Clock, rng: Rng, alarm: Alarm
+    ) -> None:
+        self.name = authority.hub
+        self._authority = authority
+        self._clock = clock
+        self._alarm = alarm
+
+        def new_epoch() -> str:
+            return f"{rng.getrandbits(64):016x}"
+
+        self.enrollment = SqliteEnrollmentStore(database)
+        self._fleet = SqliteFleetStore(database, new_epoch)
+        self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
+        self._link_store = SqliteLinkStore(database)
+        self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
+        keep = config.message_retention_bytes
+        self._messages = MessageDesk(self._message_store, keep, max(keep, int(config.store_bytes * MESSAGE_SHARE)))
+
+        self.view = FleetView(config.lease_seconds)
+        self._placement = Placement(self.view, rng)
+        self._dispatcher = Dispatcher(
+            self._tasks,
+            Mover(self.name, EntryCodec(self.name)),
+            self._placement,
+            self.view,
+            EntryReader(TaskLimits()),
+            clock,
+            alarm,
+            lambda node, lane, last: self.links.appended(node, lane, last),
+            DispatcherSettings(
+                reassign_after=config.reassign_after_seconds,
+                retention=config.task_retention_seconds,
+                sweep_interval=min(SWEEP_SECONDS, max(config.task_retention_seconds / 10, 1.0)),
+                max_pending=config.max_queued_tasks,
+            ),
+        )
+        self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
+        self._finder = Finder(self.view, self._fleet, clock)
+        self.calls = CallRouter(
+            self.view, self._placement, clock, alarm, self._send_calls, lambda: self.links.connections.keys()
+        )
+        self._desired = DesiredDesk(self._fleet, authority.sign_document, self._send)
+        self._handlers = FleetHandlers(
+            self.view,
+            self._fleet,
+            self._tasks,
+            self._dispatcher,
+            self._desk,
+            self.calls,
+            self._finder,
+            self._desired,
+            clock,
+            alarm,
+            self._send,
+            self.name,
+        )
+        self.links = Links(
+            self._fleet,
+            self._link_store,
+            self.view,
+            clock,
+            self._fleet.outbox,
+            {Lane.TASK: self._dispatcher.apply, Lane.MESSAGE: self._messages.apply},
+            self._handlers,
+            config.lease_seconds,
+        )
+        session = SessionConfig(heartbeat=config.heartbeat_seconds, lease=config.lease_seconds)
+        self.end = AcceptingEnd(
+            node=self.name,
+            boot_id=new_epoch(),
+            open_child=self.links.open_child,
+            clock=clock,
+            settings=AcceptingSettings(driver=DriverSettings(session=session)),
+            software=f"edgehub/{edgenode.__version__}",
+        )
+        self._message_service = MessageService(self._messages)
+
+    def _send(self, node: str, frame: sync_pb2.Frame) -> bool:
+        return self.links.send(node, frame)
+
+    def _send_calls(self, node: str, batch: sync_pb2.CallBatch) -> bool:
+        return self.links.send(node, sync_pb2.Frame(calls=batch))
+
+    async def start(self) -> None:
+        """Read what the store knows and begin to move tasks."""
+        await self._message_store.prepare()
+        await self._messages.start()
+        await self._restore_fleet()
+        await self._dispatcher.start()
+        self._handlers.start()
+
+    async def _restore_fleet(self) -> None:
+        rows = await self._fleet.nodes()
+        self.links.rows.update({row.node: row for row in rows})
+        wall = self._clock.wall()
+        agents = []
+        for row in await self._fleet.agents():
+            try:
+                agents.append(known_agent(row.node, RegistryEntry(row.name, row.incarnation, row.version, row.payload)))
+            except EdgenodeError:  # written by a newer version; its node sends it again when the digests differ
+                continue
+        self.view.restore({row.node: wall - row.last_contact for row in rows}, agents, self._clock.monotonic())
+
+    async def stop(self) -> None:
+        """End what runs. The links are closed by then."""
+        await self._dispatcher.stop()
+        await self._handlers.stop()
+        await self._messages.stop()
+        now = self._clock.monotonic()
+        ages = {node.name: self.view.staleness(node.name, now) for node in self.view.nodes()}
+        if ages:
+            await self._fleet.touch({node: self._clock.wall() - age for node, age in ages.items()})
+
+    def sync_service(self) -> SyncService:
+        """What edges dial."""
+        return SyncService(self.end, self._authority, self.enrollment, self._clock, self._alarm)
+
+    def add_local_services(self, server: grpc.aio.Server, facts: Callable[[], HubFacts]) -> None:
+        """What the local socket serves."""
+        fleet = FleetService(
+            facts,
+            self._authority,
+            self.enrollment,
+            self._fleet,
+            self._link_store,
+            self._tasks,
+            self.view,
+            self._placement,
+            self._messages,
+            self._desired,
+            self._clock,
+        )
+        registry = RegistryService(self.view, self._finder, self._clock)
+        task = TaskService(
+            self._desk, self._dispatcher, self._tasks, self._placement, self.calls, self.name, self._clock
+        )
+        fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(task, server)
+        message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._message_service, server)
+
+    def end_subscriptions(self) -> None:
+        """Tell subscribers that the hub stops."""
+        self._message_service.stop()

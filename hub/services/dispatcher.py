@@ -1,0 +1,321 @@
+"""Carries out what `mover` decides and `placement` plans: the one door to the hub's tasks.
+
+Every change of a task goes through one transaction of the store; what was committed is then counted, announced to the
+links (their logs grew) and to whoever watches. One worker grants, parks, expires and takes back, a bounded batch for each
+transaction; it sleeps until something that concerns it changes or a deadline comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
+from edgenode.link.model.lanes import Applied, Lane
+from edgenode.link.ports import Clock
+from edgenode.link.protocol.timers import Timer
+from hub.services.alarm import Alarm
+from hub.services.entries import EntryReader
+from hub.services.mover import Mover, Offered, conflict, duplicate_of
+from hub.services.placement import Placement
+from hub.services.view import FleetView
+from hub.store.ports import TaskStore
+from hub.store.records import Change, Committed, Decide, Intake, Selection, TaskRecord
+
+GRANT_BATCH = 512
+SWEEP_BATCH = 500
+RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
+Appended = Callable[[str, Lane, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatcherSettings:
+    """Durations in seconds."""
+
+    reassign_after: float = 30.0
+    retention: float = 7 * 86_400.0
+    sweep_interval: float = 60.0
+    max_pending: int = 1_000_000
+
+
+class Dispatcher:
+    """`appended(node, lane, last)` is told of each log that grew. Call `start` before anything else, `stop` at the end."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        mover: Mover,
+        placement: Placement,
+        view: FleetView,
+        reader: EntryReader,
+        clock: Clock,
+        alarm: Alarm,
+        appended: Appended,
+        settings: DispatcherSettings,
+    ) -> None:
+        self._store = store
+        self._mover = mover
+        self._placement = placement
+        self._view = view
+        self._reader = reader
+        self._clock = clock
+        self._alarm = alarm
+        self._appended = appended
+        self._settings = settings
+        self._listeners: list[Callable[[Change], None]] = []
+        self._wake = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._deadline = 0.0
+        self._deadline_timer: Timer | None = None
+        self._retry_timer: Timer | None = None
+        self._expiry_due = False
+        self._sweep_due = False
+        self._lost: dict[str, int] = {}  # node -> version of the fleet when it was last looked at
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Read what is under way and begin to grant."""
+        workload = await self._store.workload()
+        self._placement.restore(workload)
+        self._watch_deadline(workload.next_deadline)
+        self._view.on_change(self._wake.set)
+        self._schedule_sweep()
+        self._wake.set()
+        self._worker = asyncio.create_task(self._work(), name="dispatcher")
+
+    async def stop(self) -> None:
+        """Finish the batch under way and stop. Safe to call twice, and before `start`."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.cancel()
+            await asyncio.wait({worker})
+
+    def on_change(self, listener: Callable[[Change], None]) -> None:
+        """Call `listener` for each committed change."""
+        self._listeners.append(listener)
+
+    # --- from the links ---
+
+    async def apply(self, intake: Intake) -> Applied:
+        """Entries of a node's task lane. Raises what the store raises; nothing was applied then."""
+        entries, task_ids = self._reader.read(intake.node, intake.base, intake.segments, self._clock.wall())
+        decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall())
+        committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
+        assert committed.applied is not None
+        return committed.applied
+
+    def node_unreachable(self, node: str) -> None:
+        """The node's lease ran out: after a while others get its tasks."""
+        self._alarm.after(self._settings.reassign_after, lambda: self._give_up(node))
+
+    def node_back(self, node: str) -> None:
+        """The node has a session."""
+        self._lost.pop(node, None)
+        self._wake.set()
+
+    def _give_up(self, node: str) -> None:
+        known = self._view.node(node)
+        if known is not None and not known.reachable:
+            self._lost[node] = -1
+            self._wake.set()
+
+    # --- from the hub's own callers ---
+
+    async def submit(self, tasks: Sequence[TaskRecord]) -> list[TaskRecord | EdgenodeError]:
+        """Store tasks; each answer is the task (an earlier one for a known key) or why it was refused.
+
+        Raises ResourceExhausted (QUEUE_FULL, STORE_FULL).
+        """
+        pending = self._placement.pending_count
+        if pending + len(tasks) > self._settings.max_pending:
+            raise ResourceExhausted(
+                "QUEUE_FULL",
+                f"the fleet has {pending} tasks under way",
+                hint="wait until some are done, or raise max_queued_tasks",
+                retry_after=5.0,
+                limit=self._settings.max_pending,
+            )
+        selection = Selection(
+            request_ids=[task.request_id for task in tasks if task.request_id],
+            idempotency_keys=[task.idempotency_key for task in tasks if task.idempotency_key],
+            with_spec=True,
+        )
+        known: list[TaskRecord] = []
+        decide = self._mover.submit(tasks, self._clock.wall())
+
+        def remember(rows: dict[str, TaskRecord], applied: int) -> object:
+            known[:] = rows.values()
+            return decide(rows, applied)
+
+        committed = await self._commit(selection, remember)  # type: ignore[arg-type]
+        known += [change.after for change in committed.changes]
+        answers: list[TaskRecord | EdgenodeError] = []
+        for task in tasks:
+            first = duplicate_of(task, known) or task
+            answers.append(first if first.spec == task.spec else conflict(first))
+        return answers
+
+    async def cancel(self, task_id: str, reason: str) -> TaskRecord:
+        """Ask for a task's end. Raises NotFound (UNKNOWN_TASK)."""
+        await self._commit(Selection(task_ids=[task_id]), self._mover.cancel(task_id, reason, self._clock.wall()))
+        return await self.get(task_id)
+
+    async def answer(self, task_id: str, key: str, answer: bytes) -> TaskRecord:
+        """Answer a question. Raises NotFound (UNKNOWN_TASK), FailedPrecondition (NO_INPUT_REQUESTED)."""
+        decide = self._mover.answer(task_id, key, answer, self._clock.wall())
+        await self._commit(Selection(task_ids=[task_id]), decide)
+        return await self.get(task_id)
+
+    async def get(self, task_id: str) -> TaskRecord:
+        """A task with its spec. Raises NotFound (UNKNOWN_TASK)."""
+        task = await self._store.get(task_id)
+        if task is None:
+            raise NotFound(
+                "UNKNOWN_TASK",
+                f"the hub has no task {task_id}",
+                hint="it was never offered to the hub, or it ended long ago",
+                task_id=task_id,
+            )
+        return task
+
+    # --- committing ---
+
+    async def _commit(self, selection: Selection, decide: Decide, intake: Intake | None = None) -> Committed:
+        committed = await self._store.transact(selection, decide, intake)
+        self._placement.note(committed.changes)
+        for node, last in committed.appended.items():
+            self._appended(node, Lane.TASK, last)
+        now = self._clock.wall()
+        for change in committed.changes:
+            after = change.after
+            if change.before is None and after.deadline and not after.state.terminal:
+                self._watch_deadline(after.deadline)
+            if after.waiting and after.avoid_until > now:
+                self._retry_after(after.avoid_until - now)
+            for listener in self._listeners:
+                listener(change)
+        if committed.changes:
+            self._wake.set()
+        return committed
+
+    def _watch_deadline(self, deadline: float) -> None:
+        if not deadline or (self._deadline and self._deadline <= deadline):
+            return
+        self._deadline = deadline
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        self._deadline_timer = self._alarm.after(max(deadline - self._clock.wall(), 0.0), self._deadline_passed)
+
+    def _deadline_passed(self) -> None:
+        self._expiry_due = True
+        self._wake.set()
+
+    def _retry_after(self, seconds: float) -> None:
+        if self._retry_timer is None or self._retry_timer.callback is None:
+            self._retry_timer = self._alarm.after(seconds, self._wake.set)
+
+    def _schedule_sweep(self) -> None:
+        def due() -> None:
+            self._sweep_due = True
+            self._wake.set()
+            self._schedule_sweep()
+
+        self._alarm.after(self._settings.sweep_interval, due)
+
+    # --- the worker ---
+
+    async def _work(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                if self._expiry_due:
+                    await self._expire()
+                for node in list(self._lost):
+                    await self._take_back(node)
+                await self._park()
+                await self._grant()
+                if self._sweep_due:
+                    await self._sweep()
+            except EdgenodeError as error:
+                _log.warning("tasks cannot be moved now: %s", error)
+                self._alarm.after(RETRY_SECONDS, self._wake.set)
+            except Exception:
+                _log.exception("the dispatcher failed; it goes on with what comes next")
+                self._alarm.after(RETRY_SECONDS, self._wake.set)
+
+    async def _expire(self) -> None:
+        while True:
+            now = self._clock.wall()
+            committed = await self._commit(Selection(due=now, limit=SWEEP_BATCH), self._mover.expire(now))
+            if not committed.changes:
+                break
+        self._expiry_due = False
+        self._deadline = 0.0
+        self._watch_deadline(await self._store.next_deadline())
+
+    async def _take_back(self, node: str) -> None:
+        """Look at what a lost node holds, once for each version of the fleet: somebody who fits may have come."""
+        version = self._view.version
+        if self._lost.get(node) == version or not self._placement.held(node):
+            return
+        movable = self._placement.movable(node, await self._store.held_queues(node))
+        after = ""
+        while node in self._lost:
+            seen: list[str] = []
+            decide = self._mover.lost(node, movable, self._clock.wall())
+
+            def note(
+                rows: dict[str, TaskRecord], applied: int, decide: Decide = decide, seen: list[str] = seen
+            ) -> object:
+                seen[:] = rows
+                return decide(rows, applied)
+
+            selection = Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH)
+            await self._commit(selection, note)  # type: ignore[arg-type]
+            if len(seen) < SWEEP_BATCH:
+                break
+            after = seen[-1]
+        if node in self._lost:
+            self._lost[node] = version
+
+    async def _park(self) -> None:
+        for key in self._placement.park():
+            while (reason := self._placement.parked.get(key)) is not None:
+                decide = self._mover.park({key: reason}, self._clock.wall())
+                committed = await self._commit(Selection(waiting={key: SWEEP_BATCH}, not_parked=True), decide)
+                if not committed.changes:
+                    break
+
+    async def _grant(self) -> None:
+        while True:
+            plan = self._placement.plan(self._clock.monotonic(), GRANT_BATCH)
+            if not plan.slots:
+                return
+            now = self._clock.wall()
+            selection = Selection(
+                waiting={key: len(nodes) for key, nodes in plan.slots.items()},
+                sole={key: nodes[0] for key, nodes in plan.slots.items() if len(set(nodes)) == 1},
+                now=now,
+                with_spec=True,
+            )
+            committed = await self._commit(selection, self._mover.grant(plan.slots, now))
+            if not committed.changes:
+                return  # all of them avoid the nodes that are free; a timer will come back to them
+
+    async def _sweep(self) -> None:
+        before = self._clock.wall() - self._settings.retention
+        while await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH:
+            pass
+        self._sweep_due = False
+
+
+def offered_bytes(entries: Sequence[object]) -> int:
+    """Bytes of the specs that are new, for the store's bound."""
+    return sum(len(entry.task.spec) for entry in entries if isinstance(entry, Offered))

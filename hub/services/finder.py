@@ -1,0 +1,67 @@
+"""Finding agents over the whole fleet, for edges and for the hub's own callers."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.ports import Clock
+from edgenode.link.protocol import discovery
+from edgenode.link.wire.finding import exclusion_to_pb, find_query
+from edgenode.link.wire.values import duration_to_pb, problem_to_pb
+from hub.services.view import FleetView, KnownAgent
+from hub.store.ports import FleetStore
+
+
+class Finder:
+    """Ranks the fleet's agents; says how old its knowledge of each is."""
+
+    def __init__(self, view: FleetView, store: FleetStore, clock: Clock) -> None:
+        self._view = view
+        self._store = store
+        self._clock = clock
+
+    async def find(self, request: registry_service_pb2.FindAgentsRequest) -> registry_service_pb2.FindAgentsResponse:
+        """Fit agents, best first. Raises InvalidArgument naming the field."""
+        query = find_query(request)
+        if request.query:
+            query = find_query(request, await self._store.search(request.query))
+        now = self._clock.monotonic()
+        # Who was left out for lack of the skill is of interest only where an explanation was asked for.
+        agents = self._view.with_skill("" if request.explain else request.skill)
+        found = discovery.find((self._view.present(agent, now) for agent in agents), query)
+        response = registry_service_pb2.FindAgentsResponse(
+            exclusions=[exclusion_to_pb(exclusion) for exclusion in found.exclusions], fleet_included=True
+        )
+        for candidate in found.candidates:
+            agent = self._view.agent(candidate.name)
+            if agent is not None:
+                response.candidates.add(
+                    agent=self.message(agent),
+                    score=candidate.score,
+                    reasons=candidate.reasons,
+                    staleness_duration=duration_to_pb(self._view.staleness(agent.node, now)),
+                )
+        return response
+
+    async def exchange(self, exchange: sync_pb2.FindExchange) -> sync_pb2.FindExchange:
+        """The answer to an edge's question."""
+        answer = sync_pb2.FindExchange(find_id=exchange.find_id)
+        try:
+            answer.response.CopyFrom(await self.find(exchange.request))
+        except EdgenodeError as error:
+            answer.problem.CopyFrom(problem_to_pb(error.problem))
+        return answer
+
+    def message(self, agent: KnownAgent) -> registry_pb2.Agent:
+        """The agent's record with what the hub knows better: health by reach, load."""
+        message = registry_pb2.Agent.FromString(agent.payload)
+        health = self._view.health(agent)
+        if int(health) != int(message.runtime.health):
+            message.runtime.health = cast("registry_pb2.Health", int(health))
+            message.runtime.health_reason = f"{agent.node} is out of reach"
+        message.runtime.in_flight_count = agent.in_flight
+        message.runtime.queue_depth_count = agent.queue_depth
+        return message

@@ -1,0 +1,204 @@
+"""FleetService: operating a fleet from its hub, on the local socket."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
+from edgenode.api.fleet.v1 import fleet_service_pb2_grpc as pb_grpc
+from edgenode.link.errors import NotFound
+from edgenode.link.model.names import check_name
+from edgenode.link.model.task import TaskState
+from edgenode.link.ports import Clock
+from edgenode.link.wire.status import Context
+from edgenode.link.wire.values import duration_from_pb, duration_to_pb, timestamp_to_pb
+from hub.ca.authority import Authority
+from hub.ca.ports import EnrollmentStore, NodeRecord
+from hub.services.desired import DesiredDesk
+from hub.services.enrollment import TOKEN_LIFE, create_join_token
+from hub.services.ledger import ledger_lines
+from hub.services.message import MessageDesk
+from hub.services.placement import Placement
+from hub.services.registry import make_token, page_size, read_token
+from hub.services.view import FleetView
+from hub.store.ports import FleetStore, LinkStore, TaskStore
+from hub.store.records import LedgerFacts, NodeRow
+
+_ENROLLED_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class HubFacts:
+    """What the hub says of itself; `start_time` is wall clock, seconds."""
+
+    hub: str
+    version: str
+    start_time: float
+    sync_port: int
+    enrollment_port: int
+
+
+class FleetService(pb_grpc.FleetServiceServicer):
+    """What the CLI shows and changes."""
+
+    def __init__(
+        self,
+        facts: Callable[[], HubFacts],
+        authority: Authority,
+        enrollment: EnrollmentStore,
+        fleet: FleetStore,
+        links: LinkStore,
+        tasks: TaskStore,
+        view: FleetView,
+        placement: Placement,
+        messages: MessageDesk,
+        desired: DesiredDesk,
+        clock: Clock,
+    ) -> None:
+        self._facts = facts
+        self._authority = authority
+        self._enrollment = enrollment
+        self._fleet = fleet
+        self._links = links
+        self._tasks = tasks
+        self._view = view
+        self._placement = placement
+        self._messages = messages
+        self._desired = desired
+        self._clock = clock
+
+    async def GetHubStatus(self, request: pb.GetHubStatusRequest, context: Context) -> pb.GetHubStatusResponse:
+        """How the hub is."""
+        facts = self._facts()
+        counts = dict(await self._tasks.state_counts())
+        waiting = counts.pop(TaskState.QUEUED.name, 0) + counts.pop(TaskState.PARKED.name, 0)
+        parked = min(self._placement.parked_count, waiting)
+        counts |= {name: count for name, count in (("QUEUED", waiting - parked), ("PARKED", parked)) if count}
+        return pb.GetHubStatusResponse(
+            hub=facts.hub,
+            trust_domain=self._authority.trust_domain,
+            version=facts.version,
+            start_time=timestamp_to_pb(facts.start_time),
+            sync_port=facts.sync_port,
+            enrollment_port=facts.enrollment_port,
+            connected_count=sum(node.connected for node in self._view.nodes()),
+            task_counts=counts,
+            message_sequence=self._messages.last_sequence,
+            root_hash=self._authority.root_hash.hex(),
+        )
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
+        """Nodes by name."""
+        size = page_size(request.page_size)
+        after = read_token(request.page_token)
+        rows = {row.node: row for row in await self._fleet.nodes()}
+        enrolled = {record.node: record for record in await self._enrolled()}
+        names = sorted(rows.keys() | enrolled.keys())
+        start = bisect_right(names, after)
+        page = names[start : start + size]
+        lanes = _lanes_of(await self._links.ledger(), self._clock.wall())
+        response = pb.ListNodesResponse(next_page_token=make_token(page[-1]) if start + size < len(names) else "")
+        for name in page:
+            response.nodes.append(await self._node(name, rows.get(name), enrolled.get(name), lanes))
+        return response
+
+    async def GetFleetLedger(self, request: pb.GetFleetLedgerRequest, context: Context) -> pb.GetFleetLedgerResponse:
+        """The hub's side of every hop."""
+        return pb.GetFleetLedgerResponse(lines=ledger_lines(await self._links.ledger(), request.node))
+
+    async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
+        """A token that lets one node in."""
+        life = (
+            duration_from_pb(request.ttl_duration, "ttl_duration") if request.HasField("ttl_duration") else TOKEN_LIFE
+        )
+        token, expire_time = await create_join_token(
+            self._authority, self._enrollment, self._clock, request.node, life, rejoin=request.rejoin
+        )
+        return pb.CreateJoinTokenResponse(token=token.text(), expire_time=timestamp_to_pb(expire_time))
+
+    async def SetDesiredState(self, request: pb.SetDesiredStateRequest, context: Context) -> pb.SetDesiredStateResponse:
+        """Change what the hub wants of a node."""
+        await self._check_node(request.document.node)
+        return pb.SetDesiredStateResponse(version=await self._desired.set(request.document))
+
+    async def GetDesiredState(self, request: pb.GetDesiredStateRequest, context: Context) -> pb.GetDesiredStateResponse:
+        """What the hub wants of a node and what the node applied."""
+        await self._check_node(request.node)
+        document, report = await self._desired.get(request.node)
+        return pb.GetDesiredStateResponse(document=document, report=report)
+
+    async def _check_node(self, node: str) -> None:
+        check_name(node, "node")
+        if self._view.node(node) is None and await self._enrollment.node(node) is None:
+            raise NotFound(
+                "UNKNOWN_NODE", f"no node {node} has joined", hint="list the nodes to see which have", node=node
+            )
+
+    async def _enrolled(self) -> list[NodeRecord]:
+        records: list[NodeRecord] = []
+        while True:
+            page = await self._enrollment.nodes(records[-1].node if records else "", _ENROLLED_PAGE)
+            records += page
+            if len(page) < _ENROLLED_PAGE:
+                return records
+
+    async def _node(
+        self,
+        name: str,
+        row: NodeRow | None,
+        record: NodeRecord | None,
+        lanes: Mapping[str, list[admin_pb2.LaneStatus]],
+    ) -> pb.Node:
+        known = self._view.node(name)
+        desired = await self._fleet.desired(name)
+        node = pb.Node(
+            node=name,
+            state="never" if row is None or known is None else "connected" if known.connected else "unreachable",
+            agent_count=0 if known is None else len(known.agents),
+            lanes=lanes.get(name, []),
+            desired_version=0 if desired.wanted is None else desired.wanted.version,
+            applied_version=desired.applied_version,
+            refused_version=desired.refused_version,
+        )
+        if row is not None:
+            age = self._view.staleness(name, self._clock.monotonic())
+            node.last_contact_time.CopyFrom(timestamp_to_pb(self._clock.wall() - age))
+            node.software = row.software
+            node.generation = row.generation
+        if record is not None:
+            node.certificate_expire_time.CopyFrom(timestamp_to_pb(record.current.expire_time))
+            node.generation = record.current.generation
+        return node
+
+
+def _lanes_of(facts: LedgerFacts, now: float) -> dict[str, list[admin_pb2.LaneStatus]]:
+    lanes: dict[str, list[admin_pb2.LaneStatus]] = defaultdict(list)
+    newest = {(up.node, up.lane): up for up in facts.uplinks}
+    for up in newest.values():
+        lanes[up.node].append(
+            admin_pb2.LaneStatus(
+                direction="up",
+                lane=up.lane.name.lower(),
+                epoch=up.epoch,
+                last_sequence=up.sequence,
+                acked_sequence=up.sequence,
+            )
+        )
+    for down in facts.downlinks:
+        status = admin_pb2.LaneStatus(
+            direction="down",
+            lane=down.lane.name.lower(),
+            epoch=down.epoch,
+            last_sequence=down.last,
+            acked_sequence=down.acked,
+            pending_count=down.held,
+            pending_bytes=down.held_bytes,
+        )
+        if down.held:
+            status.oldest_age_duration.CopyFrom(duration_to_pb(now - down.oldest))
+        lanes[down.node].append(status)
+    return lanes

@@ -1,0 +1,150 @@
+"""What the hub does when nodes come, go and speak: ties the links to the services behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Coroutine
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.problem import Problem
+from edgenode.link.ports import Clock
+from edgenode.link.protocol.timers import Timer
+from hub.services.alarm import Alarm
+from hub.services.calls import CallRouter
+from hub.services.desired import DesiredDesk
+from hub.services.dispatcher import Dispatcher
+from hub.services.finder import Finder
+from hub.services.task_desk import TaskDesk
+from hub.services.view import FleetView
+from hub.store.ports import FleetStore, TaskStore
+
+_log = logging.getLogger(__name__)
+
+Send = Callable[[str, sync_pb2.Frame], bool]
+
+
+class FleetHandlers:
+    """hub.services.links.LinkHandlers. `lease` in seconds."""
+
+    def __init__(
+        self,
+        view: FleetView,
+        fleet: FleetStore,
+        tasks: TaskStore,
+        dispatcher: Dispatcher,
+        desk: TaskDesk,
+        calls: CallRouter,
+        finder: Finder,
+        desired: DesiredDesk,
+        clock: Clock,
+        alarm: Alarm,
+        send: Send,
+        hub: str,
+    ) -> None:
+        self._view = view
+        self._fleet = fleet
+        self._tasks = tasks
+        self._dispatcher = dispatcher
+        self._desk = desk
+        self._calls = calls
+        self._finder = finder
+        self._desired = desired
+        self._clock = clock
+        self._alarm = alarm
+        self._send = send
+        self._hub = hub
+        self._background: set[asyncio.Task[None]] = set()
+        self._lease_timer: Timer | None = None
+
+    def start(self) -> None:
+        """Begin to watch the leases of nodes that are not connected."""
+        self._watch_leases()
+
+    async def stop(self) -> None:
+        """Wait for what is under way."""
+        if self._background:
+            await asyncio.wait(self._background)
+
+    # --- comings and goings ---
+
+    def node_connected(self, node: str, applied_version: int) -> None:
+        """See LinkHandlers."""
+        self._dispatcher.node_back(node)
+        self._start(self._desired.node_connected(node, applied_version), f"desired state of {node}")
+
+    def node_disconnected(self, node: str, problem: Problem) -> None:
+        """See LinkHandlers."""
+        _log.info("%s is gone: %s", node, problem)
+        self._calls.lost(node)
+        age = self._view.staleness(node, self._clock.monotonic())
+        self._start(self._fleet.touch({node: self._clock.wall() - age}), f"last contact of {node}")
+        self._watch_leases()
+
+    def _watch_leases(self) -> None:
+        deadline = self._view.next_deadline()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+            self._lease_timer = None
+        if deadline is not None:
+            self._lease_timer = self._alarm.at(deadline, self._leases_due)
+
+    def _leases_due(self) -> None:
+        for node in self._view.expire(self._clock.monotonic()):
+            _log.warning("%s is unreachable: its lease ran out", node)
+            self._dispatcher.node_unreachable(node)
+        self._watch_leases()
+
+    # --- frames ---
+
+    async def calls(self, node: str, batch: sync_pb2.CallBatch) -> None:
+        """See LinkHandlers."""
+        self._calls.receive(node, batch)
+
+    async def notices(self, node: str, batch: sync_pb2.NoticeBatch) -> None:
+        """Pass progress on to the origins; only the present holder is believed."""
+        known = await self._tasks.origins([task.task_id for task in batch.tasks])
+        onward: dict[str, list[task_pb2.Task]] = defaultdict(list)
+        for task in batch.tasks:
+            origin, holder, fence = known.get(task.task_id, ("", "", 0))
+            if holder != node or fence != task.fence:
+                continue
+            if origin == self._hub:
+                await self._progressed(task)
+            elif origin != node:
+                onward[origin].append(task)
+        for origin, tasks in onward.items():
+            self._send(origin, sync_pb2.Frame(notices=sync_pb2.NoticeBatch(tasks=tasks)))
+
+    async def _progressed(self, task: task_pb2.Task) -> None:
+        if self._desk.watched(task.task_id) and task.HasField("progress"):
+            record = await self._tasks.get(task.task_id)
+            if record is not None:
+                self._desk.progressed(record, task.progress)
+
+    async def find(self, node: str, exchange: sync_pb2.FindExchange) -> None:
+        """See LinkHandlers."""
+        if exchange.HasField("request"):
+            self._send(node, sync_pb2.Frame(find=await self._finder.exchange(exchange)))
+
+    async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:
+        """See LinkHandlers."""
+        await self._desired.reported(node, report)
+
+    # --- work that a callback may not wait for ---
+
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(self._guarded(work, name), name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _guarded(self, work: Coroutine[object, object, None], name: str) -> None:
+        try:
+            await work
+        except EdgenodeError as error:
+            _log.warning("%s: %s", name, error)
+        except Exception:
+            _log.exception("%s failed", name)

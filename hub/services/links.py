@@ -1,0 +1,259 @@
+"""The hub's side of its links: what belongs to each node, and who is connected."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from edgenode.api.registry.v1 import registry_pb2
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import EdgenodeError, InvalidArgument, PermissionDenied
+from edgenode.link.model.agent import RegistryEntry
+from edgenode.link.model.frames import AgentLoad, Hello, RegistryDelta
+from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
+from edgenode.link.model.problem import Problem
+from edgenode.link.ports import Clock, Outbox
+from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
+from edgenode.link.wire.accepting import Child
+from edgenode.link.wire.agents import agent_view
+from edgenode.link.wire.connection import LinkConnection, LinkEvents
+from hub.services.view import FleetView, KnownAgent
+from hub.store.ports import FleetStore, LinkStore
+from hub.store.records import AgentRow, Intake, NodeRow
+
+
+class AppendableOutbox(Outbox, Protocol):
+    """An outbox that is told of what others appended to its logs."""
+
+    def appended(self, lane: Lane, last: int) -> None:
+        """The log of `lane` was committed up to `last`."""
+        ...
+
+
+class LinkHandlers(Protocol):
+    """What the services do about a node's frames and comings and goings."""
+
+    def node_connected(self, node: str, applied_version: int) -> None:
+        """A session was established."""
+        ...
+
+    def node_disconnected(self, node: str, problem: Problem) -> None:
+        """It ended."""
+        ...
+
+    async def calls(self, node: str, batch: sync_pb2.CallBatch) -> None:
+        """Calls, answers and cancellations."""
+        ...
+
+    async def notices(self, node: str, batch: sync_pb2.NoticeBatch) -> None:
+        """Progress of tasks the node holds."""
+        ...
+
+    async def find(self, node: str, exchange: sync_pb2.FindExchange) -> None:
+        """A question to the fleet's registry."""
+        ...
+
+    async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:
+        """What the node did with its desired state."""
+        ...
+
+
+Apply = Callable[[Intake], Awaitable[Applied]]
+
+
+class Links:
+    """Gives the accepting end what belongs to each node, and the services a way to reach a node that is connected."""
+
+    def __init__(
+        self,
+        fleet: FleetStore,
+        store: LinkStore,
+        view: FleetView,
+        clock: Clock,
+        make_outbox: Callable[[str], AppendableOutbox],
+        lanes: Mapping[Lane, Apply],
+        handlers: LinkHandlers,
+        lease: float,
+    ) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._view = view
+        self._clock = clock
+        self._make_outbox = make_outbox
+        self._lanes = lanes
+        self._handlers = handlers
+        self._lease = lease
+        self._outboxes: dict[str, AppendableOutbox] = {}
+        self._connections: dict[str, LinkConnection] = {}
+        self.rows: dict[str, NodeRow] = {}
+
+    @property
+    def connections(self) -> Mapping[str, LinkConnection]:
+        """The live sessions by node."""
+        return self._connections
+
+    async def open_child(self, node: str) -> Child:
+        """What the accepting end needs for a node."""
+        outbox = self._outboxes.get(node)
+        if outbox is None:
+            outbox = self._outboxes[node] = self._make_outbox(node)
+        return Child(
+            outbox=outbox,
+            inbox=_NodeInbox(node, self._store, self._lanes),
+            replica=_NodeReplica(node, self._fleet, self._view, self.rows),
+            events=_NodeEvents(node, self),
+            admit=lambda hello: self._admit(node, hello),
+        )
+
+    def appended(self, node: str, lane: Lane, last: int) -> None:
+        """A node's log was committed up to `last`."""
+        outbox = self._outboxes.get(node)
+        if outbox is not None:
+            outbox.appended(lane, last)
+
+    def send(self, node: str, frame: sync_pb2.Frame) -> bool:
+        """Send best effort; False if the node is not connected or its link is full."""
+        link = self._connections.get(node)
+        return link is not None and link.send(frame)
+
+    async def _admit(self, node: str, hello: Hello) -> int:
+        row = await self._fleet.open_session(node, hello.boot_id, hello.generation, hello.software, self._clock.wall())
+        self.rows[node] = row
+        return row.fence
+
+    def established(self, node: str, link: LinkConnection) -> None:
+        """A session is up."""
+        self._connections[node] = link
+        self._view.connected(node, self._clock.monotonic())
+        self._handlers.node_connected(node, link.peer.applied_version)
+
+    def closed(self, node: str, link: LinkConnection, problem: Problem) -> None:
+        """A session ended."""
+        if self._connections.get(node) is not link:
+            return
+        del self._connections[node]
+        now = self._clock.monotonic()
+        # A session that ended for silence has been silent for a lease.
+        last_heard = now - self._lease if problem.reason == "LEASE_EXPIRED" else now
+        self._view.disconnected(node, last_heard, now)
+        self._handlers.node_disconnected(node, problem)
+
+    @property
+    def handlers(self) -> LinkHandlers:
+        """Where frames go."""
+        return self._handlers
+
+    @property
+    def view(self) -> FleetView:
+        """The fleet."""
+        return self._view
+
+
+class _NodeEvents(LinkEvents):
+    """Events of one node's sessions."""
+
+    def __init__(self, node: str, links: Links) -> None:
+        self._node = node
+        self._links = links
+
+    def established(self, link: LinkConnection) -> None:
+        self._links.established(self._node, link)
+
+    def closed(self, link: LinkConnection, problem: Problem) -> None:
+        self._links.closed(self._node, link, problem)
+
+    async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
+        await self._links.handlers.calls(self._node, message)
+
+    async def on_notices(self, link: LinkConnection, message: sync_pb2.NoticeBatch) -> None:
+        await self._links.handlers.notices(self._node, message)
+
+    async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
+        await self._links.handlers.find(self._node, message)
+
+    async def on_desired_state_report(self, link: LinkConnection, message: sync_pb2.DesiredStateReport) -> None:
+        await self._links.handlers.desired_report(self._node, message)
+
+    async def on_heartbeat_loads(self, link: LinkConnection, loads: Sequence[AgentLoad]) -> None:
+        self._links.view.loads(self._node, loads)
+
+
+class _NodeInbox:
+    """edgenode.link.ports.Inbox of one node; each lane has its own store."""
+
+    def __init__(self, node: str, store: LinkStore, lanes: Mapping[Lane, Apply]) -> None:
+        self._node = node
+        self._store = store
+        self._lanes = lanes
+
+    async def cursors(self) -> Sequence[LaneCursor]:
+        """See Inbox."""
+        return await self._store.cursors(self._node)
+
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+        """See Inbox."""
+        intake = Intake(self._node, lane, epoch, base, tuple(segments), gap)
+        take = self._lanes.get(lane)
+        if take is None:
+            return await self._store.refuse(intake, "LANE_NOT_SERVED", f"the hub takes nothing on lane {lane.name}")
+        return await take(intake)
+
+
+class _NodeReplica:
+    """edgenode.link.wire.accepting.ReplicaStore of one node."""
+
+    def __init__(self, node: str, fleet: FleetStore, view: FleetView, rows: Mapping[str, NodeRow]) -> None:
+        self._node = node
+        self._fleet = fleet
+        self._view = view
+        self._rows = rows
+
+    async def load(self) -> RegistryReplica:
+        """See ReplicaStore."""
+        row = self._rows[self._node]
+        known = self._view.node(self._node)
+        agents = [] if known is None else list(known.agents.values())
+        entries = [RegistryEntry(agent.view.name, agent.incarnation, agent.version, agent.payload) for agent in agents]
+        return RegistryReplica(row.registry_epoch, row.registry_version, entries)
+
+    async def commit(self, delta: RegistryDelta, changes: RegistryChanges) -> None:
+        """See ReplicaStore. Raises PermissionDenied (FOREIGN_AGENT) for a name of another node."""
+        agents = [known_agent(self._node, entry) for entry in changes.upserts]
+        rows = [
+            AgentRow(self._node, agent.view.name, agent.incarnation, agent.version, agent.payload, agent_text(agent))
+            for agent in agents
+        ]
+        own = [name for name in changes.removals if name.startswith(_prefix(self._node))]
+        await self._fleet.apply_registry(self._node, changes.epoch, changes.version, rows, own)
+        self._view.apply(agents, own)
+
+
+def _prefix(node: str) -> str:
+    return f"nodes/{node}/agents/"
+
+
+def known_agent(node: str, entry: RegistryEntry) -> KnownAgent:
+    """An agent as its node sent it. Raises InvalidArgument (BAD_AGENT), PermissionDenied (FOREIGN_AGENT)."""
+    if not entry.name.startswith(_prefix(node)):
+        raise PermissionDenied(
+            "FOREIGN_AGENT", f"{node} sent an agent named {entry.name!r}", hint="a node speaks for its own agents only"
+        )
+    payload = entry.payload or b""
+    try:
+        view = agent_view(registry_pb2.Agent.FromString(payload))
+    except (DecodeError, EdgenodeError) as error:
+        raise InvalidArgument(
+            "BAD_AGENT", f"the record of {entry.name} cannot be read: {error}", hint="compare the versions"
+        ) from error
+    return KnownAgent(node, view, payload, entry.incarnation, entry.version, in_flight=view.in_flight)
+
+
+def agent_text(agent: KnownAgent) -> str:
+    """What free text is matched to: names, descriptions, tags."""
+    card = registry_pb2.Agent.FromString(agent.payload).card
+    words = [card.name, card.description]
+    for skill in card.skills:
+        words += [skill.id, skill.id.replace(".", " "), skill.name, skill.description, *skill.tags]
+    return "\n".join(word for word in words if word)

@@ -1,0 +1,166 @@
+"""Which nodes get the next tasks.
+
+Work waits at the hub, by queue, until a node that fits has room: a node is given no more than a window of tasks ahead, so
+that a backlog spreads over nodes that come later. Of two fit nodes drawn at random the one with less outstanding work for
+its capacity gets the task (the power of two choices); what was heard of long ago counts as busier. A queue nobody fits is
+parked, with the reason; it is looked at again when the fleet changes, not by the clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgenode.link.ports import Rng
+from hub.services.view import FleetView
+from hub.store.records import Change, WaitKey, Workload
+
+MIN_WINDOW = 256  # tasks
+WINDOW_SHARE = 8  # tasks ahead for each task a node works on at once
+STALE_SECONDS = 10.0  # knowledge this old counts a node twice as busy
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Slots by queue, a node's name for each; `more` says that there may be others after these."""
+
+    slots: dict[WaitKey, list[str]]
+    more: bool
+
+
+class Placement:
+    """Counts what waits and what is held, and plans what goes where."""
+
+    def __init__(self, view: FleetView, rng: Rng) -> None:
+        self._view = view
+        self._rng = rng
+        self._waiting: dict[WaitKey, int] = {}
+        self._held: Counter[str] = Counter()
+        self.parked: dict[WaitKey, str] = {}
+
+    def restore(self, workload: Workload) -> None:
+        """What the rows say, at start."""
+        self._waiting = {key: count for key, count in workload.waiting.items() if count}
+        self._held = Counter(workload.held)
+
+    @property
+    def waiting_count(self) -> int:
+        """Tasks that wait at the hub."""
+        return sum(self._waiting.values())
+
+    @property
+    def pending_count(self) -> int:
+        """Tasks that have not ended."""
+        return self.waiting_count + self._held.total()
+
+    @property
+    def parked_count(self) -> int:
+        """Tasks that wait in parked queues."""
+        return sum(self._waiting.get(key, 0) for key in self.parked)
+
+    def held(self, node: str) -> int:
+        """Tasks a node has."""
+        return self._held[node]
+
+    def window(self, node: str) -> int:
+        """How many tasks a node may have."""
+        known = self._view.node(node)
+        return MIN_WINDOW if known is None else max(MIN_WINDOW, WINDOW_SHARE * known.capacity)
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Count committed changes."""
+        for change in changes:
+            before, after = change.before, change.after
+            if before is not None and before.waiting:
+                self._add_waiting(before.wait_key, -1)
+            elif before is not None and before.held:
+                self._held[before.holder] -= 1
+            if after.waiting:
+                self._add_waiting(after.wait_key, 1)
+            elif after.held:
+                self._held[after.holder] += 1
+
+    def _add_waiting(self, key: WaitKey, by: int) -> None:
+        count = self._waiting.get(key, 0) + by
+        if count > 0:
+            self._waiting[key] = count
+        else:
+            self._waiting.pop(key, None)
+            self.parked.pop(key, None)
+
+    def park(self) -> list[WaitKey]:
+        """Look at all queues against the fleet as it is now; returns those newly parked."""
+        newly = []
+        for key in self._waiting:
+            reason = self._view.fit(key.demand).reason
+            if not reason:
+                self.parked.pop(key, None)
+                continue
+            if key not in self.parked:
+                newly.append(key)
+            self.parked[key] = reason
+        return newly
+
+    def movable(self, node: str, keys: Iterable[WaitKey]) -> set[WaitKey]:
+        """Of these queues, those that somebody else than `node` fits."""
+        return {key for key in keys if self._view.fit(key.demand).nodes.keys() - {node}}
+
+    def plan(self, now: float, limit: int) -> Plan:
+        """At most `limit` slots for what waits: highest priority first, queues of one priority in turn."""
+        room = dict[str, int]()
+        slots: dict[WaitKey, list[str]] = {}
+        left = limit
+        for key in sorted(self._waiting, key=lambda key: -key.priority):
+            if key in self.parked:
+                continue
+            if left <= 0:
+                break
+            nodes = self._fill(key, room, min(self._waiting[key], left), now)
+            if nodes:
+                slots[key] = nodes
+                left -= len(nodes)
+        for key in slots:  # whoever was served goes behind the others of its priority
+            self._waiting[key] = self._waiting.pop(key)
+        return Plan(slots, left <= 0)
+
+    def _fill(self, key: WaitKey, room: dict[str, int], count: int, now: float) -> list[str]:
+        fit = self._view.fit(key.demand).nodes
+        weights: dict[str, float] = {}
+        for node, capacity in fit.items():
+            if node not in room:
+                room[node] = self.window(node) - self._held[node]
+            if room[node] > 0:
+                weights[node] = capacity / (1 + self._view.staleness(node, now) / STALE_SECONDS)
+        free = list(weights)
+        chosen: list[str] = []
+        while free and len(chosen) < count:
+            node = self._choose(free, weights, room)
+            chosen.append(node)
+            room[node] -= 1
+            if room[node] <= 0:
+                free.remove(node)
+        return chosen
+
+    def _choose(self, free: list[str], weights: dict[str, float], room: dict[str, int]) -> str:
+        if len(free) == 1:
+            return free[0]
+        first = int(self._rng.random() * len(free))
+        second = int(self._rng.random() * (len(free) - 1))
+        if second >= first:
+            second += 1
+
+        def load(node: str) -> float:
+            return (self.window(node) - room[node] + 1) / weights[node]
+
+        one, other = free[first], free[second]
+        return one if load(one) <= load(other) else other
+
+    def pick(self, key: WaitKey, connected: Iterable[str], now: float) -> str | None:
+        """One node for a call: the same choice, among `connected`, whatever its window."""
+        fit = self._view.fit(key.demand).nodes
+        weights = {node: fit[node] for node in connected if node in fit}
+        if not weights:
+            return None
+        room = {node: self.window(node) - self._held[node] for node in weights}
+        return self._choose(list(weights), weights, room)

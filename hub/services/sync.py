@@ -1,0 +1,76 @@
+"""SyncService: the door for edges. Who comes in is decided by the certificate, not by what the greeting claims."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+from edgenode.api.sync.v1 import sync_service_pb2
+from edgenode.api.sync.v1 import sync_service_pb2_grpc as pb_grpc
+from edgenode.link.errors import Unauthenticated
+from edgenode.link.identity.names import Kind
+from edgenode.link.identity.peers import peer_certificate, read_client_certificate
+from edgenode.link.ports import Clock
+from edgenode.link.wire.accepting import AcceptingEnd
+from edgenode.link.wire.interceptors import Peer
+from edgenode.link.wire.status import Context
+from hub.ca.authority import Authority
+from hub.ca.ports import EnrollmentStore
+from hub.services.alarm import Alarm
+
+_log = logging.getLogger(__name__)
+
+
+class EdgesOnly:
+    """The sync listener's Authoriser: edges of this fleet, by certificate."""
+
+    def __init__(self, trust_domain: str) -> None:
+        self._trust_domain = trust_domain
+
+    def authorise(self, peer: Peer, method: str) -> None:
+        """See edgenode.link.wire.interceptors.Authoriser."""
+        name = read_client_certificate(peer.certificate).name
+        if name.kind is not Kind.EDGE or name.trust_domain != self._trust_domain:
+            raise Unauthenticated(
+                "NOT_AN_EDGE", f"{name} is no edge of {self._trust_domain}", hint="dial the hub of your own fleet"
+            )
+
+
+class SyncService(pb_grpc.SyncServiceServicer):
+    """Serves the link."""
+
+    def __init__(
+        self, end: AcceptingEnd, authority: Authority, enrollment: EnrollmentStore, clock: Clock, alarm: Alarm
+    ) -> None:
+        self._end = end
+        self._authority = authority
+        self._enrollment = enrollment
+        self._clock = clock
+        self._alarm = alarm
+        self._serials: dict[str, int] = {}  # of the newest stream's certificate, by node
+
+    async def Sync(self, request_iterator: AsyncIterator[sync_service_pb2.SyncRequest], context: Context) -> None:
+        """One link. Raises PermissionDenied (REVOKED, STALE_GENERATION) and what the accepting end raises."""
+        certificate = peer_certificate(context.auth_context())
+        node = certificate.name.node
+        issued = self._authority.read_edge(certificate.der)
+        await self._enrollment.admit(issued, self._clock.wall())
+        # TLS looks at the dates once, at the handshake; a stream would outlive its certificate.
+        timer = self._alarm.after(
+            max(certificate.expire_time - self._clock.wall(), 0.0), lambda: self._expired(node, certificate.serial)
+        )
+        self._serials[node] = certificate.serial
+        try:
+            await self._end.serve(node, request_iterator, context)
+        finally:
+            timer.cancel()
+
+    def _expired(self, node: str, serial: int) -> None:
+        link = self._end.connections.get(node)
+        if link is not None and self._serials.get(node) == serial:
+            _log.info("the certificate of %s has expired; its session ends", node)
+            link.close(
+                Unauthenticated(
+                    "CERTIFICATE_EXPIRED", f"the certificate of {node} has expired", hint="renew it and dial again"
+                ).problem
+            )

@@ -1,0 +1,1 @@
+"""What a hub keeps, behind small Protocols (`ports`); SQLite is the implementation at hand."""

@@ -1,0 +1,198 @@
+"""Nodes, their registries and desired states in SQLite."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from edgenode.link.model.lanes import Lane, Rejection
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.store.outbox import SqliteOutbox
+from hub.store.records import AgentRow, DesiredRow, NodeRow, SignedDocument
+from hub.store.tasks import task_log
+
+# A word of free text; everything else would be syntax to FTS5.
+_WORD = re.compile(r"[\w-]+")
+_SEARCH_LIMIT = 10_000
+
+
+def control_log(node: str) -> str:
+    """Name of the log of control entries for a node."""
+    return f"down/{node}/control"
+
+
+def down_logs(node: str) -> dict[Lane, str]:
+    """The logs the hub keeps for a node."""
+    return {Lane.CONTROL: control_log(node), Lane.TASK: task_log(node)}
+
+
+class SqliteFleetStore:
+    """hub.store.ports.FleetStore."""
+
+    def __init__(self, database: Database, new_epoch: Callable[[], str]) -> None:
+        self._database = database
+        self._new_epoch = new_epoch
+
+    async def nodes(self) -> Sequence[NodeRow]:
+        """See FleetStore."""
+        return await self._database.read(
+            lambda connection: [NodeRow(*row) for row in connection.execute(f"{_SELECT_NODE} ORDER BY node")]
+        )
+
+    async def agents(self) -> Sequence[AgentRow]:
+        """See FleetStore."""
+        query = "SELECT node, name, incarnation, version, payload FROM agent ORDER BY name"
+        return await self._database.read(lambda connection: [AgentRow(*row) for row in connection.execute(query)])
+
+    def outbox(self, node: str) -> SqliteOutbox:
+        """The logs for a node; entries the node rejects are kept in `rejected_entry`."""
+
+        def rejected(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
+            _keep_rejected(connection, node, lane, rejections)
+
+        return SqliteOutbox(self._database, down_logs(node), node, self._new_epoch, rejected)
+
+    async def open_session(self, node: str, boot_id: str, generation: int, software: str, now: float) -> NodeRow:
+        """See FleetStore."""
+        epochs = [self._new_epoch() for _ in down_logs(node)]
+
+        def run(connection: sqlite3.Connection) -> NodeRow:
+            connection.execute(
+                "INSERT INTO node (node, fence, boot_id, generation, software, last_contact) VALUES (?, 1, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET fence = fence + 1, boot_id = excluded.boot_id,"
+                " generation = excluded.generation, software = excluded.software, last_contact = excluded.last_contact",
+                (node, boot_id, generation, software, now),
+            )
+            for name, epoch in zip(down_logs(node).values(), epochs, strict=True):
+                log = logs.ensure_log(connection, name, epoch)
+                logs.ensure_consumer(connection, log.log_id, node, log.first - 1)
+            return NodeRow(*connection.execute(f"{_SELECT_NODE} WHERE node = ?", (node,)).fetchone())
+
+        return await self._database.write(run)
+
+    async def touch(self, last_contacts: Mapping[str, float]) -> None:
+        """See FleetStore."""
+        rows = [(time, node) for node, time in last_contacts.items()]
+        await self._database.write(
+            lambda connection: connection.executemany("UPDATE node SET last_contact = ? WHERE node = ?", rows)
+        )
+
+    async def apply_registry(
+        self, node: str, epoch: str, version: int, upserts: Sequence[AgentRow], removals: Sequence[str]
+    ) -> None:
+        """See FleetStore."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            gone = [(name,) for name in (*removals, *(agent.name for agent in upserts))]
+            connection.executemany(
+                "DELETE FROM agent_text WHERE rowid = (SELECT agent_number FROM agent WHERE name = ?)", gone
+            )
+            connection.executemany("DELETE FROM agent WHERE name = ?", [(name,) for name in removals])
+            for agent in upserts:
+                number = connection.execute(
+                    "INSERT INTO agent (name, node, incarnation, version, payload) VALUES (?, ?, ?, ?, ?)"
+                    " ON CONFLICT (name) DO UPDATE SET node = excluded.node, incarnation = excluded.incarnation,"
+                    " version = excluded.version, payload = excluded.payload RETURNING agent_number",
+                    (agent.name, node, agent.incarnation, agent.version, agent.payload),
+                ).fetchone()[0]
+                connection.execute("INSERT INTO agent_text (rowid, text) VALUES (?, ?)", (number, agent.text))
+            connection.execute(
+                "UPDATE node SET registry_epoch = ?, registry_version = ? WHERE node = ?", (epoch, version, node)
+            )
+
+        await self._database.write(run)
+
+    async def search(self, query: str) -> Mapping[str, float]:
+        """See FleetStore."""
+        words = _WORD.findall(query)
+        if not words:
+            return {}
+        match = " OR ".join(f'"{word}"*' for word in words)
+
+        def run(connection: sqlite3.Connection) -> dict[str, float]:
+            return dict(
+                connection.execute(
+                    "SELECT name, -bm25(agent_text) FROM agent_text JOIN agent ON agent_number = agent_text.rowid"
+                    " WHERE agent_text MATCH ? ORDER BY 2 DESC LIMIT ?",
+                    (match, _SEARCH_LIMIT),
+                ).fetchall()
+            )
+
+        scores = await self._database.read(run)
+        # bm25 has no upper bound and may fall below zero in tiny collections; relevance is a share of the best.
+        best = max(scores.values(), default=0.0)
+        return {name: score / best if best > 0 and score > 0 else 0.0 for name, score in scores.items()}
+
+    async def desired(self, node: str) -> DesiredRow:
+        """See FleetStore."""
+        return await self._database.read(lambda connection: _desired(connection, node))
+
+    async def set_desired(self, node: str, sign: Callable[[int], SignedDocument]) -> SignedDocument:
+        """See FleetStore."""
+
+        def run(connection: sqlite3.Connection) -> SignedDocument:
+            row = connection.execute("SELECT version FROM desired_state WHERE node = ?", (node,)).fetchone()
+            signed = sign(1 if row is None else row[0] + 1)
+            connection.execute(
+                "INSERT INTO desired_state (node, version, document, signature, certificates) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET version = excluded.version, document = excluded.document,"
+                " signature = excluded.signature, certificates = excluded.certificates",
+                (node, signed.version, signed.document, signed.signature, msgspec.msgpack.encode(signed.certificates)),
+            )
+            return signed
+
+        return await self._database.write(run)
+
+    async def report_desired(self, node: str, applied: int, refused: int, problem: bytes) -> None:
+        """See FleetStore."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "INSERT INTO desired_state (node, applied_version, refused_version, problem) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET applied_version = excluded.applied_version,"
+                " refused_version = excluded.refused_version, problem = excluded.problem",
+                (node, applied, refused, problem),
+            )
+        )
+
+
+_SELECT_NODE = (
+    "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version FROM node"
+)
+
+
+def _desired(connection: sqlite3.Connection, node: str) -> DesiredRow:
+    row = connection.execute(
+        "SELECT version, document, signature, certificates, applied_version, refused_version, problem"
+        " FROM desired_state WHERE node = ?",
+        (node,),
+    ).fetchone()
+    if row is None:
+        return DesiredRow(None)
+    version, document, signature, certificates, *report = row
+    if not version:
+        return DesiredRow(None, *report)
+    chain = msgspec.msgpack.decode(certificates, type=tuple[bytes, ...])
+    return DesiredRow(SignedDocument(version, document, signature, chain), *report)
+
+
+def _keep_rejected(connection: sqlite3.Connection, node: str, lane: Lane, rejections: Sequence[Rejection]) -> None:
+    log = logs.log_state(connection, down_logs(node)[lane])
+    for rejection in rejections:
+        chunk = logs.read(connection, log.log_id, rejection.sequence - 1, 1, 0)
+        payload = chunk.segments[0].payload if chunk.segments and chunk.base <= rejection.sequence else b""
+        connection.execute(
+            "INSERT INTO rejected_entry (node, lane, sequence, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                node,
+                lane,
+                # Where the entry stands inside its segment.
+                rejection.sequence - chunk.base,
+                rejection.problem.reason,
+                rejection.problem.message,
+                payload,
+            ),
+        )

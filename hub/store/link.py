@@ -1,0 +1,116 @@
+"""Cursors and the ledger in SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection
+from edgenode.link.model.problem import Code, Problem
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from hub.store import messages, tasks
+from hub.store.records import DownlinkCounts, Intake, LedgerFacts, UplinkCounts
+
+
+class SqliteLinkStore:
+    """hub.store.ports.LinkStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def cursors(self, node: str) -> Sequence[LaneCursor]:
+        """See LinkStore."""
+        return await self._database.read(lambda connection: logs.inbox_cursors(connection, node))
+
+    async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:
+        """See LinkStore."""
+        problem = Problem(Code.UNIMPLEMENTED, reason, message, hint="compare the versions of hub and edge")
+
+        def run(connection: sqlite3.Connection) -> Applied:
+            fresh = tasks.uplink_accept(connection, intake)
+            count = sum(segment.count for segment in fresh.segments) - fresh.skip
+            logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, count)
+            first = fresh.base + fresh.skip
+            end = intake.base - 1 + sum(segment.count for segment in intake.segments)
+            return Applied(end, tuple(Rejection(sequence, problem) for sequence in range(first, first + count)))
+
+        return await self._database.write(run)
+
+    async def ledger(self) -> LedgerFacts:
+        """See LinkStore."""
+        return await self._database.read(_ledger)
+
+
+def _ledger(connection: sqlite3.Connection) -> LedgerFacts:
+    log = logs.log_state(connection, messages.LOG)
+    held = connection.execute(
+        "SELECT coalesce(sum(entry_count), 0) FROM segment WHERE position >= ? AND position < ?", _range(log.log_id)
+    ).fetchone()[0]
+    pending = connection.execute("SELECT count(*) FROM task WHERE state < 8").fetchone()[0]
+    return LedgerFacts(
+        uplinks=tuple(_uplinks(connection)),
+        downlinks=tuple(_downlinks(connection)),
+        tasks_accepted=sum(logs.counters(connection, tasks.ACCEPTED).values()),
+        tasks_ended=logs.counters(connection, tasks.ENDED),
+        tasks_discarded=logs.counters(connection, tasks.DISCARDED),
+        tasks_pending=pending,
+        messages_last=log.last,
+        messages_first=log.first,
+        messages_held=held,
+        messages_stored=sum(logs.counters(connection, messages.STORED).values()),
+        messages_dropped=logs.counters(connection, messages.DROPPED),
+    )
+
+
+def _range(log_id: int) -> tuple[int, int]:
+    return logs._position(log_id, 0), logs._position(log_id + 1, 0)
+
+
+def _uplinks(connection: sqlite3.Connection) -> list[UplinkCounts]:
+    starts = logs.counters(connection, "uplink.start")
+    known = logs.counters(connection, messages.KNOWN)
+    rows = connection.execute(
+        "SELECT peer, lane, epoch, sequence, applied_count, duplicate_count, rejected_count, gap_count"
+        " FROM inbox_cursor ORDER BY peer, lane, cursor_id"
+    )
+    counts = []
+    for node, number, epoch, sequence, applied, duplicates, rejected, gap in rows:
+        lane = Lane(number)
+        reason = tasks.uplink_reason(node, lane, epoch)
+        counts.append(
+            UplinkCounts(
+                node,
+                lane,
+                epoch,
+                sequence,
+                starts.get(reason, 0),
+                applied,
+                duplicates,
+                rejected,
+                gap,
+                known.get(reason, 0),
+            )
+        )
+    return counts
+
+
+def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
+    rows = connection.execute(
+        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count"
+        " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE log.name LIKE 'down/%' ORDER BY log.name"
+    ).fetchall()
+    lanes = {"task": Lane.TASK, "control": Lane.CONTROL}
+    counts = []
+    for log_id, name, epoch, last, acked, rejected in rows:
+        _, node, lane = name.split("/")
+        low, high = _range(log_id)
+        # Counted from what is there, not from the difference of two numbers: that is what makes the sum a check.
+        held, size, oldest = connection.execute(
+            "SELECT coalesce(sum(entry_count - max(?1 + ?3 - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
+            " coalesce(min(accept_time), 0) FROM segment WHERE position >= ?1 AND position < ?2"
+            " AND position + entry_count - 1 > ?1 + ?3",
+            (low, high, acked),
+        ).fetchone()
+        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, held, size, oldest))
+    return counts

@@ -1,0 +1,152 @@
+"""What the hub's services need of a store. SQLite is the first to give it; each call is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from edgenode.link.model.lanes import Applied, Chunk, LaneCursor
+from hub.store.records import (
+    AgentRow,
+    Committed,
+    Decide,
+    DesiredRow,
+    Intake,
+    LedgerFacts,
+    NodeRow,
+    Selection,
+    SignedDocument,
+    TaskFilter,
+    TaskRecord,
+    WaitKey,
+    Workload,
+)
+
+
+class TaskStore(Protocol):
+    """Tasks and the task entries for nodes."""
+
+    async def transact(self, selection: Selection, decide: Decide, intake: Intake | None = None) -> Committed:
+        """Read, decide, write: tasks, entries, counters and the intake's cursor in one transaction."""
+        ...
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """A task with its spec."""
+        ...
+
+    async def page(self, wanted: TaskFilter) -> Sequence[tuple[int, TaskRecord]]:
+        """Tasks without specs, newest first, each with its number."""
+        ...
+
+    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int]]:
+        """(origin, holder, fence) of each known task that has not ended."""
+        ...
+
+    async def workload(self) -> Workload:
+        """What is under way; for the start."""
+        ...
+
+    async def held_queues(self, node: str) -> Sequence[WaitKey]:
+        """The queues that what a node holds would wait in."""
+        ...
+
+    async def next_deadline(self) -> float:
+        """The earliest deadline of what has not ended; 0 for none."""
+        ...
+
+    async def state_counts(self) -> Mapping[str, int]:
+        """Tasks by state name."""
+        ...
+
+    async def sweep(self, ended_before: float, limit: int) -> int:
+        """Forget at most `limit` tasks that ended before then; returns how many."""
+        ...
+
+
+class FleetStore(Protocol):
+    """Nodes, their registries and desired states."""
+
+    async def nodes(self) -> Sequence[NodeRow]:
+        """All nodes that were ever connected, by name."""
+        ...
+
+    async def agents(self) -> Sequence[AgentRow]:
+        """All agents of the fleet."""
+        ...
+
+    async def open_session(self, node: str, boot_id: str, generation: int, software: str, now: float) -> NodeRow:
+        """A session begins: note who, raise the fence, make the node's logs. Returns the row."""
+        ...
+
+    async def touch(self, last_contacts: Mapping[str, float]) -> None:
+        """When nodes were last heard of."""
+        ...
+
+    async def apply_registry(
+        self, node: str, epoch: str, version: int, upserts: Sequence[AgentRow], removals: Sequence[str]
+    ) -> None:
+        """Changes to a node's registry and where it then stands."""
+        ...
+
+    async def search(self, query: str) -> Mapping[str, float]:
+        """Relevance, 0..1, of agents (by name) for free text."""
+        ...
+
+    async def desired(self, node: str) -> DesiredRow:
+        """A node's desired state."""
+        ...
+
+    async def set_desired(self, node: str, sign: Callable[[int], SignedDocument]) -> SignedDocument:
+        """Replace it; `sign(version)` makes the document of the next version and must be pure."""
+        ...
+
+    async def report_desired(self, node: str, applied: int, refused: int, problem: bytes) -> None:
+        """What the node did with it."""
+        ...
+
+
+class MessageStore(Protocol):
+    """The hub's one log of messages and its named subscriptions."""
+
+    async def append(self, intake: Intake) -> tuple[Applied, int]:
+        """Store what is new of a batch, unread, with its cursor. Returns the outcome and the log's last sequence."""
+        ...
+
+    async def read(self, after: int, max_count: int, max_bytes: int) -> Chunk:
+        """Whole segments that hold entries past `after`."""
+        ...
+
+    async def bounds(self) -> tuple[int, int]:
+        """(first, last) sequence held; first is last + 1 when nothing is."""
+        ...
+
+    async def subscribe(self, name: str, after: int) -> int:
+        """The acknowledged sequence of a named subscription; a new one starts at `after`."""
+        ...
+
+    async def acknowledge(self, name: str, sequence: int) -> None:
+        """Everything up to `sequence` is dealt with."""
+        ...
+
+    async def sweep(self, keep_bytes: int, hard_bytes: int) -> int:
+        """Give space back, boundedly: what everybody acknowledged beyond `keep_bytes`, anything beyond `hard_bytes`.
+
+        Returns entries deleted; call again while it is not 0.
+        """
+        ...
+
+
+class LinkStore(Protocol):
+    """The link's bookkeeping that belongs to no other store."""
+
+    async def cursors(self, node: str) -> Sequence[LaneCursor]:
+        """How far each of the node's lanes was applied."""
+        ...
+
+    async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:
+        """Advance the cursor and reject every entry: a lane that is not served."""
+        ...
+
+    async def ledger(self) -> LedgerFacts:
+        """The counts of every hop."""
+        ...

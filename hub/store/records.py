@@ -1,0 +1,254 @@
+"""What the hub keeps, as values: tasks, nodes, desired states, and what a transaction on tasks reads and writes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.lanes import Applied, Lane, Segment
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import OnLost, TaskState
+from edgenode.link.protocol.scheduler import Demand
+
+
+@dataclass(frozen=True, slots=True)
+class WaitKey:
+    """Tasks that wait for the same thing with the same priority. They are granted in the order they came."""
+
+    demand: Demand
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """A task as the hub's row says. Times are wall clock, seconds; 0 for none.
+
+    `holder` is the node it was granted to, empty while it waits here. `outcome` is the contract's Task without its spec,
+    serialised: the last report. `answers` are TaskGrant messages that hold answers only, one after the other, which reads
+    as one message with all of them. `spec` is empty where it was not asked for.
+    """
+
+    task_id: str
+    origin: str
+    demand: Demand
+    priority: int
+    submit_time: float
+    deadline: float = 0.0
+    on_lost: OnLost = OnLost.RETRY
+    context_id: str = ""
+    idempotency_key: str = ""
+    request_id: str = ""
+    replay_of: str = ""
+    spec: bytes = b""
+    state: TaskState = TaskState.QUEUED
+    state_reason: str = ""
+    holder: str = ""
+    fence: int = 0
+    attempt_count: int = 0
+    agent: str = ""
+    outcome: bytes = b""
+    answers: bytes = b""
+    cancel_reason: str | None = None  # None: nobody asked for its end
+    avoid: str = ""  # the node that had it last
+    avoid_until: float = 0.0
+    update_time: float = 0.0
+    sequence: int = 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits at the hub for a node."""
+        return not self.holder and not self.state.terminal
+
+    @property
+    def held(self) -> bool:
+        """Whether a node has it."""
+        return bool(self.holder) and not self.state.terminal
+
+    def as_submission(self, request_id: str, idempotency_key: str, replay_of: str) -> TaskRecord:
+        """The same under the keys of a caller of the hub itself."""
+        return replace(self, request_id=request_id, idempotency_key=idempotency_key, replay_of=replay_of)
+
+    @property
+    def wait_key(self) -> WaitKey:
+        """The queue it waits in."""
+        return WaitKey(self.demand, self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A batch of a lane as it came over the link."""
+
+    node: str
+    lane: Lane
+    epoch: str
+    base: int
+    segments: tuple[Segment, ...]
+    gap: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Tasks to read before deciding; the parts are read together. Each `limit` bounds its own part."""
+
+    task_ids: Sequence[str] = ()
+    request_ids: Sequence[str] = ()  # of tasks submitted on the hub itself
+    idempotency_keys: Sequence[str] = ()  # likewise
+    waiting: Mapping[WaitKey, int] = field(default_factory=dict)  # how many of each queue, in order
+    sole: Mapping[WaitKey, str] = field(default_factory=dict)  # of these, not what avoids this node at `now`
+    now: float = 0.0
+    not_parked: bool = False  # of `waiting`, only what is not PARKED
+    due: float | None = None  # not ended, deadline at or before this
+    holder: str = ""  # held by this node, after `after_task_id`
+    after_task_id: str = ""
+    limit: int = 500
+    with_spec: bool = False
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a transaction writes: tasks as they are now, entries for nodes, and what was discarded or refused of the intake."""
+
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    entries: list[tuple[str, bytes]] = field(default_factory=list)  # (node, task entry), in order
+    discarded: Counter[str] = field(default_factory=Counter)  # by reason
+    rejected: list[tuple[int, Problem]] = field(default_factory=list)  # (sequence, why)
+    refusal: EdgenodeError | None = None  # raised to the caller once the transaction is over; nothing is to be written
+
+
+Tasks = Mapping[str, TaskRecord]
+Decide = Callable[[Tasks, int], Decision]
+"""From what was selected (by id, in order of selection) and the last sequence of the intake that was applied before (-1
+without an intake). Runs inside the transaction, perhaps more than once and on another thread: must be pure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A task before (None: it is new) and after."""
+
+    before: TaskRecord | None
+    after: TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction did: the changes, the last sequence of each node's task log that grew, and the intake's outcome."""
+
+    changes: tuple[Change, ...]
+    appended: Mapping[str, int]
+    applied: Applied | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Conditions of a listing; empty ones hold. `before_number` starts behind a page; 0 starts with the newest."""
+
+    states: frozenset[TaskState] = frozenset()
+    skill: str = ""
+    context_id: str = ""
+    before_number: int = 0
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is under way, as counted from the rows: tasks waiting by queue, tasks held by node, the earliest deadline."""
+
+    waiting: Mapping[WaitKey, int]
+    held: Mapping[str, int]
+    next_deadline: float  # 0: none
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node that was connected at least once. `last_contact` is wall clock, seconds."""
+
+    node: str
+    fence: int
+    boot_id: str
+    generation: int
+    software: str
+    last_contact: float
+    registry_epoch: str
+    registry_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent of a node's registry; `payload` is the contract's Agent, serialised. `text` is what free text is matched to."""
+
+    node: str
+    name: str
+    incarnation: int
+    version: int
+    payload: bytes
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SignedDocument:
+    """A desired state: the serialised document, its signature and the signer's chain (DER, leaf first)."""
+
+    version: int
+    document: bytes
+    signature: bytes
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRow:
+    """What the hub wants of a node (None: nothing yet) and what the node said last; `problem` is a serialised Problem."""
+
+    wanted: SignedDocument | None
+    applied_version: int = 0
+    refused_version: int = 0
+    problem: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class UplinkCounts:
+    """What came in from a node on a lane and epoch. `start`: entries before this belong to another epoch."""
+
+    node: str
+    lane: Lane
+    epoch: str
+    sequence: int
+    start: int
+    applied: int
+    duplicates: int
+    rejected: int
+    gap: int
+    known: int  # entries that came again under a new epoch
+
+
+@dataclass(frozen=True, slots=True)
+class DownlinkCounts:
+    """A log for a node. `held` are the entries in its segments past `acked`; `oldest` is when the first of them was stored."""
+
+    node: str
+    lane: Lane
+    epoch: str
+    last: int
+    acked: int
+    rejected: int
+    held: int
+    held_bytes: int
+    oldest: float
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerFacts:
+    """Everything the ledger needs, taken in one read. Task counts are by state name."""
+
+    uplinks: tuple[UplinkCounts, ...]
+    downlinks: tuple[DownlinkCounts, ...]
+    tasks_accepted: int
+    tasks_ended: Mapping[str, int]
+    tasks_discarded: Mapping[str, int]
+    tasks_pending: int  # counted from the rows
+    messages_last: int
+    messages_first: int
+    messages_held: int
+    messages_stored: int  # by the counter kept at intake
+    messages_dropped: Mapping[str, int]

@@ -1,0 +1,102 @@
+"""The hub's SQLite schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgenode.link.store import logs
+from edgenode.link.store.database import IN_MEMORY, Database
+from hub.store import enrollment
+
+APPLICATION_ID = 0x656E6875  # "enhu"
+
+# A queue is a range of task_waiting: its tasks in the order they came. PARKED is not stored: it is a property of the queue.
+TASKS = """
+CREATE TABLE task (
+    task_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_id TEXT NOT NULL UNIQUE,
+    origin TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    submit_time REAL NOT NULL,
+    deadline REAL NOT NULL,
+    on_lost INTEGER NOT NULL,
+    skill TEXT NOT NULL,
+    context_id TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    replay_of TEXT NOT NULL,
+    spec BLOB NOT NULL,
+    state INTEGER NOT NULL,
+    state_reason TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    attempt_count INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    outcome BLOB NOT NULL,
+    answers BLOB NOT NULL,
+    cancel_reason TEXT,
+    avoid TEXT NOT NULL,
+    avoid_until REAL NOT NULL,
+    update_time REAL NOT NULL,
+    sequence INTEGER NOT NULL
+) STRICT;
+CREATE INDEX task_waiting ON task (queue, task_number) WHERE holder = '' AND state < 8;
+CREATE INDEX task_held ON task (holder, task_id) WHERE holder != '' AND state < 8;
+CREATE INDEX task_deadline ON task (deadline) WHERE deadline > 0 AND state < 8;
+CREATE INDEX task_ended ON task (update_time) WHERE state >= 8;
+CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key != '';
+CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id != '';
+"""
+
+FLEET = """
+CREATE TABLE node (
+    node TEXT PRIMARY KEY,
+    fence INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    software TEXT NOT NULL,
+    last_contact REAL NOT NULL,
+    registry_epoch TEXT NOT NULL DEFAULT '',
+    registry_version INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+CREATE TABLE agent (
+    agent_number INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    node TEXT NOT NULL,
+    incarnation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+CREATE VIRTUAL TABLE agent_text USING fts5 (text, tokenize = "porter unicode61 tokenchars '-_'");
+CREATE TABLE desired_state (
+    node TEXT PRIMARY KEY,
+    version INTEGER NOT NULL DEFAULT 0,
+    document BLOB NOT NULL DEFAULT x'',
+    signature BLOB NOT NULL DEFAULT x'',
+    certificates BLOB NOT NULL DEFAULT x'',
+    applied_version INTEGER NOT NULL DEFAULT 0,
+    refused_version INTEGER NOT NULL DEFAULT 0,
+    problem BLOB NOT NULL DEFAULT x''
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rejected_entry (
+    rejected_number INTEGER PRIMARY KEY AUTOINCREMENT,
+    node TEXT NOT NULL,
+    lane INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    message TEXT NOT NULL,
+    payload BLOB NOT NULL
+) STRICT;
+"""
+
+
+def migrations() -> tuple[str, ...]:
+    """Scripts from one version to the next."""
+    return (logs.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
+
+
+async def open_database(path: Path | None, limit_bytes: int) -> Database:
+    """Open or make the hub's file (None: in memory). Raises as Database.open."""
+    return await Database.open(
+        IN_MEMORY if path is None else path, migrations(), application_id=APPLICATION_ID, limit_bytes=limit_bytes
+    )

@@ -1,0 +1,344 @@
+"""Tasks in SQLite."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from edgenode.link.errors import EdgenodeError, Internal
+from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
+from edgenode.link.model.task import OnLost, TaskState
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from hub.store.queues import queue_key, queue_text
+from hub.store.records import (
+    Change,
+    Committed,
+    Decide,
+    Decision,
+    Intake,
+    Selection,
+    TaskFilter,
+    TaskRecord,
+    WaitKey,
+    Workload,
+)
+
+ACCEPTED = "task.accepted"
+ENDED = "task.ended"
+DISCARDED = "task.discarded"
+STATE = "task.state"
+
+Pack = Callable[[Sequence[bytes]], Sequence[Segment]]
+
+_COLUMNS = (
+    "task_id, origin, queue, submit_time, deadline, on_lost, context_id, idempotency_key, request_id, replay_of, state,"
+    " state_reason, holder, fence, attempt_count, agent, outcome, answers, cancel_reason, avoid, avoid_until, update_time,"
+    " sequence"
+)
+_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, spec) VALUES ({', '.join('?' * 25)})"
+_UPDATE = (
+    "UPDATE task SET state = ?, state_reason = ?, holder = ?, fence = ?, attempt_count = ?, agent = ?, outcome = ?,"
+    " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?"
+    " WHERE task_id = ? AND sequence = ? AND state < 8"
+)
+
+
+def task_log(node: str) -> str:
+    """Name of the log of task entries for a node."""
+    return f"down/{node}/task"
+
+
+def _read(row: Sequence[Any]) -> TaskRecord:
+    """A row of _COLUMNS, with the spec behind them where it was asked for."""
+    key = queue_key(row[2])
+    return TaskRecord(
+        task_id=row[0],
+        origin=row[1],
+        demand=key.demand,
+        priority=key.priority,
+        submit_time=row[3],
+        deadline=row[4],
+        on_lost=OnLost(row[5]),
+        context_id=row[6],
+        idempotency_key=row[7],
+        request_id=row[8],
+        replay_of=row[9],
+        spec=row[23] if len(row) > 23 else b"",
+        state=TaskState(row[10]),
+        state_reason=row[11],
+        holder=row[12],
+        fence=row[13],
+        attempt_count=row[14],
+        agent=row[15],
+        outcome=row[16],
+        answers=row[17],
+        cancel_reason=row[18],
+        avoid=row[19],
+        avoid_until=row[20],
+        update_time=row[21],
+        sequence=row[22],
+    )
+
+
+def _mutable(task: TaskRecord) -> tuple[object, ...]:
+    return (
+        int(task.state),
+        task.state_reason,
+        task.holder,
+        task.fence,
+        task.attempt_count,
+        task.agent,
+        task.outcome,
+        task.answers,
+        task.cancel_reason,
+        task.avoid,
+        task.avoid_until,
+        task.update_time,
+        task.sequence,
+    )
+
+
+def _inserted(task: TaskRecord) -> tuple[object, ...]:
+    return (
+        task.task_id,
+        task.origin,
+        queue_text(task.wait_key),
+        task.submit_time,
+        task.deadline,
+        int(task.on_lost),
+        task.context_id,
+        task.idempotency_key,
+        task.request_id,
+        task.replay_of,
+        *_mutable(task),
+        task.demand.skill,
+        task.spec,
+    )
+
+
+class SqliteTaskStore:
+    """hub.store.ports.TaskStore. `pack` makes segments of task entries; `new_epoch` names a log that is made on the way."""
+
+    def __init__(self, database: Database, pack: Pack, new_epoch: Callable[[], str]) -> None:
+        self._database = database
+        self._pack = pack
+        self._new_epoch = new_epoch
+
+    async def transact(self, selection: Selection, decide: Decide, intake: Intake | None = None) -> Committed:
+        """See TaskStore."""
+        epoch = self._new_epoch()
+
+        def run(connection: sqlite3.Connection) -> Committed:
+            applied_before = -1
+            if intake is not None:
+                applied_before = _accept(connection, intake)
+            known = _select(connection, selection)
+            decision = decide(known, applied_before)
+            changes = _write(connection, known, decision)
+            appended = self._append(connection, decision.entries, epoch)
+            applied = None if intake is None else _settle(connection, intake, decision)
+            refusals[:] = [decision.refusal]
+            return Committed(changes, appended, applied)
+
+        # A refusal raised inside would undo and repeat the whole group commit.
+        refusals: list[EdgenodeError | None] = []
+        committed = await self._database.write(run)
+        if refusals[0] is not None:
+            raise refusals[0]
+        return committed
+
+    def _append(
+        self, connection: sqlite3.Connection, entries: Iterable[tuple[str, bytes]], epoch: str
+    ) -> dict[str, int]:
+        by_node: dict[str, list[bytes]] = defaultdict(list)
+        for node, entry in entries:
+            by_node[node].append(entry)
+        appended = {}
+        for node, payloads in by_node.items():
+            log = logs.ensure_log(connection, task_log(node), epoch)
+            logs.ensure_consumer(connection, log.log_id, node, log.first - 1)
+            base = logs.append(connection, log.log_id, self._pack(payloads))
+            appended[node] = base + len(payloads) - 1
+        return appended
+
+    async def get(self, task_id: str) -> TaskRecord | None:
+        """See TaskStore."""
+
+        def run(connection: sqlite3.Connection) -> TaskRecord | None:
+            row = connection.execute(f"SELECT {_COLUMNS}, spec FROM task WHERE task_id = ?", (task_id,)).fetchone()
+            return None if row is None else _read(row)
+
+        return await self._database.read(run)
+
+    async def page(self, wanted: TaskFilter) -> Sequence[tuple[int, TaskRecord]]:
+        """See TaskStore."""
+        conditions, values = ["TRUE"], list[object]()
+        if wanted.before_number:
+            conditions.append("task_number < ?")
+            values.append(wanted.before_number)
+        if wanted.states:
+            conditions.append(f"state IN ({', '.join(str(int(state)) for state in wanted.states)})")
+        for column, value in (("skill", wanted.skill), ("context_id", wanted.context_id)):
+            if value:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        query = f"SELECT task_number, {_COLUMNS} FROM task WHERE {' AND '.join(conditions)} ORDER BY task_number DESC LIMIT ?"
+        rows = await self._database.read(
+            lambda connection: connection.execute(query, (*values, wanted.limit)).fetchall()
+        )
+        return [(row[0], _read(row[1:])) for row in rows]
+
+    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int]]:
+        """See TaskStore."""
+        query = (
+            "SELECT task_id, origin, holder, fence FROM task"
+            " WHERE task_id IN (SELECT value FROM json_each(?)) AND state < 8"
+        )
+        names = json.dumps(list(task_ids))
+        rows = await self._database.read(lambda connection: connection.execute(query, (names,)).fetchall())
+        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+    async def workload(self) -> Workload:
+        """See TaskStore."""
+
+        def run(connection: sqlite3.Connection) -> Workload:
+            waiting = connection.execute(
+                "SELECT queue, count(*) FROM task WHERE holder = '' AND state < 8 GROUP BY queue"
+            ).fetchall()
+            held = connection.execute(
+                "SELECT holder, count(*) FROM task WHERE holder != '' AND state < 8 GROUP BY holder"
+            ).fetchall()
+            return Workload({queue_key(text): count for text, count in waiting}, dict(held), _deadline(connection))
+
+        return await self._database.read(run)
+
+    async def held_queues(self, node: str) -> Sequence[WaitKey]:
+        """See TaskStore."""
+        query = "SELECT DISTINCT queue FROM task WHERE holder = ? AND state < 8"
+        rows = await self._database.read(lambda connection: connection.execute(query, (node,)).fetchall())
+        return [queue_key(text) for (text,) in rows]
+
+    async def next_deadline(self) -> float:
+        """See TaskStore."""
+        return await self._database.read(_deadline)
+
+    async def state_counts(self) -> Mapping[str, int]:
+        """See TaskStore."""
+        counts = await self._database.read(lambda connection: logs.counters(connection, STATE))
+        return {state: count for state, count in counts.items() if count}
+
+    async def sweep(self, ended_before: float, limit: int) -> int:
+        """See TaskStore."""
+
+        def run(connection: sqlite3.Connection) -> int:
+            rows = connection.execute(
+                "SELECT task_number, state FROM task WHERE state >= 8 AND update_time < ? ORDER BY update_time LIMIT ?",
+                (ended_before, limit),
+            ).fetchall()
+            connection.executemany("DELETE FROM task WHERE task_number = ?", [(number,) for number, _ in rows])
+            logs.count_many(connection, [(STATE, TaskState(state).name, -1) for _, state in rows])
+            return len(rows)
+
+        return await self._database.write(run)
+
+
+def _deadline(connection: sqlite3.Connection) -> float:
+    row = connection.execute("SELECT min(deadline) FROM task WHERE deadline > 0 AND state < 8").fetchone()
+    return float(row[0] or 0.0)
+
+
+def _accept(connection: sqlite3.Connection, intake: Intake) -> int:
+    """Advance the cursor; returns the last sequence that was applied before."""
+    known = uplink_accept(connection, intake)
+    return known.base + known.skip - 1 if known.segments else _end(intake)
+
+
+def uplink_accept(connection: sqlite3.Connection, intake: Intake) -> logs.Fresh:
+    """logs.accept for a node's lane; notes where a log that is new here begins, so that the ledger can add it up."""
+    seen = connection.execute(
+        "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?", (intake.node, intake.lane, intake.epoch)
+    ).fetchone()
+    if seen is None and not intake.gap and intake.base > 1:
+        logs.count(connection, "uplink.start", uplink_reason(intake.node, intake.lane, intake.epoch), intake.base - 1)
+    return logs.accept(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.segments, intake.gap)
+
+
+def uplink_reason(node: str, lane: Lane, epoch: str) -> str:
+    """Under which reason counters of an uplink are kept."""
+    return f"{node}/{int(lane)}/{epoch}"
+
+
+def _end(intake: Intake) -> int:
+    return intake.base - 1 + sum(segment.count for segment in intake.segments)
+
+
+def _settle(connection: sqlite3.Connection, intake: Intake, decision: Decision) -> Applied:
+    if decision.rejected:
+        logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, len(decision.rejected))
+    return Applied(_end(intake), tuple(Rejection(sequence, problem) for sequence, problem in decision.rejected))
+
+
+def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, TaskRecord]:
+    columns = f"{_COLUMNS}, spec" if selection.with_spec else _COLUMNS
+    rows: list[Sequence[Any]] = []
+
+    def read(condition: str, *values: object) -> None:
+        rows.extend(connection.execute(f"SELECT {columns} FROM task WHERE {condition}", values))
+
+    for column, keys in (
+        ("task_id", selection.task_ids),
+        ("request_id", selection.request_ids),
+        ("idempotency_key", selection.idempotency_keys),
+    ):
+        if keys:
+            read(f"{column} != '' AND {column} IN (SELECT value FROM json_each(?))", json.dumps(list(keys)))
+    for key, count in selection.waiting.items():
+        read(
+            f"queue = ? AND holder = '' AND state < 8{' AND state <> 2' if selection.not_parked else ''}"
+            " AND NOT (avoid = ? AND avoid_until > ?) ORDER BY task_number LIMIT ?",
+            queue_text(key),
+            selection.sole.get(key, ""),
+            selection.now,
+            count,
+        )
+    if selection.due is not None:
+        read("deadline > 0 AND deadline <= ? AND state < 8 ORDER BY deadline LIMIT ?", selection.due, selection.limit)
+    if selection.holder:
+        read(
+            "holder = ? AND state < 8 AND task_id > ? ORDER BY task_id LIMIT ?",
+            selection.holder,
+            selection.after_task_id,
+            selection.limit,
+        )
+    return {task.task_id: task for task in map(_read, rows)}
+
+
+def _write(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], decision: Decision) -> tuple[Change, ...]:
+    changes = tuple(Change(known.get(task_id), task) for task_id, task in decision.tasks.items())
+    new = [change.after for change in changes if change.before is None]
+    changed = [(change.before, change.after) for change in changes if change.before is not None]
+    if new:
+        connection.executemany(_INSERT, map(_inserted, new))
+    if changed:
+        rows = [(*_mutable(after), after.task_id, before.sequence) for before, after in changed]
+        updated = connection.executemany(_UPDATE, rows).rowcount
+        if updated != len(rows):
+            raise Internal("TASK_CHANGED", f"{len(rows) - updated} tasks changed inside one transaction")
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for change in changes:
+        after = change.after.state
+        if change.before is None:
+            counts[ACCEPTED, ""] += 1
+        else:
+            counts[STATE, change.before.state.name] -= 1
+        counts[STATE, after.name] += 1
+        if after.terminal:
+            counts[ENDED, after.name] += 1
+    for reason, count in decision.discarded.items():
+        counts[DISCARDED, reason] += count
+    logs.count_many(connection, [(name, reason, by) for (name, reason), by in counts.items() if by])
+    return changes
