@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenode.link.config import LOG_LEVELS, Loaded, address, given, load, setting, socket_path_problem, valid_name
+from edgenode.link.config import LOG_LEVELS, Loaded, address, given, load, setting, socket_path_problem
 
 FILE_NAME = "edgehub.toml"
 PREFIX = "EDGEHUB_"
@@ -21,7 +21,6 @@ class HubConfig:
     """Settings of a hub."""
 
     state_dir: Path = setting("directory of authority, store and socket; one hub each", in_file=False, flag="--state")
-    name: str = setting("name of the hub", default="hub", check=given(valid_name))
     listen: str = setting("HOST:PORT of the sync listener (mutual TLS)", default="127.0.0.1:7443", check=given(address))
     enroll_listen: str = setting(
         "HOST:PORT of the enrollment listener (no client certificate)", default="127.0.0.1:7444", check=given(address)

@@ -10,7 +10,7 @@ import click
 from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.telemetry import configure_logging
-from edgenode.link.terminal.signals import StopSignal
+from edgenode.link.terminal.signals import serve
 from edgenode.node.config import NodeConfig, load_node_config
 from edgenode.node.node import Node
 
@@ -31,10 +31,4 @@ def run(state: Path, **flags: str | None) -> None:
 
 async def _serve(config: NodeConfig) -> None:
     node = Node(config)
-    with StopSignal() as stop:
-        try:
-            await node.start()
-            click.echo(f"ready node={node.name} socket={config.socket_path}")
-            await stop.wait()
-        finally:
-            await node.stop()
+    await serve(node, lambda: f"ready node={node.name} socket={config.socket_path}")

@@ -9,7 +9,7 @@ import click
 
 from edgenode.link.config import LOG_LEVELS, parse_address
 from edgenode.link.telemetry import configure_logging
-from edgenode.link.terminal.signals import StopSignal
+from edgenode.link.terminal.signals import serve as run_service
 from hub.app import Hub
 from hub.cli.place import state_option
 from hub.config import HubConfig, load_hub_config
@@ -30,15 +30,13 @@ def serve(state: Path, **flags: str | None) -> None:
 
 async def _serve(config: HubConfig) -> None:
     hub = Hub(config)
-    with StopSignal() as stop:
-        try:
-            await hub.start()
-            listen = _bound(config.listen, hub.sync_port)
-            enroll = _bound(config.enroll_listen, hub.enrollment_port)
-            click.echo(f"ready hub={config.name} listen={listen} enroll={enroll} socket={config.socket_path}")
-            await stop.wait()
-        finally:
-            await hub.stop()
+
+    def ready() -> str:
+        listen = _bound(config.listen, hub.sync_port)
+        enroll = _bound(config.enroll_listen, hub.enrollment_port)
+        return f"ready listen={listen} enroll={enroll} socket={config.socket_path}"
+
+    await run_service(hub, ready)
 
 
 def _bound(address: str, port: int) -> str:

@@ -1,15 +1,29 @@
-"""Stopping on SIGTERM or SIGINT: the first asks, the second ends the process at once."""
+"""Running a service until SIGTERM or SIGINT: the first asks it to stop, the second ends the process at once."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from types import TracebackType
+from typing import Protocol
 
 import click
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Service(Protocol):
+    """What can be run: `stop` may come at any time, also while `start` is under way, which it then ends."""
+
+    async def start(self) -> None:
+        """Returns when it serves."""
+        ...
+
+    async def stop(self) -> None:
+        """Drains and ends."""
+        ...
 
 
 class StopSignal:
@@ -41,3 +55,23 @@ class StopSignal:
             os._exit(128 + number)
         click.echo(f"{number.name}: stopping; again ends at once", err=True)
         self._asked.set()
+
+
+async def serve(service: Service, ready: Callable[[], str]) -> None:
+    """Start, print the line of `ready()`, wait for the signal, stop."""
+    with StopSignal() as signal_:
+        asked = asyncio.ensure_future(signal_.wait())
+        starting = asyncio.ensure_future(service.start())
+        try:
+            await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
+                click.echo(ready())
+                await asked
+        finally:
+            asked.cancel()
+            await service.stop()
+            starting.cancel()
+            await asyncio.wait([starting])
+            if not starting.cancelled():
+                starting.exception()  # a start that ended because of the stop has nothing more to say

@@ -184,7 +184,6 @@ def test_node_refusals(tmp_path: Path, text: str, key: str) -> None:
     ("text", "key"),
     [
         ("listen = ''", "listen"),
-        ("name = ''", "name"),
         ("heartbeat_seconds = 20", "heartbeat_seconds"),
         ("enroll_listen = '127.0.0.1:7443'", "enroll_listen"),
         ("leaf_ttl_seconds = '1s'", "leaf_ttl_seconds"),
