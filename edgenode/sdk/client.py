@@ -20,23 +20,22 @@ from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registr
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, FailedPrecondition
 from edgenode.link.model.names import make_id
-from edgenode.link.model.problem import Code
 from edgenode.link.model.task import Level, Scope, TaskState
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
-from edgenode.link.wire.status import from_rpc_error
-from edgenode.link.wire.values import duration_to_pb, timestamp_from_pb
+from edgenode.link.wire.values import duration_to_pb
 from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
 from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
 from edgenode.sdk.publisher import Publisher, Receipt
+from edgenode.sdk.rpc import ANSWER_TIMEOUT, Patience
 from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
-from edgenode.sdk.streams import Conversation, Line, pause, unreachable
+from edgenode.sdk.streams import Conversation, Line
 from edgenode.sdk.submitter import Submitter
 from edgenode.sdk.subscription import Gap, Subscription
 from edgenode.sdk.target import open_local_channel, resolve_target
+from edgenode.sdk.watching import watch
 
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
-_ANSWER_TIMEOUT = 30.0
 _MESSAGE_OVERHEAD = 32
 
 Answer = TypeVar("Answer")
@@ -64,6 +63,7 @@ class Client:
         self._connect_timeout = connect_timeout
         self._clock = clock or SystemClock()
         self._rng = rng or system_rng()
+        self._patience = Patience(connect_timeout, self._clock, self._rng)
         self._channel: grpc.aio.Channel | None = None
         self._subscriptions: set[Subscription] = set()
 
@@ -232,7 +232,7 @@ class Client:
             wait_level=receipt_pb2.ReceiptLevel.Name(int(wait_level)),
             wait_duration=duration_to_pb(wait),
         )
-        answer = await self.unary(self._tasks.SubmitTask, request, _ANSWER_TIMEOUT + wait)
+        answer = await self.unary(self._tasks.SubmitTask, request, ANSWER_TIMEOUT + wait)
         return TaskHandle(self, answer.task.task_id, Level(answer.receipt.level))
 
     def task(self, task_id: str) -> TaskHandle:
@@ -256,33 +256,15 @@ class Client:
     ) -> list[task_pb2.Task]:
         """The newest tasks first, at most `limit`, without inputs and outputs."""
         request = task_service_pb2.ListTasksRequest(states=states, skill=skill, context_id=context_id)  # type: ignore[arg-type]
-        return await self._pages(self._tasks.ListTasks, request, lambda page: page.tasks, limit)
+        return await self._patience.pages(self._tasks.ListTasks, request, lambda page: page.tasks, limit)
 
-    async def watch_task(self, task_id: str, after: int = 0) -> AsyncIterator[TaskUpdate]:
+    def watch_task(self, task_id: str, after: int = 0) -> AsyncIterator[TaskUpdate]:
         """A task's changes after sequence `after` until it ends; a broken watch resumes by itself.
 
-        Raises NotFound (UNKNOWN_TASK), Unavailable (UNREACHABLE).
+        Iterating raises NotFound (UNKNOWN_TASK), Unavailable (UNREACHABLE).
         """
-        attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
-        while True:
-            request = task_service_pb2.WatchTaskRequest(task_id=task_id, after_sequence=after)
-            call = task_service_pb2_grpc.TaskServiceStub(self.channel).WatchTask(request)
-            try:
-                async for frame in call:
-                    attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
-                    for update in _updates(frame):
-                        after = max(after, update.sequence)
-                        yield update
-                    if frame.HasField("task") and TaskState(frame.task.state).terminal:
-                        return
-                error: EdgenodeError = unreachable(0.0, None)
-            except grpc.aio.AioRpcError as rpc_error:
-                error = from_rpc_error(rpc_error)
-                if error.problem.code not in (Code.UNAVAILABLE, Code.CANCELLED):
-                    raise error from rpc_error
-            finally:
-                call.cancel()
-            attempt = await self._pause(attempt, give_up_at, error)
+        stub = task_service_pb2_grpc.TaskServiceStub(self.channel)
+        return watch(stub, self._patience, task_id, after)
 
     async def cancel_task(self, task_id: str, reason: str = "") -> task_pb2.Task:
         """Asks for a task to end. Raises NotFound (UNKNOWN_TASK)."""
@@ -392,87 +374,16 @@ class Client:
     async def agents(self, limit: int = 1000) -> list[registry_pb2.Agent]:
         """The node's agents by name, at most `limit`."""
         request = registry_service_pb2.ListAgentsRequest()
-        return await self._pages(self._registry.ListAgents, request, lambda page: page.agents, limit)
-
-    # --- one answer to one request ---
+        return await self._patience.pages(self._registry.ListAgents, request, lambda page: page.agents, limit)
 
     async def unary(
-        self, method: Callable[..., Awaitable[Answer]], request: Any, timeout: float = _ANSWER_TIMEOUT
+        self, method: Callable[..., Awaitable[Answer]], request: Any, timeout: float = ANSWER_TIMEOUT
     ) -> Answer:
         """One rpc that may be repeated; tried again while the node is away, for at most `connect_timeout` seconds."""
         if self._channel is None:
             raise _not_open()
-        attempt, give_up_at = 0, self._clock.monotonic() + self._connect_timeout
-        while True:
-            try:
-                return await method(request, timeout=timeout)
-            except grpc.aio.AioRpcError as rpc_error:
-                error = from_rpc_error(rpc_error)
-                if error.problem.code is not Code.UNAVAILABLE or error.reason not in ("UNREACHABLE", "NODE_STOPPING"):
-                    raise error from rpc_error
-            attempt = await self._pause(attempt, give_up_at, error)
-
-    async def _pause(self, attempt: int, give_up_at: float, error: EdgenodeError) -> int:
-        """Waits before another attempt; returns its number. Raises Unavailable (UNREACHABLE) when there is no time left."""
-        wait = pause(attempt, self._rng)
-        if self._clock.monotonic() + wait >= give_up_at:
-            raise unreachable(self._connect_timeout, error)
-        await asyncio.sleep(wait)
-        return attempt + 1
-
-    async def _pages(
-        self, method: Callable[..., Awaitable[Any]], request: Any, items: Callable[[Any], Sequence[Answer]], limit: int
-    ) -> list[Answer]:
-        found: list[Answer] = []
-        while len(found) < limit:
-            request.page_size = min(limit - len(found), 1000)
-            page = await self.unary(method, request)
-            found.extend(items(page))
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
-        return found
+        return await self._patience.unary(method, request, timeout)
 
 
 def _not_open() -> FailedPrecondition:
     return FailedPrecondition("CLIENT_CLOSED", "the client is not open", hint="async with Client() as client: ...")
-
-
-def _updates(frame: task_service_pb2.WatchTaskResponse) -> list[TaskUpdate]:
-    """A frame's changes; one made of the task where the frame has no events."""
-    task = frame.task if frame.HasField("task") else None
-    updates = []
-    for index, event in enumerate(frame.events):
-        last = index == len(frame.events) - 1
-        progress = event.progress
-        updates.append(
-            TaskUpdate(
-                sequence=event.sequence,
-                time=timestamp_from_pb(event.event_time),
-                state=TaskState(event.state),
-                reason=event.state_reason,
-                attempt=event.attempt_count,
-                agent=event.agent,
-                fraction=progress.fraction if progress.HasField("fraction") else None,
-                message=progress.message,
-                gap=frame.gap and index == 0,
-                task=task if last else None,
-            )
-        )
-    if not updates and task is not None:
-        progress = task.progress
-        updates.append(
-            TaskUpdate(
-                sequence=task.sequence,
-                time=timestamp_from_pb(task.update_time),
-                state=TaskState(task.state),
-                reason=task.state_reason,
-                attempt=task.attempt_count,
-                agent=task.agent,
-                fraction=progress.fraction if progress.HasField("fraction") else None,
-                message=progress.message,
-                gap=frame.gap,
-                task=task,
-            )
-        )
-    return updates

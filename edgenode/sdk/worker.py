@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -42,6 +40,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_to_pb
 from edgenode.sdk.context import Context
 from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES
 from edgenode.sdk.streams import Line
+from edgenode.sdk.threads import in_thread
 
 if TYPE_CHECKING:
     from edgenode.sdk.agent import Agent, Skill
@@ -314,7 +313,7 @@ class Worker:
             if signature.asynchronous:
                 result = await signature.function(*context, **arguments)
             else:
-                result = await _in_thread(signature.function, context, arguments)
+                result = await in_thread(signature.function, context, arguments)
             if not attempt.reported:
                 self._report_result(attempt, *signature.output(result))
         except asyncio.CancelledError:
@@ -404,39 +403,3 @@ class Worker:
 
 def _key(key: pb.AttemptKey) -> Key:
     return key.task_id, key.attempt_number, key.fence
-
-
-async def _in_thread(function: Callable[..., Any], context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
-    """Runs a sync handler in a thread of its own. Cancelled, it still waits for the thread: its slot is taken until then.
-
-    The thread is a daemon: one that never ends must not keep the process from ending.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    variables = contextvars.copy_context()
-
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-    def target() -> None:
-        try:
-            outcome: tuple[Any, BaseException | None] = variables.run(function, *context, **arguments), None
-        except StopIteration as error:
-            outcome = None, RuntimeError(f"the handler raised StopIteration: {error}")
-        except Exception as error:
-            outcome = None, error
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=target, name=f"skill-{function.__name__}", daemon=True).start()
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
-        raise
