@@ -93,12 +93,16 @@ async def join(directory: IdentityDirectory, hub_address: str, text: str, clock:
     before = directory.facts()
     if before is not None and before.node != token.node:
         raise _other_node(before.node, token.node)
+    if before is not None and before.token_id == token.token_id:
+        joined = directory.load()
+        if joined is not None:
+            return joined
     presented = await _presented_certificate(hub_address, clock)
     bundle = await _verified_bundle(hub_address, presented, token, clock)
     if before is not None and before.trust_domain != bundle.trust_domain:
         raise _other_node(f"{before.node} of {before.trust_domain}", f"{token.node} of {bundle.trust_domain}")
 
-    key = _pending_key(directory)
+    key = await _pending_key(directory)
     request = pb.EnrollRequest(token_id=token.token_id, secret=token.secret, csr=make_csr(key))
     hub_ca = certificate_to_pem(bundle.hub_ca)
     async with _channel(hub_address, hub_ca, hub_host(bundle.trust_domain)) as channel:
@@ -113,11 +117,12 @@ async def join(directory: IdentityDirectory, hub_address: str, text: str, clock:
         hub=bundle.hub,
         sync_address=_join_host_port(host, response.sync_port),
         enrollment_address=hub_address,
+        token_id=token.token_id,
         generation=response.generation,
         not_before=certificate.not_valid_before_utc.timestamp(),
         expire_time=certificate.not_valid_after_utc.timestamp(),
     )
-    return _save(directory, facts, key, certificate, bundle.pem)
+    return await _save(directory, facts, key, certificate, bundle.pem)
 
 
 async def renew(directory: IdentityDirectory, identity: NodeIdentity, clock: Clock) -> NodeIdentity:
@@ -128,7 +133,7 @@ async def renew(directory: IdentityDirectory, identity: NodeIdentity, clock: Clo
     """
     present_key = key_from_pem(identity.pair.private_key, "credential")
     present = certificates_from_pem(identity.pair.certificate_chain, "credential")[0]
-    key = _pending_key(directory, identity.pair.private_key)
+    key = await _pending_key(directory, identity.pair.private_key)
     csr = make_csr(key)
     request = pb.RenewRequest(
         certificate=certificate_to_der(present),
@@ -153,11 +158,12 @@ async def renew(directory: IdentityDirectory, identity: NodeIdentity, clock: Clo
         hub=identity.hub,
         sync_address=identity.sync_address,
         enrollment_address=address,
+        token_id=identity.token_id,
         generation=response.generation,
         not_before=certificate.not_valid_before_utc.timestamp(),
         expire_time=certificate.not_valid_after_utc.timestamp(),
     )
-    return _save(directory, facts, key, certificate, bundle.pem)
+    return await _save(directory, facts, key, certificate, bundle.pem)
 
 
 async def _presented_certificate(address: str, clock: Clock) -> x509.Certificate:
@@ -253,8 +259,8 @@ def _own_certificate(
     return certificate
 
 
-def _pending_key(directory: IdentityDirectory, in_use: bytes = b"") -> ec.EllipticCurvePrivateKey:
-    try:
+async def _pending_key(directory: IdentityDirectory, in_use: bytes = b"") -> ec.EllipticCurvePrivateKey:
+    def read_or_make() -> ec.EllipticCurvePrivateKey:
         pem = directory.pending_key(lambda: key_to_pem(new_key()), in_use)
         try:
             return key_from_pem(pem, str(directory.pending_key_path))
@@ -264,19 +270,23 @@ def _pending_key(directory: IdentityDirectory, in_use: bytes = b"") -> ec.Ellipt
             fresh = new_key()
             directory.replace_pending_key(key_to_pem(fresh))
             return fresh
+
+    try:
+        return await asyncio.to_thread(read_or_make)
     except OSError as error:
         raise _not_writable(error) from error
 
 
-def _save(
+async def _save(
     directory: IdentityDirectory,
     facts: Facts,
     key: ec.EllipticCurvePrivateKey,
     certificate: x509.Certificate,
     bundle: bytes,
 ) -> NodeIdentity:
+    # On a thread, as an fsync of a worn flash card may take a second, and agents are being served meanwhile.
     try:
-        return directory.save(facts, key_to_pem(key), certificate_to_pem(certificate), bundle)
+        return await asyncio.to_thread(directory.save, facts, key_to_pem(key), certificate_to_pem(certificate), bundle)
     except OSError as error:
         raise _not_writable(error) from error
 

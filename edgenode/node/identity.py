@@ -56,6 +56,7 @@ class NodeIdentity:
     hub: str
     sync_address: str  # HOST:PORT
     enrollment_address: str  # HOST:PORT
+    token_id: str  # public part of the join token it came from
     generation: int
     not_before: float
     expire_time: float
@@ -88,6 +89,7 @@ class Facts:
     hub: str
     sync_address: str
     enrollment_address: str
+    token_id: str
     generation: int
     not_before: float
     expire_time: float
@@ -189,7 +191,9 @@ def load_identity(state_dir: Path) -> NodeIdentity | None:
 
 
 async def join(state_dir: Path, hub_address: str, token: str, *, clock: Clock | None = None) -> NodeIdentity:
-    """Join the fleet at `hub_address` (HOST:PORT of its enrollment listener) with a token; safe to repeat.
+    """Join the fleet at `hub_address` (HOST:PORT of its enrollment listener) with a token.
+
+    Safe to repeat: after a failure it goes on, after a success it returns what is there.
 
     Raises InvalidArgument (BAD_TOKEN, BAD_ADDRESS), FailedPrecondition (STATE_OF_OTHER_NODE, NOT_ENROLLMENT_PORT,
     CLOCK_WRONG, STATE_NOT_WRITABLE), Unavailable (HUB_UNREACHABLE), Unauthenticated (WRONG_CA, UNKNOWN_TOKEN,

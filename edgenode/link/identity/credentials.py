@@ -6,9 +6,15 @@ intermediate as anchor and checks its usage as well, so neither side's certifica
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import grpc
+
+# A handshake that has asked for the pair, but not taken it yet, crashes the process if the pair is swapped in between: grpc
+# locks the one step and not the other (grpc#22489, fixed in part). The fetcher runs under that lock, so while it pauses no
+# other handshake can ask, and those that did get done. Handshakes wait this long once in days.
+_SWAP_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +60,21 @@ class ServerIdentity:
 
     def _credentials(self, client_ca: bytes | None) -> grpc.ServerCredentials:
         shown = self._pair
-        configuration = _configuration(shown, client_ca)
 
-        def fetch() -> grpc.ServerCertificateConfiguration:
-            # grpc calls this at each handshake, on a thread of its own, and if it raised would go on with what it had: so it
-            # does nothing that can fail, and parses nothing twice. A race makes the configuration twice, no worse.
-            nonlocal shown, configuration
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            # grpc calls this at each handshake, on a thread of its own; None keeps what it has. If this raised, grpc would
+            # go on with the old pair and say nothing: so nothing is read or parsed here, bytes are handed over.
+            nonlocal shown
             pair = self._pair
-            if pair is not shown:
-                configuration = _configuration(pair, client_ca)
-                shown = pair
-            return configuration
+            if pair is shown:
+                return None
+            time.sleep(_SWAP_PAUSE_SECONDS)
+            shown = pair
+            return _configuration(pair, client_ca)
 
-        return grpc.dynamic_ssl_server_credentials(
-            configuration, fetch, require_client_authentication=client_ca is not None
-        )
+        initial = _configuration(shown, client_ca)
+        # The type stubs do not know that a fetcher may return None; grpc documents it.
+        return grpc.dynamic_ssl_server_credentials(initial, fetch, client_ca is not None)  # type: ignore[arg-type]
 
 
 def _configuration(pair: KeyPair, client_ca: bytes | None) -> grpc.ServerCertificateConfiguration:
