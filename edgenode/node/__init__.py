@@ -1,0 +1,1 @@
+"""The edge service: registry, tasks, messages, the link to the hub, and the composition that makes a node of them."""

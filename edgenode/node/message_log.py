@@ -40,6 +40,7 @@ PARENT = "parent"  # the link's name among the log's consumers
 PRODUCED = "message.publish"  # counter by outcome; reasons of refusals stand beside STORED
 STORED = "STORED"
 DUPLICATE = "DUPLICATE"
+REPLAYED = "REPLAYED"  # dead letters that were appended again
 
 MAX_COMMIT_BYTES = 32 * 1024 * 1024
 # Producers are forgotten by age in the log, not by a clock that may jump.
@@ -300,10 +301,7 @@ class MessageLog:
             producer = frame.producer
             producer.committed, producer.log_sequence = frame.last, position
             self._end(frame)
-        if last > self.last:
-            self.last = last
-            for notify in self.on_append:
-                notify(last)
+        self._advance(last)
 
     def _fail(self, batch: Sequence[Frame], error: Exception) -> None:
         failure = error if isinstance(error, EdgenodeError) else _defect(error)
@@ -321,6 +319,23 @@ class MessageLog:
         if frame.producer.failure is not None:
             self._forget(frame.producer)
         frame.settled(frame)
+
+    async def replay(self, work: Callable[[sqlite3.Connection], Sequence[Segment]]) -> None:
+        """Append what `work` returns, in its transaction; counted as REPLAYED."""
+
+        def run(connection: sqlite3.Connection) -> int:
+            segments = work(connection)
+            logs.append(connection, self._log_id, segments)
+            logs.count(connection, PRODUCED, REPLAYED, sum(segment.count for segment in segments))
+            return logs.log_state(connection, LOG_NAME).last
+
+        self._advance(await self._database.write(run))
+
+    def _advance(self, last: int) -> None:
+        if last > self.last:
+            self.last = last
+            for notify in self.on_append:
+                notify(last)
 
     # --- the hub ------------------------------------------------------------------------------------------------------
 

@@ -111,6 +111,13 @@ class Database:
         """Hard bound on the file."""
         return self._limit_bytes
 
+    async def set_limit(self, limit_bytes: int) -> None:
+        """Move the bound on the file. Below what is in use it stops growth and new work, and takes nothing away."""
+        self._limit_bytes = limit_bytes
+        await self.read(
+            lambda connection: connection.execute(f"PRAGMA max_page_count = {_page_limit(limit_bytes)}").fetchall()
+        )
+
     def check_room(self, size: int) -> None:
         """Refuse new work of `size` bytes while the reserve is all that is left: ResourceExhausted (STORE_FULL)."""
         if self._used_bytes + size > self._limit_bytes * (1 - RESERVE_SHARE):
@@ -254,7 +261,7 @@ class Database:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA max_page_count = {max(self._limit_bytes // PAGE_BYTES, 64)}").fetchall()
+        connection.execute(f"PRAGMA max_page_count = {_page_limit(self._limit_bytes)}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -276,6 +283,10 @@ class Database:
         connection.execute(f"PRAGMA application_id = {self._application_id}")
         connection.execute("COMMIT")
         self._tend(connection)
+
+
+def _page_limit(limit_bytes: int) -> int:
+    return max(limit_bytes // PAGE_BYTES, 64)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

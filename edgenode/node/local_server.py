@@ -1,0 +1,121 @@
+"""Where the node is served: a Unix socket for everything, and, when asked for, loopback for all but administration."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
+from edgenode.api.message.v1 import message_service_pb2, message_service_pb2_grpc
+from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
+from edgenode.api.task.v1 import task_service_pb2, task_service_pb2_grpc
+from edgenode.link.errors import FailedPrecondition
+from edgenode.link.identity.files import make_private_directory
+from edgenode.link.wire.channels import add_health, bind, create_server, set_serving, unix_target
+from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
+from edgenode.node.admin import AdminService
+from edgenode.node.messages import MessageService
+from edgenode.node.registry_service import RegistryService
+from edgenode.node.task_service import TaskService
+
+_log = logging.getLogger(__name__)
+
+_ADMIN = admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+_AGENT_SERVICES = (
+    registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name,
+    task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
+    message_service_pb2.DESCRIPTOR.services_by_name["MessageService"].full_name,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The servicers of a node."""
+
+    registry: RegistryService
+    tasks: TaskService
+    messages: MessageService
+    admin: AdminService
+
+
+class LocalServer:
+    """Binds in `start`, says that it is ready in `ready`, refuses in `drain`, ends in `stop`."""
+
+    def __init__(self, socket_path: Path, listen: str, services: Services) -> None:
+        self._socket_path = socket_path
+        self._listen = listen
+        self._services = services
+        self._servers: list[grpc.aio.Server] = []
+        self._health: list[Any] = []
+        self._bound = False
+        self.port = 0  # on loopback; 0 where it does not listen there
+
+    async def start(self) -> None:
+        """Listen. Raises FailedPrecondition (STATE_IN_USE, PORT_TAKEN), InvalidArgument."""
+        local = self._make((*_AGENT_SERVICES, _ADMIN))
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._services.admin, local)
+        _add_reflection((*_AGENT_SERVICES, _ADMIN), local)
+        target = unix_target(self._socket_path)
+        if not self._socket_path.parent.is_dir():
+            make_private_directory(self._socket_path.parent)
+        try:
+            bind(local, target)
+        except FailedPrecondition as error:
+            raise FailedPrecondition(
+                "STATE_IN_USE",
+                f"somebody serves {self._socket_path} already",
+                hint="stop that node first, or use another --state or --socket",
+                socket=self._socket_path,
+            ) from error
+        self._bound = True
+        os.chmod(self._socket_path, 0o600)
+        if self._listen:
+            loopback = self._make(_AGENT_SERVICES)
+            self.port = bind(loopback, self._listen, plaintext_loopback=True)
+        for server in self._servers:
+            await server.start()
+
+    async def ready(self) -> None:
+        """Tell health checks that the node serves."""
+        for health in self._health:
+            await set_serving(health, True, ("", *_AGENT_SERVICES))
+
+    async def drain(self) -> None:
+        """Tell health checks that the node is going."""
+        for health in self._health:
+            await health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """End; rpcs under way have `grace` seconds. Safe to call twice and before `start`."""
+        for server in self._servers:
+            await server.stop(grace)
+        self._servers.clear()
+        if self._bound:
+            self._bound = False
+            self._socket_path.unlink(missing_ok=True)
+
+    def _make(self, names: Sequence[str]) -> grpc.aio.Server:
+        server = create_server(ServiceInterceptor(LocalPeersOnly()))
+        self._servers.append(server)
+        registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(self._services.registry, server)
+        task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._services.tasks, server)
+        message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._services.messages, server)
+        self._health.append(add_health(server, names))
+        return server
+
+
+def _add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
+    """Lets generic clients ask for the contract, where the optional package is installed."""
+    if importlib.util.find_spec("grpc_reflection") is None:
+        _log.debug("grpcio-reflection is not installed: the socket serves no reflection")
+        return
+    from grpc_reflection.v1alpha import reflection  # optional, see above
+
+    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)

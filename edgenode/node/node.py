@@ -1,0 +1,322 @@
+"""The composition root of the edge: makes the rooms, wires them, starts and stops them in order.
+
+Start: state directory, identity, store, registry, messages, tasks, sockets, link. What cannot start undoes what was
+started before it. Nothing on the way needs the hub or the network.
+
+Stop: refuse new work and say so to health checks; let running attempts end, for at most `drain_seconds`; end the link, the
+streams, the rooms, the store. A stop while the start is under way ends the start. Each may be called again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+import sqlite3
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from pathlib import Path
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.link import telemetry
+from edgenode.link.errors import Cancelled, FailedPrecondition
+from edgenode.link.identity.files import make_private_directory
+from edgenode.link.model.names import make_id
+from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.wire.tasks import TaskLimits
+from edgenode.node import dead_letters
+from edgenode.node.admin import AdminService, NodeFacts
+from edgenode.node.agent_text import AgentText
+from edgenode.node.config import NodeConfig, name_from_host
+from edgenode.node.desired import DesiredSettings, DesiredStates
+from edgenode.node.hub_link import HubLink, Rooms, verifier
+from edgenode.node.identity import NodeIdentity, load_identity
+from edgenode.node.local_server import LocalServer, Services
+from edgenode.node.message_log import MessageLog
+from edgenode.node.message_rules import MessageRules
+from edgenode.node.messages import MessageService
+from edgenode.node.registry import AgentRegistry
+from edgenode.node.registry_service import RegistryService
+from edgenode.node.store import count_boot, open_store, other_node
+from edgenode.node.subscriptions import LogSubscriptions
+from edgenode.node.task_book import TASK_LOG, TaskSettings
+from edgenode.node.task_service import TaskService
+from edgenode.node.task_state import LiveTask
+from edgenode.node.tasks import TaskEngine
+
+STOP_GRACE = 1.0  # seconds that rpcs have to end by themselves once everything they wait for has ended
+
+_log = telemetry.logger("node")
+
+
+class _Phase(Enum):
+    NEW = "new"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Node:
+    """One edge node. `start` once, `stop` whenever; `name` and `socket_path` say where it is found."""
+
+    def __init__(self, config: NodeConfig, *, clock: Clock | None = None, rng: Rng | None = None) -> None:
+        self.config = config
+        self.name = config.node
+        self.socket_path: Path = config.socket_path
+        self._clock = clock or SystemClock()
+        self._rng = rng or system_rng()
+        self._phase = _Phase.NEW
+        self._starting: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._stack = AsyncExitStack()
+        self._identity: NodeIdentity | None = None
+        self._link: HubLink | None = None
+        self._server: LocalServer | None = None
+        self._engine: TaskEngine | None = None
+        self._streams: tuple[RegistryService, MessageService] | None = None
+
+    @property
+    def port(self) -> int:
+        """The loopback port; 0 where it does not listen there."""
+        return self._server.port if self._server is not None else 0
+
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Returns when the node serves.
+
+        Raises FailedPrecondition (STATE_IN_USE, STATE_OF_OTHER_NODE, PORT_TAKEN, ALREADY_STARTED), DataLoss,
+        InvalidArgument, Unavailable; Cancelled (NODE_STOPPING) when `stop` came first.
+        """
+        if self._phase is not _Phase.NEW:
+            raise FailedPrecondition(
+                "ALREADY_STARTED", f"the node is {self._phase.value}", hint="make another Node to start again"
+            )
+        self._phase = _Phase.STARTING
+        self._starting = asyncio.create_task(self._start(), name="node-start")
+        try:
+            await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if not self._starting.done():  # our caller was cancelled
+                await self.stop()
+                raise
+            raise Cancelled("NODE_STOPPING", "the node was stopped while it started", hint="start it again") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Drain and end; returns when everything is closed. Safe at any time, and twice."""
+        if self._phase is _Phase.NEW:
+            return
+        if self._stopping is None:
+            self._stopping = asyncio.create_task(self._stop(), name="node-stop")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        starting = self._starting
+        if starting is not None and not starting.done():
+            starting.cancel()
+            await asyncio.wait([starting])
+        running = self._phase is _Phase.RUNNING
+        self._phase = _Phase.STOPPING
+        if running:
+            _log.info(telemetry.NODE_DRAINING, node=self.name)
+            await self._drain()
+        await self._stack.aclose()
+        self._phase = _Phase.STOPPED
+        if running:
+            gc.unfreeze()
+            _log.info(telemetry.NODE_STOPPED, node=self.name)
+
+    async def _drain(self) -> None:
+        """Refuse new work; wait for attempts under way."""
+        if self._server is not None:
+            await self._server.drain()
+        if self._engine is None:
+            return
+        self._engine.stop_accepting()
+        ended = asyncio.Event()
+        waiting = {live for live in self._engine.book.live.values() if live.sink is not None or live.call}
+
+        def note(live: LiveTask) -> None:
+            waiting.discard(live)
+            if not waiting:
+                ended.set()
+
+        if not waiting:
+            return
+        for live in waiting:
+            live.listeners.append(note)
+        try:
+            async with asyncio.timeout(self.config.drain_seconds):
+                await ended.wait()
+        except TimeoutError:
+            _log.warning(telemetry.NODE_DRAINING, node=self.name, left=len(waiting))
+
+    # --- the rooms ----------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        config, stack = self.config, self._stack
+        start_time = self._clock.wall()
+        _log.info(telemetry.NODE_STARTING, state_dir=str(config.state_dir))
+        if not config.in_memory:
+            make_private_directory(config.state_dir)
+            self._identity = load_identity(config.state_dir)
+        identity = self._identity
+        if identity is not None and config.node and config.node != identity.node:
+            raise other_node(identity.node, config.node)
+
+        database = await _opened(config)
+        stack.push_async_callback(database.close)
+        joined = identity.node if identity is not None else ""
+
+        boot = await database.write(
+            lambda connection: count_boot(connection, joined, config.node, name_from_host(socket.gethostname()))
+        )
+        self.name = boot.name
+        boot_id = self._new_id()
+
+        registry = AgentRegistry(database, self._clock, self.name, boot_id, boot.number, config.lease_seconds)
+        stack.push_async_callback(registry.close)
+        await registry.load()
+
+        messages = MessageLog(database, config.message_retention_bytes)
+        stack.push_async_callback(messages.close)
+        await messages.open(self._new_id())
+
+        engine = self._engine = self._make_engine(database, registry)
+        stack.push_async_callback(engine.stop)
+        await database.write(lambda connection: logs.ensure_log(connection, TASK_LOG, self._new_id()))
+
+        desired = DesiredStates(
+            database, self.name, verifier(lambda: self._identity, self._clock), partial(self._apply, database)
+        )
+        await desired.load()
+
+        if identity is not None:
+            rooms = Rooms(database, engine, registry, messages, desired)
+            self._link = HubLink(config, identity, boot_id, rooms, self._clock, self._rng, self._new_id)
+            await self._link.prepare()
+        await engine.start(self._link.uplink if self._link is not None else None)
+
+        await self._serve(database, registry, messages, engine, desired, start_time)
+        if self._link is not None:
+            stack.push_async_callback(self._link.stop)
+            await self._link.start()
+        # What lives as long as the node is not looked at by the collector again.
+        gc.collect()
+        gc.freeze()
+        self._phase = _Phase.RUNNING
+        _log.info(telemetry.NODE_READY, node=self.name, socket=str(self.socket_path))
+
+    def _make_engine(self, database: Database, registry: AgentRegistry) -> TaskEngine:
+        config = self.config
+
+        def keep(connection: sqlite3.Connection, live: LiveTask) -> None:
+            dead_letters.add(connection, [_letter(live, self._clock.wall())], config.dead_letter_limit)
+
+        return TaskEngine(
+            node=self.name,
+            database=database,
+            registry=registry,
+            clock=self._clock,
+            rng=self._rng,
+            settings=TaskSettings(
+                max_queued=config.max_queued_tasks,
+                attempt_timeout=config.attempt_timeout_seconds,
+                call_timeout=config.call_timeout_seconds,
+                lost_grace=config.lease_seconds,
+                retention=config.task_retention_seconds,
+                limits=TaskLimits(config.max_input_bytes, config.max_output_bytes),
+            ),
+            on_dead_letter=keep,
+        )
+
+    async def _serve(
+        self,
+        database: Database,
+        registry: AgentRegistry,
+        messages: MessageLog,
+        engine: TaskEngine,
+        desired: DesiredStates,
+        start_time: float,
+    ) -> None:
+        config = self.config
+        registry_service = RegistryService(registry, AgentText(database, registry))
+        if self._link is not None:
+            registry_service.fleet_find = self._link.uplink.find
+        subscriptions = LogSubscriptions(database, messages, self.name, config.message_retention_bytes)
+        message_service = MessageService(messages, subscriptions, MessageRules(config.max_message_bytes), self._clock)
+        task_service = TaskService(engine, registry)
+        facts = NodeFacts(
+            node=self.name,
+            start_time=start_time,
+            identity=lambda: str(self._link.identity.name) if self._link is not None else "",
+            certificate_expire_time=lambda: self._link.identity.expire_time if self._link is not None else None,
+            draining=lambda: self._phase is _Phase.STOPPING,
+            applied_version=lambda: desired.applied_version,
+            link=lambda: self._link.status() if self._link is not None else admin_pb2.LinkStatus(state="disabled"),
+            replay_task=task_service.replay,
+        )
+        admin = AdminService(database, registry, messages, self._clock, facts)
+        services = Services(registry_service, task_service, message_service, admin)
+        server = self._server = LocalServer(self.socket_path, config.listen, services)
+
+        async def end_streams() -> None:
+            registry_service.stop()
+            message_service.stop()
+            await engine.stop()
+            await server.stop(STOP_GRACE)
+
+        self._stack.push_async_callback(end_streams)
+        await server.start()
+        await server.ready()
+
+    async def _apply(self, database: Database, settings: DesiredSettings) -> None:
+        """Put desired settings in force; what they leave out is as configured."""
+        config, limits = self.config, settings.limits
+        telemetry.set_level(settings.log_level or config.log_level)
+        await database.set_limit(limits.get("store_bytes", config.store_bytes))
+        if self._engine is not None:
+            book = self._engine.book
+            task_limits = replace(
+                book.settings.limits, max_input_bytes=limits.get("max_input_bytes", config.max_input_bytes)
+            )
+            max_queued = limits.get("max_queued_tasks", config.max_queued_tasks)
+            book.settings = replace(book.settings, max_queued=max_queued, limits=task_limits)
+        if self._link is not None:
+            self._link.set_weights(settings.lane_weights)
+
+    def _new_id(self) -> str:
+        return make_id(self._clock.wall(), self._rng.getrandbits(80))
+
+
+async def _opened(config: NodeConfig) -> Database:
+    """The store. Its thread must not be left behind by a start that is cut short, so opening comes to its end."""
+    opening = asyncio.ensure_future(open_store(config))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
+        raise
+
+
+def _letter(live: LiveTask, now_time: float) -> dead_letters.Letter:
+    problem = live.problem or Cancelled("UNKNOWN", "no reason was noted").problem
+    return dead_letters.Letter(
+        dead_letters.TASK,
+        live.spec.skill,
+        problem,
+        now_time,
+        task_id=live.task_id,
+        attempts=live.attempts,
+        size=len(live.spec.wire),
+    )

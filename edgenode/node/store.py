@@ -1,0 +1,84 @@
+"""The edge's store: its schema, and what the node keeps of itself in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from edgenode.link.errors import FailedPrecondition
+from edgenode.link.store import database, logs
+from edgenode.link.store.database import Database
+from edgenode.node import dead_letters, desired, message_log, registry, task_store
+from edgenode.node.config import NodeConfig
+
+APPLICATION_ID = 0x45_44_47_45  # "EDGE"; a hub's store has another
+FILE_NAME = "node.db"
+
+_SCHEMA = """
+CREATE TABLE node (
+    name TEXT NOT NULL,
+    boot_count INTEGER NOT NULL
+) STRICT;
+"""
+
+# Migration i leads from schema version i to i + 1; one that was released never changes.
+MIGRATIONS = [
+    "\n".join(
+        (
+            _SCHEMA,
+            logs.SCHEMA,
+            registry.SCHEMA,
+            message_log.SCHEMA,
+            task_store.SCHEMA,
+            dead_letters.SCHEMA,
+            desired.SCHEMA,
+        )
+    )
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Who the node is and how often it was started on this store, this time included."""
+
+    name: str
+    number: int
+
+
+async def open_store(config: NodeConfig) -> Database:
+    """Open or make the store under the state directory; a damaged file is moved aside.
+
+    Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW), Unavailable (STORE_FAILED).
+    """
+    path = database.IN_MEMORY if config.in_memory else config.state_dir / FILE_NAME
+    return await Database.open(
+        path, MIGRATIONS, application_id=APPLICATION_ID, limit_bytes=config.store_bytes, quarantine=True
+    )
+
+
+def count_boot(connection: sqlite3.Connection, joined: str, configured: str, default: str) -> Boot:
+    """Note a start and settle the node's name: as joined, as configured, as before, or `default`.
+
+    Raises FailedPrecondition (STATE_OF_OTHER_NODE) when the configuration names another node than the store is of. A node
+    that ran before it joined takes the joined name.
+    """
+    row = connection.execute("SELECT name, boot_count FROM node").fetchone()
+    known, boots = row or ("", 0)
+    if not joined and configured and known and configured != known:
+        raise other_node(known, configured)
+    name = joined or configured or known or default
+    if row is None:
+        connection.execute("INSERT INTO node VALUES (?, 1)", (name,))
+    else:
+        connection.execute("UPDATE node SET name = ?, boot_count = boot_count + 1", (name,))
+    return Boot(name, boots + 1)
+
+
+def other_node(here: str, asked: str) -> FailedPrecondition:
+    """The state directory is another node's."""
+    return FailedPrecondition(
+        "STATE_OF_OTHER_NODE",
+        f"the state directory is that of node {here}, not of {asked}",
+        hint="use another --state for another node, or leave the name out",
+        node=here,
+    )
