@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 from edgenode.link.errors import FailedPrecondition, Internal
 from edgenode.link.model.frames import Ack, Batch, Credit
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection
+from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead
 from edgenode.link.protocol.events import Apply
 
 GAP_REASON = "NOT_HELD"
@@ -223,5 +223,6 @@ class LaneReceiver:
         self._applying = ()
         self._held_bytes -= size
         self._held_count -= count
-        rejections: tuple[Rejection, ...] = result.rejections
-        return Ack(self.lane, self.epoch, result.sequence, rejections, Credit(self.lane, size, count))
+        # An apply of an earlier session may have committed more than this one received: the sender will go on after it.
+        self._expected = max(self._expected, result.sequence + 1)
+        return Ack(self.lane, self.epoch, result.sequence, result.rejections, Credit(self.lane, size, count))

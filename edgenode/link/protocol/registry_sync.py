@@ -1,7 +1,7 @@
 """How a registry travels over one session: deltas one at a time, a digest now and then, repairs where it differs.
 
 At most one delta is under way, so all that changes meanwhile goes with the next one. The digest is sent only when the
-peer has acknowledged everything, and says for which version it holds; the accepting side answers only if it stands at
+peer has acknowledged everything, first at the beginning of the session and then at intervals, and says for which version it holds; the accepting side answers only if it stands at
 that version and the roots differ, first asking for the bucket hashes, then for the buckets.
 """
 
@@ -32,7 +32,7 @@ class RegistrySource:
         self._max_count = max_count
         self._max_bytes = max_bytes
         self._digest_interval = digest_interval
-        self._digest_due = now + digest_interval
+        self._digest_due = now  # the first one as soon as the peer has everything
         self._cursor = peer_version
         self._in_flight: RegistryDelta | None = None
         self._in_flight_since = now

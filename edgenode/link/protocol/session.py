@@ -328,13 +328,8 @@ _Row = dict[type, Callable[[LinkSession, Any], None]]
 _S = LinkSession
 
 
-def _to_exchange(name: str) -> Callable[[LinkSession, Any], None]:
-    method = getattr(Exchange, name)
-
-    def handler(session: LinkSession, frame: f.Frame) -> None:
-        method(session._open_exchange(), frame)
-
-    return handler
+def _to_exchange(method: Callable[[Exchange, Any], None]) -> Callable[[LinkSession, Any], None]:
+    return lambda session, frame: method(session._open_exchange(), frame)
 
 
 _EVENTS: dict[SessionState, _Row] = {
@@ -433,10 +428,10 @@ _EVENTS: dict[SessionState, _Row] = {
 # A frame that is not named ends the session with PROTOCOL_ERROR.
 _BEFORE_HELLO: _Row = {f.GoAway: _S._on_go_away}
 _BOTH_WAYS: _Row = {
-    f.Batch: _to_exchange("on_batch"),
-    f.Ack: _to_exchange("on_ack"),
-    f.Credit: _to_exchange("on_credit"),
-    f.Heartbeat: _to_exchange("on_heartbeat"),
+    f.Batch: _to_exchange(Exchange.on_batch),
+    f.Ack: _to_exchange(Exchange.on_ack),
+    f.Credit: _to_exchange(Exchange.on_credit),
+    f.Heartbeat: _to_exchange(Exchange.on_heartbeat),
     f.Passthrough: _S._on_passthrough,
     f.GoAway: _S._on_go_away,
 }
@@ -449,13 +444,13 @@ _FRAMES: dict[tuple[SessionState, Role], _Row] = {
     (SessionState.ESTABLISHED, Role.DIALING): _BOTH_WAYS
     | {
         f.Pace: _S._on_pace,
-        f.RegistryAck: _to_exchange("on_registry_ack"),
-        f.RegistryDigestRequest: _to_exchange("on_registry_digest_request"),
+        f.RegistryAck: _to_exchange(Exchange.on_registry_ack),
+        f.RegistryDigestRequest: _to_exchange(Exchange.on_registry_digest_request),
     },
     (SessionState.ESTABLISHED, Role.ACCEPTING): _BOTH_WAYS
     | {
-        f.RegistryDelta: _to_exchange("on_registry_delta"),
-        f.RegistryDigest: _to_exchange("on_registry_digest"),
+        f.RegistryDelta: _to_exchange(Exchange.on_registry_delta),
+        f.RegistryDigest: _to_exchange(Exchange.on_registry_digest),
     },
     (SessionState.CLOSING, Role.DIALING): _LAST_WORDS,
     (SessionState.CLOSING, Role.ACCEPTING): _LAST_WORDS,
