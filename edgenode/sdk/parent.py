@@ -1,4 +1,4 @@
-"""A parent for nodes under test: the real accepting end of the link over a Unix socket, with stores in memory.
+"""A parent for nodes under test: the real accepting end of the link over mutual TLS, with stores in memory.
 
 It stores and acknowledges what its one child sends, and keeps it in plain sight. It is no hub: it runs no tasks, so work
 offered to the fleet stays offered, and calls that only another node could answer fail as they do when the hub has nobody.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +16,7 @@ import grpc
 from edgenode.api.message.v1 import message_pb2
 from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2_grpc
 from edgenode.link.errors import InvalidArgument, Unavailable
+from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import Hello, RegistryDelta
 from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
@@ -24,13 +24,13 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 from edgenode.link.wire.accepting import AcceptingEnd, Child
-from edgenode.link.wire.channels import ChannelSettings, bind, create_server, open_channel, unix_target
+from edgenode.link.wire.channels import bind, create_server
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.interceptors import ServiceInterceptor
+from edgenode.sdk.credentials import TestCredentials, make_credentials
 
 NAME = "parent"
 _LANES = (Lane.TASK, Lane.MESSAGE)
-_CHANNEL = ChannelSettings(connect_timeout=1.0, min_reconnect_backoff=0.05, max_reconnect_backoff=0.1)
 
 
 class _NothingToSend:
@@ -129,29 +129,41 @@ class _Events(LinkEvents):
 class _Wire:
     """What lies between child and parent: connections that can be cut, and refused, in the middle of anything."""
 
-    def __init__(self, front: Path, back: Path) -> None:
-        self._front, self._back = front, back
+    def __init__(self) -> None:
         self._server: asyncio.Server | None = None
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self._whole = True
+        self._back = 0
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._accept, self._front)
+    async def start(self) -> int:
+        """Listens; returns the port to dial."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    def lead_to(self, port: int) -> None:
+        """Where connections go."""
+        self._back = port
 
     async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        """Cuts everything and stops. Safe to repeat."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
         self.cut()
         if self._connections:
-            await asyncio.wait(list(self._connections.values()))
-        await self._server.wait_closed()
+            await asyncio.wait(set(self._connections.values()))
+        await server.wait_closed()
 
     def cut(self) -> None:
+        """No connection from now on."""
         self._whole = False
         for writer in self._connections:
             writer.transport.abort()
 
     def mend(self) -> None:
+        """Connections are possible again."""
         self._whole = True
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -160,8 +172,10 @@ class _Wire:
         if not self._whole:
             writer.transport.abort()
             return
-        back_reader, back_writer = await asyncio.open_unix_connection(self._back)
+        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._back)
         self._connections[writer] = self._connections[back_writer] = task
+        if not self._whole:  # cut while it was being made
+            writer.transport.abort()
         try:
             await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer))
         finally:
@@ -183,13 +197,13 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 class Parent(sync_service_pb2_grpc.SyncServiceServicer):
-    """See the module. `open_channel` is what the child dials with; `cut` and `mend` break and restore the link."""
+    """See the module. `cut` and `mend` break and restore the link; `credentials` are the child's, once started."""
 
-    def __init__(self, child: str, directory: Path) -> None:
+    credentials: TestCredentials
+
+    def __init__(self, child: str) -> None:
         self._child = child
-        self._front, back = directory / "link.sock", directory / "parent.sock"
-        self._target = unix_target(back)
-        self._wire = _Wire(self._front, back)
+        self._wire = _Wire()
         self._inbox = _Inbox()
         self._replica = _Replica()
         self._outbox = _NothingToSend()
@@ -241,17 +255,15 @@ class Parent(sync_service_pb2_grpc.SyncServiceServicer):
         """See the contract."""
         await self._end.serve(self._child, request_iterator, context)
 
-    async def open_channel(self) -> grpc.aio.Channel:
-        """A fresh channel to this parent."""
-        return open_channel(unix_target(self._front), settings=_CHANNEL)
-
     async def start(self) -> None:
         """Takes connections."""
+        port = await self._wire.start()
+        self.credentials = made = make_credentials(self._child, NAME, f"127.0.0.1:{port}")
         self._server = server = create_server(ServiceInterceptor())
         sync_service_pb2_grpc.add_SyncServiceServicer_to_server(self, server)
-        bind(server, self._target)
+        tls = ServerIdentity(made.parent).mutual_credentials(made.authority)
+        self._wire.lead_to(bind(server, "127.0.0.1:0", tls))
         await server.start()
-        await self._wire.start()
 
     def cut(self) -> None:
         """Breaks the link in the middle of whatever it carries, and keeps it broken."""
@@ -266,5 +278,6 @@ class Parent(sync_service_pb2_grpc.SyncServiceServicer):
         server, self._server = self._server, None
         if server is not None:
             await self._end.close_all(Unavailable("SHUTDOWN", "the parent stops").problem)
-            await self._wire.close()
+        await self._wire.close()
+        if server is not None:
             await server.stop(None)

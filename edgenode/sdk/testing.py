@@ -21,12 +21,21 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.node.config import NodeConfig
+from edgenode.node.identity import NodeIdentity
 from edgenode.node.node import Node
 from edgenode.sdk.agent import Agent
 from edgenode.sdk.client import Client
 from edgenode.sdk.parent import Parent
 
 _START_TIMEOUT = 10.0
+
+
+class _JoinedNode(Node):
+    """A node in memory that has joined: it would look for its identity on disk otherwise."""
+
+    def __init__(self, config: NodeConfig, identity: NodeIdentity) -> None:
+        super().__init__(config)
+        self._identity = identity
 
 
 class LocalNode:
@@ -37,6 +46,8 @@ class LocalNode:
         self._settings = settings
         self._runs: dict[asyncio.Task[None], Agent] = {}
         self._directory: Path | None = None
+        self.parent = Parent(name)
+        self.node: Node | None = None
 
     async def __aenter__(self) -> LocalNode:
         # Socket paths are limited to 107 bytes; pytest's directories are longer.
@@ -44,10 +55,9 @@ class LocalNode:
         settings = {"reconnect_min_seconds": 0.05, "reconnect_max_seconds": 0.5, "drain_seconds": 1.0, **self._settings}
         config = NodeConfig(state_dir=directory, node=self.name, in_memory=True, **settings)
         self.socket = config.socket_path
-        self.parent = Parent(self.name, directory)
-        self.node = Node(config, open_parent=self.parent.open_channel)
         try:
             await self.parent.start()
+            self.node = _JoinedNode(config, self.parent.credentials.node)
             await self.node.start()
             await self.parent.wait_connected(_START_TIMEOUT)
         except BaseException:
@@ -67,7 +77,8 @@ class LocalNode:
 
     async def _close(self) -> None:
         try:
-            await self.node.stop()
+            if self.node is not None:
+                await self.node.stop()
             await self.parent.close()
         finally:
             shutil.rmtree(self._directory or "", ignore_errors=True)

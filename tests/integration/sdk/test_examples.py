@@ -1,0 +1,101 @@
+"""The examples as processes of their own, against a real node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from edgenode.node.config import NodeConfig
+from edgenode.node.node import Node
+from edgenode.sdk import Client
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+async def state() -> AsyncIterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="sdk", dir="/tmp"))
+    node = Node(NodeConfig(state_dir=directory, node="north", drain_seconds=0.2))
+    try:
+        await node.start()
+        yield directory
+    finally:
+        await node.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@asynccontextmanager
+async def example(state: Path, name: str, *arguments: str) -> AsyncIterator[Process]:
+    environment = {**os.environ, "EDGENODE_STATE": str(state), "PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(ROOT / "examples" / name), *arguments, stdout=PIPE, stderr=STDOUT, env=environment
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def attached(client: Client, agent: str) -> None:
+    async with asyncio.timeout(30):
+        while agent not in [found.card.name for found in await client.agents()]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_hello_agent(state: Path) -> None:
+    async with Client(state=state) as client, example(state, "hello_agent.py") as process:
+        await attached(client, "hello")
+        assert await (await client.submit("greet", {"name": "Ada"})).result(20) == "Hello, Ada!"
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await client.agents() == []
+
+
+async def test_raw_stub_agent(state: Path) -> None:
+    socket = str(state / "edgenode.sock")
+    async with (
+        Client(state=state) as client,
+        example(state, "raw_stub_agent.py", "--socket", socket, "--name", "raw", "--count", "3") as process,
+        client.subscribe("raw.done", position="start") as subscription,
+    ):
+        await attached(client, "raw")
+        handles = await asyncio.gather(*(client.submit("upper", f"word {n}") for n in range(3)))
+        assert [await handle.result(20) for handle in handles] == ["WORD 0", "WORD 1", "WORD 2"]
+        async with asyncio.timeout(20):
+            done = {(await anext(subscription)).payload.decode() for _ in range(3)}
+        assert done == {handle.task_id for handle in handles}
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await client.agents() == []
+
+
+async def test_raw_stub_agent_outlives_its_node(state: Path) -> None:
+    socket = state / "other.sock"
+    settings = NodeConfig(state_dir=state / "other", node="south", socket=str(socket), drain_seconds=0.2)
+    node = Node(settings)
+    await node.start()
+    try:
+        async with (
+            Client(socket=socket) as client,
+            example(state, "raw_stub_agent.py", "--socket", str(socket), "--count", "2") as process,
+        ):
+            await attached(client, "raw")
+            assert await (await client.submit("upper", "one")).result(20) == "ONE"
+            await node.stop()
+            node = Node(settings)
+            await node.start()
+            assert await (await client.submit("upper", "two")).result(30) == "TWO"
+            assert await asyncio.wait_for(process.wait(), 20) == 0
+    finally:
+        await node.stop()
