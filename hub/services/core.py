@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import grpc
 
@@ -14,7 +14,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_service_pb2_grpc
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.agent import RegistryEntry
-from edgenode.link.model.lanes import Lane
+from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
@@ -31,7 +31,7 @@ from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
-from hub.services.links import Links, known_agent
+from hub.services.links import AppendableOutbox, Links, known_agent
 from hub.services.message import MessageDesk, MessageService
 from hub.services.mover import Mover
 from hub.services.placement import Placement
@@ -110,13 +110,14 @@ class Core:
             alarm,
             self._send,
             self.name,
+            self._link_store,
         )
         self.links = Links(
             self._fleet,
             self._link_store,
             self.view,
             clock,
-            self._fleet.outbox,
+            self._outbox,
             {Lane.TASK: self._dispatcher.apply, Lane.MESSAGE: self._messages.apply},
             self._handlers,
             config.lease_seconds,
@@ -131,6 +132,16 @@ class Core:
             software=f"edgehub/{edgenode.__version__}",
         )
         self._message_service = MessageService(self._messages)
+
+    def _outbox(self, node: str) -> AppendableOutbox:
+        outbox = self._fleet.outbox(node)
+
+        def acknowledged(lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
+            if rejections:
+                self._handlers.rejected(node)
+
+        outbox.on_acknowledged(acknowledged)
+        return outbox
 
     def _send(self, node: str, frame: sync_pb2.Frame) -> bool:
         return self.links.send(node, frame)

@@ -18,7 +18,7 @@ from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
 from hub.services.alarm import Alarm
 from hub.services.entries import EntryReader
-from hub.services.mover import Mover, Offered, conflict, duplicate_of
+from hub.services.mover import Mover, Offered, Returned, conflict, duplicate_of
 from hub.services.placement import Placement
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore
@@ -105,10 +105,19 @@ class Dispatcher:
     async def apply(self, intake: Intake) -> Applied:
         """Entries of a node's task lane. Raises what the store raises; nothing was applied then."""
         entries, task_ids = self._reader.read(intake.node, intake.base, intake.segments, self._clock.wall())
+        new_bytes = sum(len(entry.task.spec) for _, entry in entries if isinstance(entry, Offered))
+        if new_bytes:
+            self._store.check_room(new_bytes)
         decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall())
         committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
         assert committed.applied is not None
         return committed.applied
+
+    async def refused(self, node: str, grants: Sequence[tuple[str, int]], reason: str) -> None:
+        """The node would not take these grants, (task, fence): they go elsewhere."""
+        entries = [(0, Returned(task_id, fence, reason)) for task_id, fence in grants]
+        decide = self._mover.intake(node, entries, {}, self._clock.wall())
+        await self._commit(Selection(task_ids=[task_id for task_id, _ in grants]), decide)
 
     def node_unreachable(self, node: str) -> None:
         """The node's lease ran out: after a while others get its tasks."""
@@ -141,6 +150,7 @@ class Dispatcher:
                 retry_after=5.0,
                 limit=self._settings.max_pending,
             )
+        self._store.check_room(sum(len(task.spec) for task in tasks))
         selection = Selection(
             request_ids=[task.request_id for task in tasks if task.request_id],
             idempotency_keys=[task.idempotency_key for task in tasks if task.idempotency_key],
@@ -314,8 +324,3 @@ class Dispatcher:
         while await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH:
             pass
         self._sweep_due = False
-
-
-def offered_bytes(entries: Sequence[object]) -> int:
-    """Bytes of the specs that are new, for the store's bound."""
-    return sum(len(entry.task.spec) for entry in entries if isinstance(entry, Offered))

@@ -141,6 +141,15 @@ def cut_messages(segment: Segment, count: int) -> Segment:
     )
 
 
+def refused_grant(payload: bytes, place: int) -> tuple[str, int] | None:
+    """(task, fence) of the grant at `place` of a segment of task entries; None for any other entry."""
+    try:
+        entry = sync_pb2.TaskEntryBatch.FromString(payload).entries[place]
+    except (DecodeError, IndexError):
+        return None
+    return (entry.grant.task_id, entry.grant.fence) if entry.HasField("grant") else None
+
+
 def record_of(task_id: str, origin: str, spec: TaskSpec, submit_time: float) -> TaskRecord:
     """A task that is new here."""
     return TaskRecord(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.lanes import Lane
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
@@ -17,10 +18,13 @@ from hub.services.alarm import Alarm
 from hub.services.calls import CallRouter
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher
+from hub.services.entries import refused_grant
 from hub.services.finder import Finder
 from hub.services.task_desk import TaskDesk
 from hub.services.view import FleetView
-from hub.store.ports import FleetStore, TaskStore
+from hub.store.ports import FleetStore, LinkStore, TaskStore
+
+REJECTED_BATCH = 100
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ class FleetHandlers:
         alarm: Alarm,
         send: Send,
         hub: str,
+        links: LinkStore,
     ) -> None:
         self._view = view
         self._fleet = fleet
@@ -57,12 +62,14 @@ class FleetHandlers:
         self._alarm = alarm
         self._send = send
         self._hub = hub
+        self._links = links
         self._background: set[asyncio.Task[None]] = set()
         self._lease_timer: Timer | None = None
 
     def start(self) -> None:
-        """Begin to watch the leases of nodes that are not connected."""
+        """Begin to watch the leases of nodes that are not connected; deal with what a stop left behind."""
         self._watch_leases()
+        self._start(self._take_rejected(""), "entries refused before the start")
 
     async def stop(self) -> None:
         """Wait for what is under way."""
@@ -97,6 +104,21 @@ class FleetHandlers:
             _log.warning("%s is unreachable: its lease ran out", node)
             self._dispatcher.node_unreachable(node)
         self._watch_leases()
+
+    # --- what a node would not take ---
+
+    def rejected(self, node: str) -> None:
+        """The node refused entries; the store has kept them."""
+        self._start(self._take_rejected(node), f"entries refused by {node}")
+
+    async def _take_rejected(self, node: str) -> None:
+        while rejected := await self._links.rejected(node, REJECTED_BATCH):
+            for entry in rejected:
+                _log.warning("%s refused an entry (%s): %s", entry.node, entry.reason, entry.message)
+                grant = refused_grant(entry.payload, entry.place) if entry.lane is Lane.TASK else None
+                if grant is not None:
+                    await self._dispatcher.refused(entry.node, [grant], f"{entry.reason}: {entry.message}")
+            await self._links.forget_rejected([entry.number for entry in rejected])
 
     # --- frames ---
 

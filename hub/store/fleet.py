@@ -183,16 +183,11 @@ def _keep_rejected(connection: sqlite3.Connection, node: str, lane: Lane, reject
     log = logs.log_state(connection, down_logs(node)[lane])
     for rejection in rejections:
         chunk = logs.read(connection, log.log_id, rejection.sequence - 1, 1, 0)
-        payload = chunk.segments[0].payload if chunk.segments and chunk.base <= rejection.sequence else b""
+        if not chunk.segments or chunk.base > rejection.sequence:
+            continue  # acknowledged and gone long ago: said again after a lost acknowledgement
+        problem = rejection.problem
+        place = rejection.sequence - chunk.base
         connection.execute(
-            "INSERT INTO rejected_entry (node, lane, sequence, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                node,
-                lane,
-                # Where the entry stands inside its segment.
-                rejection.sequence - chunk.base,
-                rejection.problem.reason,
-                rejection.problem.message,
-                payload,
-            ),
+            "INSERT INTO rejected_entry (node, lane, place, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
+            (node, lane, place, problem.reason, problem.message, chunk.segments[0].payload),
         )

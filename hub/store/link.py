@@ -10,7 +10,7 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from hub.store import messages, tasks
-from hub.store.records import DownlinkCounts, Intake, LedgerFacts, UplinkCounts
+from hub.store.records import DownlinkCounts, Intake, LedgerFacts, RejectedEntry, UplinkCounts
 
 
 class SqliteLinkStore:
@@ -36,6 +36,22 @@ class SqliteLinkStore:
             return Applied(end, tuple(Rejection(sequence, problem) for sequence in range(first, first + count)))
 
         return await self._database.write(run)
+
+    async def rejected(self, node: str, limit: int) -> Sequence[RejectedEntry]:
+        """See LinkStore."""
+        query = (
+            "SELECT rejected_number, node, lane, place, reason, message, payload FROM rejected_entry"
+            " WHERE node = ?1 OR ?1 = '' ORDER BY rejected_number LIMIT ?2"
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query, (node, limit)).fetchall())
+        return [RejectedEntry(row[0], row[1], Lane(row[2]), *row[3:]) for row in rows]
+
+    async def forget_rejected(self, numbers: Sequence[int]) -> None:
+        """See LinkStore."""
+        rows = [(number,) for number in numbers]
+        await self._database.write(
+            lambda connection: connection.executemany("DELETE FROM rejected_entry WHERE rejected_number = ?", rows)
+        )
 
     async def ledger(self) -> LedgerFacts:
         """See LinkStore."""

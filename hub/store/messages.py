@@ -116,14 +116,22 @@ class SqliteMessageStore:
 
 
 def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segment) -> int:
-    """How many of a segment's entries came before under their origin's epoch; notes the rest as come."""
-    row = connection.execute(
-        "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?",
-        (intake.node, intake.lane, segment.origin_epoch),
-    ).fetchone()
-    if row is None:
-        return 0
-    return int(min(max(row[0] - segment.origin_sequence + 1, 0), segment.count))
+    """How many of a segment's entries came before under the epoch they were stored in first; notes that now all have.
+
+    What comes under a later epoch is noted apart from the cursors: the cursor of the old epoch is done with.
+    """
+    key = (intake.node, intake.lane, segment.origin_epoch)
+    known = connection.execute(
+        "SELECT max(sequence) FROM (SELECT sequence FROM inbox_cursor WHERE peer = ?1 AND lane = ?2 AND epoch = ?3"
+        " UNION ALL SELECT sequence FROM known_origin WHERE node = ?1 AND lane = ?2 AND epoch = ?3)",
+        key,
+    ).fetchone()[0]
+    connection.execute(
+        "INSERT INTO known_origin VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
+        (*key, segment.origin_sequence + segment.count - 1),
+    )
+    return 0 if known is None else int(min(max(known - segment.origin_sequence + 1, 0), segment.count))
 
 
 def _uncount(connection: sqlite3.Connection, intake: Intake, known: int) -> None:

@@ -14,6 +14,7 @@ from hub.store.records import (
     Intake,
     LedgerFacts,
     NodeRow,
+    RejectedEntry,
     Selection,
     SignedDocument,
     TaskFilter,
@@ -56,6 +57,10 @@ class TaskStore(Protocol):
 
     async def state_counts(self) -> Mapping[str, int]:
         """Tasks by state name."""
+        ...
+
+    def check_room(self, size: int) -> None:
+        """Refuse new work of `size` bytes when the store is nearly full: ResourceExhausted (STORE_FULL)."""
         ...
 
     async def sweep(self, ended_before: float, limit: int) -> int:
@@ -145,6 +150,14 @@ class LinkStore(Protocol):
 
     async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:
         """Advance the cursor and reject every entry: a lane that is not served."""
+        ...
+
+    async def rejected(self, node: str, limit: int) -> Sequence[RejectedEntry]:
+        """Entries the node would not take (any node's, for an empty name) that nobody has dealt with, oldest first."""
+        ...
+
+    async def forget_rejected(self, numbers: Sequence[int]) -> None:
+        """They are dealt with."""
         ...
 
     async def ledger(self) -> LedgerFacts:

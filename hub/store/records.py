@@ -207,6 +207,19 @@ class DesiredRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RejectedEntry:
+    """An entry a node would not take: the segment it was in and its place there, from 0."""
+
+    number: int
+    node: str
+    lane: Lane
+    place: int
+    reason: str
+    message: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class UplinkCounts:
     """What came in from a node on a lane and epoch. `start`: entries before this belong to another epoch."""
 

@@ -78,15 +78,23 @@ CREATE TABLE desired_state (
     refused_version INTEGER NOT NULL DEFAULT 0,
     problem BLOB NOT NULL DEFAULT x''
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE rejected_entry (
-    rejected_number INTEGER PRIMARY KEY AUTOINCREMENT,
+CREATE TABLE known_origin (
     node TEXT NOT NULL,
     lane INTEGER NOT NULL,
+    epoch TEXT NOT NULL,
     sequence INTEGER NOT NULL,
+    PRIMARY KEY (node, lane, epoch)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rejected_entry (
+    rejected_number INTEGER PRIMARY KEY,
+    node TEXT NOT NULL,
+    lane INTEGER NOT NULL,
+    place INTEGER NOT NULL,
     reason TEXT NOT NULL,
     message TEXT NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
+CREATE INDEX rejected_entry_node ON rejected_entry (node);
 """
 
 

@@ -231,6 +231,10 @@ class SqliteTaskStore:
         counts = await self._database.read(lambda connection: logs.counters(connection, STATE))
         return {state: count for state, count in counts.items() if count}
 
+    def check_room(self, size: int) -> None:
+        """See TaskStore."""
+        self._database.check_room(size)
+
     async def sweep(self, ended_before: float, limit: int) -> int:
         """See TaskStore."""
 

@@ -24,7 +24,8 @@ from edgenode.link.identity.certificates import (
 )
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.names import hub_host
-from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
+from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store import logs
@@ -86,6 +87,7 @@ class FakeEdge(LinkEvents):
         self.desired: list[sync_pb2.DesiredState] = []
         self.notices: list[task_pb2.Task] = []
         self.link: LinkConnection | None = None
+        self.refusing = False
         self.registry = RegistryLog("registry-1")
         self._credentials = credentials
         self._port = port
@@ -168,8 +170,14 @@ class FakeEdge(LinkEvents):
 
         fresh = await self.database.write(run)
         new = [entry for part in fresh.segments for entry in sync_pb2.TaskEntryBatch.FromString(part.payload).entries]
-        self.entries += new[fresh.skip :]
-        return Applied(base - 1 + sum(segment.count for segment in segments))
+        new = new[fresh.skip :]
+        end = base - 1 + sum(segment.count for segment in segments)
+        if self.refusing:
+            first = end - len(new) + 1
+            problem = Problem(Code.INVALID_ARGUMENT, "NOT_LIKED", "this edge takes nothing")
+            return Applied(end, tuple(Rejection(first + index, problem) for index in range(len(new))))
+        self.entries += new
+        return Applied(end)
 
     # --- acting ---
 

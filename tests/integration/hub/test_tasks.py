@@ -109,6 +109,21 @@ async def test_cancel_follows_the_task(site: Site) -> None:
     await south.told("task-1", task_pb2.TASK_STATE_CANCELED)
 
 
+async def test_a_grant_that_an_edge_refuses_goes_to_another(site: Site) -> None:
+    await site.start()
+    north, south = await site.edge("north"), await site.edge("south")
+    north.refusing = True
+    north.register("code", "code.metrics")
+    await until_async(lambda: _agent_count(site, 1))
+    await south.offer("task-1", "code.metrics")
+    await until_async(lambda: _refused(site, "north"))
+    east = await site.edge("east")
+    east.register("code", "code.metrics")
+    (grant,) = await east.granted()
+    assert grant.fence >= 2
+    await until_async(lambda: _balanced(site))
+
+
 async def test_a_deadline_ends_a_task_wherever_it_is(site: Site) -> None:
     await site.start()
     north, south = await site.edge("north"), await site.edge("south")
@@ -198,13 +213,19 @@ async def _get(site: Site, task_id: str) -> task_pb2.Task:
 async def _agent_count(site: Site, count: int) -> bool:
     stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
     response = await stub.ListNodes(fleet_service_pb2.ListNodesRequest())
-    return sum(node.agent_count for node in response.nodes) == count
+    return bool(sum(node.agent_count for node in response.nodes) == count)
+
+
+async def _refused(site: Site, node: str) -> bool:
+    stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
+    response = await stub.GetFleetLedger(fleet_service_pb2.GetFleetLedgerRequest(node=node))
+    return any(line.dropped_counts.get("REJECTED") for line in response.lines if line.hop == "task.downlink")
 
 
 async def _messages(site: Site, count: int) -> bool:
     stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
     response = await stub.GetHubStatus(fleet_service_pb2.GetHubStatusRequest())
-    return bool(response.message_sequence == count)
+    return int(response.message_sequence) == count
 
 
 async def _balanced(site: Site) -> bool:
