@@ -15,7 +15,7 @@ def state_option(command: F) -> F:
     """`--state DIR`."""
     option = click.option(
         "--state",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(file_okay=False, resolve_path=True, path_type=Path),
         envvar="EDGENODE_STATE",
         default=lambda: Path("~/.edgenode").expanduser(),
         show_default="~/.edgenode",

@@ -14,7 +14,7 @@ from edgenode.cli.payloads import read_bytes, typed_payload
 from edgenode.cli.place import node_client
 from edgenode.cli.state import state_option
 from edgenode.link.errors import DeadlineExceeded
-from edgenode.link.model.task import Level
+from edgenode.link.model.task import Level, TaskState
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.options import SECONDS, output_option
 from edgenode.link.terminal.output import JSON, json_text
@@ -112,7 +112,8 @@ def submit(
             return handle.level, await client.get_task(handle.task_id)
 
     reached, task = run(work())
-    reached = max(reached, Level(task.level or reached))
+    # A task that ended is past every level: there is nothing left to wait for.
+    reached = Level.DONE if TaskState(task.state).terminal else max(reached, Level(task.level or reached))
     _report(task, reached, level, timeout, output)
 
 
@@ -121,7 +122,8 @@ def _report(task: task_pb2.Task, reached: Level, wanted: Level, waited: float, o
     if output == JSON:
         click.echo(json_text({**facts, "level": reached.name}))
     else:
-        click.echo(f"task {task.task_id} {standing(facts)}, {reached.name}", err=reached is Level.DONE)
+        # With --wait, standard output is for the result alone.
+        click.echo(f"task {task.task_id} {standing(facts)}, {reached.name}", err=wanted is Level.DONE)
     if reached < wanted:
         why = f", {facts['state_reason']}" if facts["state_reason"] else ""
         raise Exit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from edgenode.link.model.task import TaskState
 from edgenode.link.terminal.output import Column, Row, clean, col, facts, human_bytes, human_seconds, table
 
 Plain = Mapping[str, Any]
@@ -108,8 +109,10 @@ def task_text(task: Plain, now: float) -> str:
 
 
 def standing(task: Plain) -> str:
-    """Where a task stands, in a word or two."""
-    return f"{task['state']}, cancellation requested" if task["cancel_requested"] else str(task["state"])
+    """Where a task stands, in a word or three."""
+    state = str(task["state"])
+    ended = state in TaskState.__members__ and TaskState[state].terminal
+    return f"{state}, cancellation requested" if task["cancel_requested"] and not ended else state
 
 
 def progress_text(progress: Plain | None) -> str:

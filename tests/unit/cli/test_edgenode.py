@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.api.receipt.v1 import receipt_pb2
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import ASKING_ID, DONE_ID, FAILED_ID, PARKED_ID, FakeNode
 
@@ -164,6 +165,13 @@ def test_submit_for_a_level(edgenode: Run, node: FakeNode) -> None:
     result = edgenode("submit", "parks", "--wait-level", "durable_hub", "-o", "json", state=node.state)
     assert result.exit_code == 6
     assert json.loads(result.stdout)["level"] == "DURABLE_LOCAL"
+
+
+def test_a_task_that_ended_is_past_every_level(edgenode: Run, node: FakeNode) -> None:
+    node.tasks.tasks[DONE_ID].level = receipt_pb2.RECEIPT_LEVEL_DURABLE_LOCAL
+    result = edgenode("submit", "code.metrics", "--wait-level", "durable_hub", state=node.state)
+    assert result.exit_code == 0
+    assert result.stdout == f"task {DONE_ID} COMPLETED, DONE\n"
 
 
 def test_submit_whose_task_fails(edgenode: Run, node: FakeNode) -> None:
