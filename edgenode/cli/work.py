@@ -121,8 +121,8 @@ def _report(task: task_pb2.Task, reached: Level, wanted: Level, waited: float, o
     facts = plain(task)
     if output == JSON:
         click.echo(json_text({**facts, "level": reached.name}))
-    else:
-        # With --wait, standard output is for the result alone.
+    elif wanted is not Level.DONE or reached is Level.DONE:
+        # With --wait, standard output is for the result alone, and a wait that was in vain says all that follows here.
         click.echo(f"task {task.task_id} {standing(facts)}, {reached.name}", err=wanted is Level.DONE)
     if reached < wanted:
         why = f", {facts['state_reason']}" if facts["state_reason"] else ""
