@@ -97,7 +97,7 @@ class Client:
             )
         finally:
             closed = Cancelled("CLIENT_CLOSED", "the client was closed")
-            self._submitter.failed(closed)
+            self._submitter.close(closed)
             self._publisher.failed(closed)
             await channel.close()
 

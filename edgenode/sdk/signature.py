@@ -52,7 +52,6 @@ class Signature:
             raise TypeError(f"{name}: {error}") from error
 
     def _read_types(self, name: str, parameters: list[inspect.Parameter], hints: dict[str, Any], returns: Any) -> None:
-        self._names = tuple(parameter.name for parameter in parameters)
         fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
         title = name.rpartition(".")[2]
         model = msgspec.defstruct(title, fields, kw_only=True, forbid_unknown_fields=True, module=__name__)
@@ -78,7 +77,7 @@ class Signature:
             raise InvalidArgument(
                 "BAD_INPUT", f"the input does not fit: {error}", hint="compare it with the skill's input schema"
             ) from error
-        return {name: getattr(model, name) for name in self._names}
+        return msgspec.structs.asdict(model)
 
     def output(self, result: Any) -> tuple[bytes, str]:
         """(bytes, media type) of what the function returned. Raises FailedPrecondition (BAD_RESULT)."""

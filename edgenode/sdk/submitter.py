@@ -18,6 +18,7 @@ from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.link.errors import DeadlineExceeded, EdgenodeError, Unavailable, from_problem
 from edgenode.link.model.task import Level
 from edgenode.link.wire.values import problem_from_pb
+from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.spec import fill_spec
 from edgenode.sdk.window import Window
 
@@ -50,11 +51,17 @@ class Entry:
         "sent",
         "size",
         "submission",
-        "timer",
+        "timeout",
     )
 
-    def __init__(self, correlation_id: int, submission: pb.Submission, size: int, durable: bool) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        correlation_id: int,
+        submission: pb.Submission,
+        size: int,
+        durable: bool,
+    ) -> None:
         self.correlation_id = correlation_id
         self.submission = submission
         self.size = size
@@ -64,7 +71,7 @@ class Entry:
         self.answer: asyncio.Future[Outcome] = loop.create_future()
         self.receipt: asyncio.Future[Accepted] | None = loop.create_future() if durable else None
         self.handle: weakref.ref[Any] | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timeout = 0.0  # seconds, of a call
 
     def followed(self) -> bool:
         """Whether somebody may still ask for the outcome."""
@@ -92,6 +99,8 @@ class Submitter:
         self._cancels: list[int] = []
         self._last_id = 0
         self._owed = 0
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines[Entry](lambda entry: entry.answer.done(), self._expire)
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
         self.wake: Callable[[], None] = lambda: None
 
@@ -100,7 +109,8 @@ class Submitter:
     ) -> Entry:
         """Adds a call for which room was taken; it is answered or fails within `timeout` seconds."""
         entry = self._add(skill, data, content_type, deadline, options, "")
-        entry.timer = asyncio.get_running_loop().call_later(timeout, self._expire, entry.correlation_id, timeout)
+        entry.timeout = timeout
+        self._deadlines.add(self._loop.time() + timeout, entry)
         return entry
 
     def submit(
@@ -133,7 +143,7 @@ class Submitter:
                 self._batches.pop()
             self.window.give(1, size)
             raise
-        entry = Entry(correlation_id, submission, size, bool(request_id))
+        entry = Entry(self._loop, correlation_id, submission, size, bool(request_id))
         batch.entries.append(entry)
         batch.size += size
         self._entries[correlation_id] = entry
@@ -159,18 +169,12 @@ class Submitter:
             self._cancels.append(entry.correlation_id)
             self.wake()
 
-    def _expire(self, correlation_id: int, timeout: float) -> None:
-        entry = self._entries.get(correlation_id)
-        if entry is not None:
-            self.forget(entry)
-            if not entry.answer.done():
-                entry.answer.set_result(
-                    DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s", hint="give it more time")
-                )
+    def _expire(self, entry: Entry) -> None:
+        self.forget(entry)
+        error = DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {entry.timeout:g} s", hint="give it more time")
+        entry.answer.set_result(error)
 
     def _release(self, entry: Entry) -> None:
-        if entry.timer is not None:
-            entry.timer.cancel()
         if entry.counted:
             entry.counted = False
             self.window.give(1, entry.size)
@@ -217,8 +221,6 @@ class Submitter:
             if entry is None:
                 continue
             if entry.receipt is None:  # the hot path: a call's answer
-                if entry.timer is not None:
-                    entry.timer.cancel()
                 count += 1
                 size += entry.size
             else:
@@ -291,6 +293,11 @@ class Submitter:
     def recovers(self, error: EdgenodeError) -> bool:
         """See Conversation."""
         return False
+
+    def close(self, error: EdgenodeError) -> None:
+        """Ends everything with `error`, for good."""
+        self.failed(error)
+        self._deadlines.close()
 
     def failed(self, error: EdgenodeError) -> None:
         """See Conversation."""

@@ -38,6 +38,7 @@ from edgenode.link.errors import (
 )
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb
 from edgenode.sdk.context import Context
+from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES
 from edgenode.sdk.streams import Line
 from edgenode.sdk.threads import in_thread
@@ -59,17 +60,18 @@ _log = logging.getLogger(__name__)
 class _Attempt:
     """An attempt that runs here."""
 
-    __slots__ = ("context", "key", "pb_key", "reported", "skill", "stopping", "task", "timer")
+    __slots__ = ("context", "key", "over", "pb_key", "reported", "skill", "stopping", "task", "timeout")
 
-    def __init__(self, key: Key, pb_key: pb.AttemptKey, context: Context, skill: Skill) -> None:
+    def __init__(self, key: Key, pb_key: pb.AttemptKey, skill: Skill, timeout: float, context: Context | None) -> None:
         self.key = key
         self.pb_key = pb_key
         self.context = context
         self.skill = skill
+        self.timeout = timeout  # seconds
         self.reported = False
+        self.over = False
         self.stopping: EdgenodeError | None = None  # why the handler is being cancelled
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Worker:
@@ -92,12 +94,15 @@ class Worker:
         self._credits = 0
         self._running: dict[Key, _Attempt] = {}
         self._unconfirmed: dict[Key, pb.AttemptResult] = {}
-        self._results: deque[pb.AttemptResult] = deque()  # not sent on this stream
+        self._frames: deque[pb.WorkTasksRequest] = deque()  # results not sent on this stream, the forming one last
+        self._frame_size = 0
         self._updates: dict[tuple[str, int, int, str], pb.AttemptUpdate] = {}
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines[_Attempt](lambda attempt: attempt.over, self._time_out)
         self._idle = asyncio.Event()
         self._idle.set()
         self._flushed = asyncio.Event()
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over: asyncio.Future[None] = self._loop.create_future()
         self._line: Line = client.line(self, self._open_call, connect_timeout=float("inf"))
         self._wake = self._line.wake
 
@@ -111,6 +116,7 @@ class Worker:
                 self._cancel(attempt, Unavailable("AGENT_STOPPED", "the agent stopped"))
             self._leaving = True
             await self._line.aclose()
+            self._deadlines.close()
             if self._running:
                 await asyncio.wait([a.task for a in self._running.values() if a.task is not None], timeout=0.1)
 
@@ -147,7 +153,7 @@ class Worker:
         self._wake()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_TIME):
-                while self._attached and (self._unconfirmed or self._results):
+                while self._attached and self._unconfirmed:
                     self._flushed.clear()
                     await self._flushed.wait()
 
@@ -198,21 +204,15 @@ class Worker:
             keys += [result.key for result in self._unconfirmed.values()]
             attach = pb.WorkAttach(agent=self._agent.name, instance_id=self.instance_id, attempts=keys)
             return pb.WorkTasksRequest(attach=attach)
-        if not self._attached or not (self._credits or self._results or self._updates):
+        if not self._attached or not (self._credits or self._frames or self._updates):
             return None
-        frame = pb.WorkTasksRequest()
+        frame = self._frames.popleft() if self._frames else pb.WorkTasksRequest()
         if self._credits and not self._draining:
             frame.credit_count = self._credits
         self._credits = 0
         if self._updates:
             frame.updates.extend(self._updates.values())
             self._updates.clear()
-        size = 0
-        results, add = self._results, frame.results.append
-        while results and size < _MAX_FRAME_BYTES:
-            result = results.popleft()
-            size += len(result.output.data) + 64
-            add(result)
         return frame
 
     def received(self, frame: pb.WorkTasksResponse) -> None:
@@ -234,7 +234,7 @@ class Worker:
             if (attempt := self._running.get(key)) is not None:
                 self._cancel(attempt, Cancelled("CANCELED", "the task was cancelled"))
         for answer in frame.answers:
-            if (attempt := self._running.get(_key(answer.key))) is not None:
+            if (attempt := self._running.get(_key(answer.key))) is not None and attempt.context is not None:
                 attempt.context.answered(answer.input_key, answer.answer)
         if not self._unconfirmed:
             self._flushed.set()
@@ -242,9 +242,12 @@ class Worker:
     def _on_attach(self, node: str) -> None:
         self._attached = True
         self._credits = self._agent.concurrency - len(self._running)
-        self._results = deque(self._unconfirmed.values())
+        self._frames.clear()
+        for key, result in self._unconfirmed.items():
+            again = self._add_result(key, len(result.output.data))
+            again.CopyFrom(result)
         for attempt in self._running.values():
-            for question in attempt.context.open_questions():
+            for question in attempt.context.open_questions() if attempt.context is not None else ():
                 self._tell(question)
         self._wake()
         if self._on_attached is not None:
@@ -286,7 +289,6 @@ class Worker:
         key = _key(pb_key)
         if key in self._running:
             return  # sent again on a new stream
-        loop = asyncio.get_running_loop()
         skill = self._agent.skills.get(spec.skill)
         try:
             if skill is None:
@@ -297,19 +299,22 @@ class Worker:
             self._credits += 1
             self._wake()
             return
-        timeout = assignment.timeout_duration.seconds + assignment.timeout_duration.nanos / 1e9
-        timeout = timeout or skill.timeout or _DEFAULT_TIMEOUT
-        context = Context(assignment, self._agent.name, self._client, loop.time() + timeout, self._tell)
-        attempt = _Attempt(key, pb_key, context, skill)
+        left = assignment.timeout_duration
+        timeout = left.seconds + left.nanos / 1e9 or skill.timeout or _DEFAULT_TIMEOUT
+        expires = self._loop.time() + timeout
+        context = None
+        if skill.signature.wants_context:
+            context = Context(assignment, self._agent.name, self._client, expires, self._tell)
+        attempt = _Attempt(key, pb_key, skill, timeout, context)
         self._running[key] = attempt
         self._idle.clear()
-        attempt.timer = loop.call_later(timeout, self._time_out, attempt, timeout)
-        attempt.task = loop.create_task(self._work(attempt, arguments))
+        self._deadlines.add(expires, attempt)
+        attempt.task = self._loop.create_task(self._work(attempt, arguments))
 
     async def _work(self, attempt: _Attempt, arguments: dict[str, Any]) -> None:
         signature = attempt.skill.signature
         try:
-            context = (attempt.context,) if signature.wants_context else ()
+            context = (attempt.context,) if attempt.context is not None else ()
             if signature.asynchronous:
                 result = await signature.function(*context, **arguments)
             else:
@@ -325,8 +330,7 @@ class Worker:
             _log.exception("skill %s failed on task %s", attempt.skill.id, attempt.key[0])
             self._report_attempt(attempt, self._handler_error(attempt, error))
         finally:
-            if attempt.timer is not None:
-                attempt.timer.cancel()
+            attempt.over = True
             del self._running[attempt.key]
             if not self._running:
                 self._idle.set()
@@ -345,13 +349,13 @@ class Worker:
             exception=type(error).__name__,
         )
 
-    def _time_out(self, attempt: _Attempt, timeout: float) -> None:
+    def _time_out(self, attempt: _Attempt) -> None:
         retries = attempt.skill.retries
         self._cancel(
             attempt,
             DeadlineExceeded(
                 "HANDLER_TIMEOUT",
-                f"skill {attempt.skill.id} did not end within {timeout:g} s",
+                f"skill {attempt.skill.id} did not end within {attempt.timeout:g} s",
                 retryable=retries is None or attempt.key[1] <= retries,
             ),
         )
@@ -359,7 +363,8 @@ class Worker:
     def _cancel(self, attempt: _Attempt, error: EdgenodeError) -> None:
         """Reports `error` now and cancels the handler, which may take its time."""
         attempt.stopping = error
-        attempt.context.cancelled = True
+        if attempt.context is not None:
+            attempt.context.cancelled = True
         self._report_attempt(attempt, error)
         if attempt.task is not None:
             attempt.task.cancel()
@@ -374,12 +379,13 @@ class Worker:
                 limit=MAX_PAYLOAD_BYTES,
             )
         attempt.reported = True
-        result = pb.AttemptResult(key=attempt.pb_key, state=task_pb2.TASK_STATE_COMPLETED)
-        result.output.data = data
+        result = self._add_result(attempt.key, len(data))
+        result.key.CopyFrom(attempt.pb_key)
+        result.state = task_pb2.TASK_STATE_COMPLETED
+        output = result.output
+        output.data = data
         if content_type:
-            result.output.content_type = content_type
-        self._unconfirmed[attempt.key] = result
-        self._results.append(result)
+            output.content_type = content_type
 
     def _report_attempt(self, attempt: _Attempt, error: EdgenodeError) -> None:
         if not attempt.reported:
@@ -388,9 +394,20 @@ class Worker:
             self._wake()
 
     def _report_problem(self, key: Key, pb_key: pb.AttemptKey, error: EdgenodeError, state: task_pb2.TaskState) -> None:
-        result = pb.AttemptResult(key=pb_key, state=state, problem=problem_to_pb(error.problem))
-        self._unconfirmed[key] = result
-        self._results.append(result)
+        result = self._add_result(key, 0)
+        result.key.CopyFrom(pb_key)
+        result.state = state
+        result.problem.CopyFrom(problem_to_pb(error.problem))
+
+    def _add_result(self, key: Key, size: int) -> pb.AttemptResult:
+        """An empty result in the frame that is forming; it is kept until the node confirms it."""
+        frames = self._frames
+        if not frames or self._frame_size + size > _MAX_FRAME_BYTES:
+            frames.append(pb.WorkTasksRequest())
+            self._frame_size = 0
+        self._frame_size += size + 64
+        result = self._unconfirmed[key] = frames[-1].results.add()
+        return result
 
     def _tell(self, update: pb.AttemptUpdate) -> None:
         """Queues an update: of progress only the newest, of questions each."""
