@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import grpc
 
@@ -16,32 +15,17 @@ from edgenode.link.errors import EdgenodeError, Unauthenticated
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.sharing import DEFAULT_WEIGHTS
-from edgenode.link.store.database import Database
 from edgenode.link.wire.channels import ChannelSettings, open_channel
 from edgenode.link.wire.dialing import DialingSettings, DialingStatus
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node import dead_letters, ledger
 from edgenode.node.config import NodeConfig
-from edgenode.node.desired import DesiredStates
 from edgenode.node.identity import NodeIdentity, Renewer
-from edgenode.node.message_log import MessageLog
-from edgenode.node.registry import AgentRegistry
-from edgenode.node.tasks import TaskEngine
+from edgenode.node.rooms import Rooms
 from edgenode.node.uplink import Uplink, UplinkPorts
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """The node's rooms that the link serves."""
-
-    database: Database
-    engine: TaskEngine
-    registry: AgentRegistry
-    messages: MessageLog
-    desired: DesiredStates
 
 
 class HubLink:

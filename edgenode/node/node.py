@@ -16,7 +16,6 @@ import sqlite3
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2
@@ -33,7 +32,7 @@ from edgenode.node.admin import AdminService, NodeFacts
 from edgenode.node.agent_text import AgentText
 from edgenode.node.config import NodeConfig, name_from_host
 from edgenode.node.desired import DesiredSettings, DesiredStates
-from edgenode.node.hub_link import HubLink, Rooms, verifier
+from edgenode.node.hub_link import HubLink, verifier
 from edgenode.node.identity import NodeIdentity, load_identity
 from edgenode.node.local_server import LocalServer, Services
 from edgenode.node.message_log import MessageLog
@@ -41,6 +40,7 @@ from edgenode.node.message_rules import MessageRules
 from edgenode.node.messages import MessageService
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.registry_service import RegistryService
+from edgenode.node.rooms import Rooms
 from edgenode.node.store import count_boot, open_store, other_node
 from edgenode.node.subscriptions import LogSubscriptions
 from edgenode.node.task_book import TASK_LOG, TaskSettings
@@ -74,11 +74,16 @@ class Node:
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
-        self._identity: NodeIdentity | None = None
+        self._rooms: Rooms | None = None
         self._link: HubLink | None = None
         self._server: LocalServer | None = None
-        self._engine: TaskEngine | None = None
-        self._streams: tuple[RegistryService, MessageService] | None = None
+
+    @property
+    def rooms(self) -> Rooms:
+        """The rooms, for programs that hold the node in their own process. Raises FailedPrecondition before they stand."""
+        if self._rooms is None:
+            raise FailedPrecondition("NOT_STARTED", "the node was not started", hint="await start() first")
+        return self._rooms
 
     @property
     def port(self) -> int:
@@ -138,11 +143,10 @@ class Node:
         """Refuse new work; wait for attempts under way."""
         if self._server is not None:
             await self._server.drain()
-        if self._engine is None:
-            return
-        self._engine.stop_accepting()
+        engine = self.rooms.engine
+        engine.stop_accepting()
         ended = asyncio.Event()
-        waiting = {live for live in self._engine.book.live.values() if live.sink is not None or live.call}
+        waiting = {live for live in engine.book.live.values() if live.sink is not None or live.call}
 
         def note(live: LiveTask) -> None:
             waiting.discard(live)
@@ -165,47 +169,27 @@ class Node:
         config, stack = self.config, self._stack
         start_time = self._clock.wall()
         _log.info(telemetry.NODE_STARTING, state_dir=str(config.state_dir))
+        identity: NodeIdentity | None = None
         if not config.in_memory:
             make_private_directory(config.state_dir)
-            self._identity = load_identity(config.state_dir)
-        identity = self._identity
+            identity = load_identity(config.state_dir)
         if identity is not None and config.node and config.node != identity.node:
             raise other_node(identity.node, config.node)
 
         database = await _opened(config)
         stack.push_async_callback(database.close)
         joined = identity.node if identity is not None else ""
-
         boot = await database.write(
             lambda connection: count_boot(connection, joined, config.node, name_from_host(socket.gethostname()))
         )
         self.name = boot.name
         boot_id = self._new_id()
-
-        registry = AgentRegistry(database, self._clock, self.name, boot_id, boot.number, config.lease_seconds)
-        stack.push_async_callback(registry.close)
-        await registry.load()
-
-        messages = MessageLog(database, config.message_retention_bytes)
-        stack.push_async_callback(messages.close)
-        await messages.open(self._new_id())
-
-        engine = self._engine = self._make_engine(database, registry)
-        stack.push_async_callback(engine.stop)
-        await database.write(lambda connection: logs.ensure_log(connection, TASK_LOG, self._new_id()))
-
-        desired = DesiredStates(
-            database, self.name, verifier(lambda: self._identity, self._clock), partial(self._apply, database)
-        )
-        await desired.load()
-
+        rooms = self._rooms = await self._make_rooms(database, boot_id, boot.number)
         if identity is not None:
-            rooms = Rooms(database, engine, registry, messages, desired)
             self._link = HubLink(config, identity, boot_id, rooms, self._clock, self._rng, self._new_id)
             await self._link.prepare()
-        await engine.start(self._link.uplink if self._link is not None else None)
-
-        await self._serve(database, registry, messages, engine, desired, start_time)
+        await rooms.engine.start(self._link.uplink if self._link is not None else None)
+        await self._serve(rooms, start_time)
         if self._link is not None:
             stack.push_async_callback(self._link.stop)
             await self._link.start()
@@ -214,6 +198,26 @@ class Node:
         gc.freeze()
         self._phase = _Phase.RUNNING
         _log.info(telemetry.NODE_READY, node=self.name, socket=str(self.socket_path))
+
+    async def _make_rooms(self, database: Database, boot_id: str, boot_number: int) -> Rooms:
+        config, stack = self.config, self._stack
+        registry = AgentRegistry(database, self._clock, self.name, boot_id, boot_number, config.lease_seconds)
+        stack.push_async_callback(registry.close)
+        await registry.load()
+
+        messages = MessageLog(database, config.message_retention_bytes)
+        stack.push_async_callback(messages.close)
+        await messages.open(self._new_id())
+        subscriptions = LogSubscriptions(database, messages, self.name, config.message_retention_bytes)
+
+        await database.write(lambda connection: logs.ensure_log(connection, TASK_LOG, self._new_id()))
+        engine = self._make_engine(database, registry)
+        stack.push_async_callback(engine.stop)
+
+        verify = verifier(lambda: self._link.identity if self._link is not None else None, self._clock)
+        desired = DesiredStates(database, self.name, verify, lambda settings: self._apply(database, engine, settings))
+        await desired.load()
+        return Rooms(database, registry, messages, subscriptions, engine, desired)
 
     def _make_engine(self, database: Database, registry: AgentRegistry) -> TaskEngine:
         config = self.config
@@ -238,58 +242,50 @@ class Node:
             on_dead_letter=keep,
         )
 
-    async def _serve(
-        self,
-        database: Database,
-        registry: AgentRegistry,
-        messages: MessageLog,
-        engine: TaskEngine,
-        desired: DesiredStates,
-        start_time: float,
-    ) -> None:
+    async def _serve(self, rooms: Rooms, start_time: float) -> None:
         config = self.config
-        registry_service = RegistryService(registry, AgentText(database, registry))
+        registry_service = RegistryService(rooms.registry, AgentText(rooms.database, rooms.registry))
         if self._link is not None:
             registry_service.fleet_find = self._link.uplink.find
-        subscriptions = LogSubscriptions(database, messages, self.name, config.message_retention_bytes)
-        message_service = MessageService(messages, subscriptions, MessageRules(config.max_message_bytes), self._clock)
-        task_service = TaskService(engine, registry)
+        message_service = MessageService(
+            rooms.messages, rooms.subscriptions, MessageRules(config.max_message_bytes), self._clock
+        )
+        task_service = TaskService(rooms.engine, rooms.registry)
         facts = NodeFacts(
             node=self.name,
             start_time=start_time,
             identity=lambda: str(self._link.identity.name) if self._link is not None else "",
             certificate_expire_time=lambda: self._link.identity.expire_time if self._link is not None else None,
             draining=lambda: self._phase is _Phase.STOPPING,
-            applied_version=lambda: desired.applied_version,
+            applied_version=lambda: rooms.desired.applied_version,
             link=lambda: self._link.status() if self._link is not None else admin_pb2.LinkStatus(state="disabled"),
             replay_task=task_service.replay,
         )
-        admin = AdminService(database, registry, messages, self._clock, facts)
+        admin = AdminService(rooms.database, rooms.registry, rooms.messages, self._clock, facts)
         services = Services(registry_service, task_service, message_service, admin)
         server = self._server = LocalServer(self.socket_path, config.listen, services)
 
         async def end_streams() -> None:
             registry_service.stop()
             message_service.stop()
-            await engine.stop()
+            await rooms.engine.stop()
             await server.stop(STOP_GRACE)
 
         self._stack.push_async_callback(end_streams)
         await server.start()
         await server.ready()
 
-    async def _apply(self, database: Database, settings: DesiredSettings) -> None:
+    async def _apply(self, database: Database, engine: TaskEngine, settings: DesiredSettings) -> None:
         """Put desired settings in force; what they leave out is as configured."""
         config, limits = self.config, settings.limits
         telemetry.set_level(settings.log_level or config.log_level)
         await database.set_limit(limits.get("store_bytes", config.store_bytes))
-        if self._engine is not None:
-            book = self._engine.book
-            task_limits = replace(
-                book.settings.limits, max_input_bytes=limits.get("max_input_bytes", config.max_input_bytes)
-            )
-            max_queued = limits.get("max_queued_tasks", config.max_queued_tasks)
-            book.settings = replace(book.settings, max_queued=max_queued, limits=task_limits)
+        book = engine.book
+        book.settings = replace(
+            book.settings,
+            max_queued=limits.get("max_queued_tasks", config.max_queued_tasks),
+            limits=replace(book.settings.limits, max_input_bytes=limits.get("max_input_bytes", config.max_input_bytes)),
+        )
         if self._link is not None:
             self._link.set_weights(settings.lane_weights)
 

@@ -49,6 +49,11 @@ class HubMarks:
         self._limit = limit
         self._marks: deque[tuple[int, int]] = deque()
 
+    @property
+    def count(self) -> int:
+        """Marks held."""
+        return len(self._marks)
+
     def add(self, position: int, number: int) -> None:
         """Up to `number` is settled with `position`; both rise."""
         if len(self._marks) >= self._limit:

@@ -246,11 +246,22 @@ class AgentRegistry:
 
     def expire_due(self) -> None:
         """Mark agents whose lease has run out; the timer calls it."""
-        self._timer = None
         for name in self._leases.expire(self._clock.monotonic()):
             agent = self._agents[name]
             self._set_health(agent, Health.UNREACHABLE, f"nothing heard for {agent.lease:g} s")
         self._arm()
+
+    def note_removed(self, name: str, incarnation: int) -> None:
+        """Remember what was removed; when it is too much, forget it all: a parent that is behind gets a snapshot."""
+        self._removed[name] = incarnation
+        if len(self._removed) > MAX_TOMBSTONES:
+            self._removed.clear()
+            self.log.acked(self.log.version)
+
+    @property
+    def timer_due(self) -> float | None:
+        """When the timer looks at leases next, on the loop's clock; None while nobody has one."""
+        return self._timer.when() if self._timer is not None else None
 
     async def close(self) -> None:
         """Stop the timer and finish changes under way. Safe to call twice."""
@@ -299,11 +310,9 @@ class AgentRegistry:
             del self._agents[name]
             self._index.discard(name, agent.skills)
             self._leases.drop(name)
+            self._arm()
             self.log.remove(agent.resource, agent.incarnation)
-            self._removed[name] = agent.incarnation
-            if len(self._removed) > MAX_TOMBSTONES:
-                self._removed.clear()
-                self.log.acked(self.log.version)
+            self.note_removed(name, agent.incarnation)
         self._changed(name)
         return True
 

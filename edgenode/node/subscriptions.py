@@ -37,6 +37,11 @@ class LogSubscriptions:
         """See MessageSource."""
         return self._log.epoch
 
+    @property
+    def attached(self) -> frozenset[str]:
+        """Names that a stream holds now."""
+        return frozenset(self._attached)
+
     async def attach(self, subscription: str, position: int, after: int) -> int:
         """See MessageSource."""
         if subscription:
