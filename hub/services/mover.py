@@ -17,10 +17,11 @@ has written in the meantime is as good as any other, and is taken.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from edgenode.link.errors import AlreadyExists, EdgenodeError, FailedPrecondition
 from edgenode.link.model.problem import Code, Problem
@@ -271,12 +272,15 @@ def conflict(first: TaskRecord) -> AlreadyExists:
 
 def _take_slot(task: TaskRecord, slots: list[str], now: float) -> str | None:
     """A slot for the task: not with the node that just gave it back, and with its own origin only if need be."""
-    allowed = [node for node in slots if node != task.avoid or task.avoid_until <= now]
-    if not allowed:
-        return None
-    node = next((node for node in allowed if node != task.origin), allowed[0])
-    slots.remove(node)
-    return node
+    avoided = task.avoid if task.avoid_until > now else ""
+    best = None
+    for index in range(len(slots) - 1, -1, -1):
+        if slots[index] == avoided:
+            continue
+        best = index
+        if slots[index] != task.origin:
+            break
+    return None if best is None else slots.pop(best)
 
 
 class _Book:
@@ -298,7 +302,7 @@ class _Book:
     def change(self, task: TaskRecord, **changes: object) -> TaskRecord:
         before = self._known.get(task.task_id)
         sequence = task.sequence if before is None else before.sequence + 1
-        after = dataclasses.replace(task, update_time=self._now, sequence=sequence, **changes)  # type: ignore[arg-type]
+        after = replace(task, update_time=self._now, sequence=sequence, **changes)
         self.put(after)
         return after
 
@@ -314,7 +318,7 @@ class _Book:
     ) -> None:
         """A change the hub makes by itself, of which the origin is told."""
         after = self.change(task, state=next_state(task.state, event), state_reason=reason, **changes)
-        after = dataclasses.replace(after, outcome=self._codec.outcome(after, problem))
+        after = replace(after, outcome=self._codec.outcome(after, problem))
         self.put(after)
         self.tell_origin(after, after.outcome)
 

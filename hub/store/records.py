@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
 
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.lanes import Applied, Lane, Segment
@@ -21,9 +23,10 @@ class WaitKey:
     priority: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRecord:
+class TaskRecord(msgspec.Struct, frozen=True):
     """A task as the hub's row says. Times are wall clock, seconds; 0 for none.
+
+    A struct and no dataclass because the hub makes several for each task that passes, and these are made in C.
 
     `holder` is the node it was granted to, empty while it waits here. `outcome` is the contract's Task without its spec,
     serialised: the last report. `answers` are TaskGrant messages that hold answers only, one after the other, which reads
@@ -68,7 +71,9 @@ class TaskRecord:
 
     def as_submission(self, request_id: str, idempotency_key: str, replay_of: str) -> TaskRecord:
         """The same under the keys of a caller of the hub itself."""
-        return replace(self, request_id=request_id, idempotency_key=idempotency_key, replay_of=replay_of)
+        return msgspec.structs.replace(
+            self, request_id=request_id, idempotency_key=idempotency_key, replay_of=replay_of
+        )
 
     @property
     def wait_key(self) -> WaitKey:

@@ -10,6 +10,7 @@ from hub.store import enrollment
 
 APPLICATION_ID = 0x656E6875  # "enhu"
 
+# A spec has a table of its own, since a row is written anew with every change and a spec may be a megabyte.
 # A queue is a range of task_waiting: its tasks in the order they came. PARKED is not stored: it is a property of the queue.
 TASKS = """
 CREATE TABLE task (
@@ -25,7 +26,6 @@ CREATE TABLE task (
     idempotency_key TEXT NOT NULL,
     request_id TEXT NOT NULL,
     replay_of TEXT NOT NULL,
-    spec BLOB NOT NULL,
     state INTEGER NOT NULL,
     state_reason TEXT NOT NULL,
     holder TEXT NOT NULL,
@@ -39,6 +39,10 @@ CREATE TABLE task (
     avoid_until REAL NOT NULL,
     update_time REAL NOT NULL,
     sequence INTEGER NOT NULL
+) STRICT;
+CREATE TABLE task_spec (
+    task_number INTEGER PRIMARY KEY,
+    spec BLOB NOT NULL
 ) STRICT;
 CREATE INDEX task_waiting ON task (queue, task_number) WHERE holder = '' AND state < 8;
 CREATE INDEX task_held ON task (holder, task_id) WHERE holder != '' AND state < 8;

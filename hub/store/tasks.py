@@ -39,7 +39,8 @@ _COLUMNS = (
     " state_reason, holder, fence, attempt_count, agent, outcome, answers, cancel_reason, avoid, avoid_until, update_time,"
     " sequence"
 )
-_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, spec) VALUES ({', '.join('?' * 25)})"
+_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 25)})"
+_SPEC = "(SELECT spec FROM task_spec WHERE task_spec.task_number = task.task_number)"
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder = ?, fence = ?, attempt_count = ?, agent = ?, outcome = ?,"
     " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?"
@@ -102,7 +103,7 @@ def _mutable(task: TaskRecord) -> tuple[object, ...]:
     )
 
 
-def _inserted(task: TaskRecord) -> tuple[object, ...]:
+def _inserted(task: TaskRecord, number: int) -> tuple[object, ...]:
     return (
         task.task_id,
         task.origin,
@@ -116,7 +117,7 @@ def _inserted(task: TaskRecord) -> tuple[object, ...]:
         task.replay_of,
         *_mutable(task),
         task.demand.skill,
-        task.spec,
+        number,
     )
 
 
@@ -169,7 +170,7 @@ class SqliteTaskStore:
         """See TaskStore."""
 
         def run(connection: sqlite3.Connection) -> TaskRecord | None:
-            row = connection.execute(f"SELECT {_COLUMNS}, spec FROM task WHERE task_id = ?", (task_id,)).fetchone()
+            row = connection.execute(f"SELECT {_COLUMNS}, {_SPEC} FROM task WHERE task_id = ?", (task_id,)).fetchone()
             return None if row is None else _read(row)
 
         return await self._database.read(run)
@@ -243,11 +244,18 @@ class SqliteTaskStore:
                 "SELECT task_number, state FROM task WHERE state >= 8 AND update_time < ? ORDER BY update_time LIMIT ?",
                 (ended_before, limit),
             ).fetchall()
-            connection.executemany("DELETE FROM task WHERE task_number = ?", [(number,) for number, _ in rows])
+            numbers = [(number,) for number, _ in rows]
+            connection.executemany("DELETE FROM task WHERE task_number = ?", numbers)
+            connection.executemany("DELETE FROM task_spec WHERE task_number = ?", numbers)
             logs.count_many(connection, [(STATE, TaskState(state).name, -1) for _, state in rows])
             return len(rows)
 
         return await self._database.write(run)
+
+
+def _next_number(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'task'").fetchone()
+    return 1 if row is None else int(row[0]) + 1
 
 
 def _deadline(connection: sqlite3.Connection) -> float:
@@ -287,7 +295,7 @@ def _settle(connection: sqlite3.Connection, intake: Intake, decision: Decision) 
 
 
 def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, TaskRecord]:
-    columns = f"{_COLUMNS}, spec" if selection.with_spec else _COLUMNS
+    columns = f"{_COLUMNS}, {_SPEC}" if selection.with_spec else _COLUMNS
     rows: list[Sequence[Any]] = []
 
     def read(condition: str, *values: object) -> None:
@@ -326,7 +334,11 @@ def _write(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], deci
     new = [change.after for change in changes if change.before is None]
     changed = [(change.before, change.after) for change in changes if change.before is not None]
     if new:
-        connection.executemany(_INSERT, map(_inserted, new))
+        first = _next_number(connection)
+        connection.executemany(_INSERT, [_inserted(task, first + index) for index, task in enumerate(new)])
+        connection.executemany(
+            "INSERT INTO task_spec VALUES (?, ?)", [(first + index, task.spec) for index, task in enumerate(new)]
+        )
     if changed:
         rows = [(*_mutable(after), after.task_id, before.sequence) for before, after in changed]
         updated = connection.executemany(_UPDATE, rows).rowcount

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 
 import pytest
+from msgspec.structs import replace
 
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.problem import Code, Problem
@@ -165,14 +165,14 @@ def test_waiting_at_the_holder_is_assigned_at_the_hub(rows: Rows) -> None:
 
 def test_an_entry_applied_before_is_passed_over(rows: Rows) -> None:
     task = TaskRecord("t", "south", DEMAND, 5, submit_time=1.0)
-    rows.intake("south", Offered(task), Offered(dataclasses.replace(task, task_id="u")), applied_before=1)
+    rows.intake("south", Offered(task), Offered(replace(task, task_id="u")), applied_before=1)
     assert list(rows.tasks) == ["u"]
 
 
 def test_a_doubled_offer_is_discarded_and_an_ended_one_is_answered_again(rows: Rows) -> None:
     held(rows)
     offered = rows.task
-    rows.intake("south", Offered(dataclasses.replace(offered, holder="", fence=0)))
+    rows.intake("south", Offered(replace(offered, holder="", fence=0)))
     assert rows.task == offered
     rows.report("north", 1, TaskState.COMPLETED)
     rows.intake("south", Offered(offered))
@@ -182,7 +182,7 @@ def test_a_doubled_offer_is_discarded_and_an_ended_one_is_answered_again(rows: R
 
 def test_another_nodes_task_is_out_of_reach(rows: Rows) -> None:
     held(rows)
-    stranger = dataclasses.replace(rows.task, origin="east")
+    stranger = replace(rows.task, origin="east")
     rows.intake("east", Offered(stranger), CancelAsked("t", "mine"), Answered("t", "key", b"yes"))
     assert [(place, problem.reason) for place, problem in rows.rejected] == [
         (1, "TASK_OF_ANOTHER_NODE"),
@@ -334,11 +334,11 @@ def test_a_slot_goes_to_the_origin_only_if_need_be(rows: Rows) -> None:
 
 def test_the_hubs_own_tasks_have_no_log_to_report_to(rows: Rows) -> None:
     task = TaskRecord("t", "hub", DEMAND, 5, submit_time=1.0, idempotency_key="once", request_id="r-1", spec=b"x")
-    rows.run(rows.mover.submit([task, dataclasses.replace(task, task_id="u", request_id="r-2")], rows.now))
+    rows.run(rows.mover.submit([task, replace(task, task_id="u", request_id="r-2")], rows.now))
     assert list(rows.tasks) == ["t"]
     rows.grant("north")
     rows.report("north", 1, TaskState.COMPLETED)
     assert set(rows.logs) == {"north"}
-    again = dataclasses.replace(task, task_id="v", request_id="r-1", idempotency_key="")
+    again = replace(task, task_id="v", request_id="r-1", idempotency_key="")
     assert duplicate_of(again, list(rows.tasks.values())) == rows.task
     assert conflict(rows.task).problem.metadata["task_id"] == "t"

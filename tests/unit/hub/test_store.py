@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from msgspec import structs
 
 from edgenode.api.message.v1 import message_pb2
 from edgenode.link.errors import Internal
@@ -138,7 +139,7 @@ async def test_a_change_against_an_outdated_row_is_a_defect_and_writes_nothing(s
     ended = task(state=TaskState.COMPLETED, sequence=2)
     await store.put(ended)
     with pytest.raises(Internal):
-        await store.put(dataclasses.replace(ended, state=TaskState.FAILED, sequence=3), entries=[("north", b"x")])
+        await store.put(structs.replace(ended, state=TaskState.FAILED, sequence=3), entries=[("north", b"x")])
     found = await store.tasks.get("t")
     assert found is not None
     assert found.state is TaskState.COMPLETED
