@@ -73,7 +73,10 @@ class BucketDigest:
 
 
 class RegistryLog:
-    """The owner's side. `floor`: peers below this version need a snapshot, because tombstones up to it are gone."""
+    """The owner's side. An epoch must not outlive versions that were not stored: give each start a new one, or store first.
+
+    `floor`: peers below this version need a snapshot, because tombstones up to it are gone.
+    """
 
     def __init__(
         self, epoch: str, version: int = 0, entries: Iterable[RegistryEntry] = (), floor: int | None = None
