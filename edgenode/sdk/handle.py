@@ -72,8 +72,11 @@ class TaskHandle:
         when the node is out of reach; asking again is always possible.
         """
         try:
-            async with asyncio.timeout(timeout):
+            if timeout is None or (self._outcome is not None and self._outcome.done()):
                 ending = await self._ending()
+            else:
+                async with asyncio.timeout(timeout):
+                    ending = await self._ending()
         except TimeoutError:
             raise DeadlineExceeded(
                 "WAIT_OVER",
@@ -86,7 +89,8 @@ class TaskHandle:
     async def _ending(self) -> Ending:
         if self._outcome is not None:
             # Several may wait for one outcome, and one who gives up must not end the others' wait.
-            outcome = await asyncio.shield(self._outcome)
+            done = self._outcome.done()
+            outcome = self._outcome.result() if done else await asyncio.shield(self._outcome)
             if not isinstance(outcome, EdgenodeError):
                 return outcome
             self._outcome = None

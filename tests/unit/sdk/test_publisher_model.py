@@ -1,0 +1,149 @@
+"""The publisher against a model of a node: whatever breaks, every message is stored once, in order, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenode.api.message.v1 import message_service_pb2 as pb
+from edgenode.link.errors import InvalidArgument, Unavailable
+from edgenode.link.wire.values import problem_to_pb
+from edgenode.sdk.publisher import Publisher
+
+BAD = b"bad"
+
+
+class ModelNode:
+    """Takes frames as the contract says: each once, without gaps; acknowledges what is stored."""
+
+    def __init__(self) -> None:
+        self.stored: dict[str, list[bytes]] = {}
+        self.producer = ""
+        self.refused: set[int] = set()
+
+    def opened(self) -> None:
+        self.producer = ""
+
+    def take(self, frame: pb.PublishRequest) -> bool:
+        """False: SEQUENCE_GAP."""
+        self.producer = self.producer or frame.producer_id
+        assert self.producer
+        stored = self.stored.setdefault(self.producer, [])
+        if frame.first_sequence > len(stored) + 1:
+            return False
+        stored.extend(message.payload for message in frame.batch.messages[len(stored) + 1 - frame.first_sequence :])
+        return True
+
+    def acknowledgement(self, behind: int) -> pb.PublishResponse:
+        stored = self.stored.get(self.producer, [])
+        response = pb.PublishResponse(durable_local_sequence=max(0, len(stored) - behind), epoch="e")
+        for number, payload in enumerate(stored[: response.durable_local_sequence], 1):
+            if payload == BAD:
+                problem = problem_to_pb(InvalidArgument("BAD_TOPIC", "no").problem)
+                response.rejections.add(sequence=number, problem=problem)
+        return response
+
+
+class Rig:
+    def __init__(self) -> None:
+        names = (f"p{number}" for number in itertools.count())
+        self.publisher = Publisher(lambda: next(names))
+        self.node = ModelNode()
+        self.futures: list[tuple[bytes, asyncio.Future[Any]]] = []
+        self.wire: list[pb.PublishRequest] = []
+        self.reopen()
+
+    def publish(self, bad: bool) -> None:
+        payload = BAD if bad else b"%d" % len(self.futures)
+        assert self.publisher.window.take(len(payload) + 32)
+        self.futures.append((payload, self.publisher.publish("a", "", payload, "", None, "", False)))
+
+    def send(self) -> bool:
+        frame = self.publisher.next_frame()
+        if frame is None:
+            return False
+        copy = pb.PublishRequest()
+        copy.CopyFrom(frame)
+        self.wire.append(copy)
+        return True
+
+    def deliver(self) -> None:
+        if self.wire and not self.node.take(self.wire.pop(0)):
+            assert self.publisher.recovers(InvalidArgument("SEQUENCE_GAP", "gap"))
+            self.reopen()
+
+    def acknowledge(self, behind: int) -> None:
+        if self.node.producer:
+            self.publisher.received(self.node.acknowledgement(behind))
+
+    def reopen(self) -> None:
+        self.wire.clear()
+        self.publisher.broken(Unavailable("GONE", "gone"))
+        self.node.opened()
+        self.publisher.opened()
+
+    def forget(self) -> None:
+        """The node gets a new store; what it stored stays written down under the old producer."""
+        if self.node.producer:
+            self.node.stored[f"lost {len(self.node.stored)}"] = self.node.stored.pop(self.node.producer)
+        self.reopen()
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("publish"), st.booleans()),
+        st.tuples(st.just("send")),
+        st.tuples(st.just("deliver")),
+        st.tuples(st.just("acknowledge"), st.integers(0, 3)),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=60,
+)
+
+
+def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
+    for name, *arguments in actions:
+        getattr(rig, name)(*arguments)
+    for _ in range(10):  # and then all goes well
+        while rig.send():
+            pass
+        while rig.wire:
+            rig.deliver()
+        rig.acknowledge(0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ACTIONS)
+async def test_every_message_is_stored_once_in_order_and_answered(actions: list[tuple[Any, ...]]) -> None:
+    rig = Rig()
+    run(rig, actions)
+    (stored,) = rig.node.stored.values() if rig.node.stored else ([],)
+    assert stored == [payload for payload, _ in rig.futures]
+    for payload, future in rig.futures:
+        assert isinstance(future.exception(), InvalidArgument) is (payload == BAD)
+    assert not rig.publisher.wanted()
+    assert not rig.publisher.owed()
+    assert rig.publisher.window.take(16 * 1024 * 1024)  # all room was given back
+
+
+@settings(max_examples=200, deadline=None)
+@given(ACTIONS, ACTIONS)
+async def test_a_node_with_a_new_store_gets_what_it_never_acknowledged(
+    before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
+) -> None:
+    rig = Rig()
+    for name, *arguments in before:
+        getattr(rig, name)(*arguments)
+    acknowledged = {payload for payload, future in rig.futures if future.done()}
+    rig.forget()
+    run(rig, after)
+    assert all(future.done() for _, future in rig.futures)
+    for _, future in rig.futures:
+        future.exception()
+    now = [payload for name, stored in rig.node.stored.items() if not name.startswith("lost") for payload in stored]
+    expected = [payload for payload, _ in rig.futures if payload not in acknowledged and payload != BAD]
+    assert [payload for payload in now if payload != BAD] == expected
