@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 import pytest
 
+from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.api.message.v1 import message_pb2
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.api.message.v1 import message_service_pb2_grpc as pb_grpc
 from edgenode.link.wire.status import from_rpc_error
 from tests.integration.hub.conftest import Site
+from tests.integration.hub.fake_edge import until_async
 
 START = pb.START_POSITION_START
 
@@ -131,11 +133,16 @@ async def test_a_segment_that_cannot_be_read_is_a_gap_and_no_more(
 async def test_what_retention_deleted_is_a_stated_gap(site: Site, subscribe: Callable[[], Subscriber]) -> None:
     await site.start(message_retention_bytes=4096)
     north = await site.edge("north")
-    live = subscribe()
-    await live.start(">", credits=40)
     for _ in range(40):
         await north.publish("a", payload=bytes(512))
-    await live.take(40)
+    stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
+
+    async def swept() -> bool:
+        response = await stub.GetFleetLedger(fleet_service_pb2.GetFleetLedgerRequest())
+        (line,) = [line for line in response.lines if line.hop == "message.log"]
+        return bool(line.dropped_counts["RETENTION"])
+
+    await until_async(swept)
     late = subscribe()
     await late.start(">", position=pb.START_POSITION_CURSOR, after_sequence=1)
     messages = await late.take(1)
