@@ -1,0 +1,92 @@
+"""The command `scripts/bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from scripts.benchmarks import cases
+from scripts.benchmarks.processes import Bed, Failed, cores
+from scripts.benchmarks.results import Metric, table
+
+CASES = ("publish", "call", "task", "footprint")
+TRAFFIC = {"publish": cases.publish, "call": cases.call, "task": cases.task}
+
+
+def main() -> int:
+    """0, or 1 with --check when a floor is missed or a process failed."""
+    arguments = _parse()
+    chosen = [case for case in CASES if case in (arguments.cases or CASES)]
+    load_before = os.getloadavg()[0]
+    try:
+        metrics = measure(chosen, arguments.rounds, arguments.dir)
+    except Failed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    machine = _machine(load_before)
+    missed = [metric.name for metric in metrics if metric.met is False]
+    if arguments.json:
+        print(json.dumps({"machine": machine, "metrics": [metric.as_dict() for metric in metrics], "missed": missed}))
+    else:
+        print(table(metrics))
+        print(", ".join(f"{name} {value}" for name, value in machine.items()))
+        if arguments.check:
+            print(f"floors missed: {', '.join(missed)}" if missed else "every floor measured is met")
+    return 1 if arguments.check and missed else 0
+
+
+def measure(chosen: list[str], rounds: int, root: Path) -> list[Metric]:
+    """Run cases on one edge; its footprint before and after them. Raises Failed."""
+    metrics = [cases.bare_fsync(root)]
+    footprint = "footprint" in chosen
+    with cases.scratch(root) as folder, Bed(folder) as bed:
+        if footprint:
+            _say("footprint")
+            metrics += cases.idle(bed.edge)
+        for name in chosen:
+            if name in TRAFFIC:
+                _say(name)
+                metrics += TRAFFIC[name](bed, rounds)
+        if footprint and len(chosen) > 1:
+            metrics += cases.after(bed.edge)
+    if footprint:
+        metrics += cases.starts(root, rounds) + cases.installed()
+    return metrics
+
+
+def _say(case: str) -> None:
+    print(f"{case} ...", file=sys.stderr, flush=True)
+
+
+def _machine(load_before: float) -> dict[str, str]:
+    return {
+        "cores": str(cores()),
+        "load average": f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after",
+        "Python": platform.python_version(),
+        "grpcio": version("grpcio"),
+        "protobuf": version("protobuf"),
+        "kernel": platform.release(),
+    }
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description="Measures an edge node with real processes; see docs/performance.md."
+    )
+    parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=f"{', '.join(CASES)}; all")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one to warm up (5)")
+    parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
+    parser.add_argument("--check", action="store_true", help="exit with 1 when a median misses its floor")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/tmp"), help="where the state directories are made; a real disk (/tmp)"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""The processes of a measurement: an edge node, agents and a client, each started by its own command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import psutil
+
+EDGENODE = str(Path(sysconfig.get_path("scripts")) / "edgenode")
+STOP_TIMEOUT = 20.0
+
+
+class Failed(Exception):
+    """A process of the measurement did not do its part; the text says which, and the end of its log."""
+
+
+class Child:
+    """A process that says `ready` on standard output. What it writes to standard error goes to `log`."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self._log = log
+        started = time.perf_counter()
+        with log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+            )
+        self.usage = psutil.Process(self.process.pid)
+        try:
+            self.expect("ready")
+        except Failed:
+            self.stop()
+            raise
+        self.start_seconds = time.perf_counter() - started
+
+    def expect(self, prefix: str) -> str:
+        """The next line that begins with `prefix`. Raises Failed when the process ends before."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(prefix):
+                return line
+        tail = self._log.read_text(errors="replace").strip().splitlines()[-5:]
+        raise Failed(f"{self.name} ended before it said {prefix!r}: {' | '.join(tail)}")
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send a line of JSON, wait for the answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.expect("{"))
+        return answer
+
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+        times = self.usage.cpu_times()
+        return float(times.user + times.system)
+
+    def resident_bytes(self) -> int:
+        """Resident set size now."""
+        return int(self.usage.memory_info().rss)
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL if that is not enough. Safe to repeat."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(STOP_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Bed:
+    """An edge node on a fresh state directory below `folder`, with what is started beside it. Use it with `with`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._state = folder / "edge"
+        self._children: list[Child] = []
+        self.edge = self._start("edge", [EDGENODE, "run", "--state", str(self._state), "--log-level", "warning"])
+
+    def __enter__(self) -> Bed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in reversed(self._children):
+            child.stop()
+
+    def agents(self, count: int) -> list[Child]:
+        """Worker agents, each in a process of its own."""
+        return [self._module(f"worker-{number}", "worker") for number in range(1, count + 1)]
+
+    def client(self) -> Child:
+        """An SDK client that does rounds of traffic on request."""
+        return self._module("client", "traffic")
+
+    def end(self, children: Iterable[Child]) -> None:
+        """Stop some of the processes before the others."""
+        for child in children:
+            child.stop()
+            self._children.remove(child)
+
+    def _module(self, name: str, module: str) -> Child:
+        command = [sys.executable, "-m", f"scripts.benchmarks.{module}", "--state", str(self._state), "--name", name]
+        return self._start(name, command)
+
+    def _start(self, name: str, command: Sequence[str]) -> Child:
+        child = Child(name, command, self._folder / f"{name}.log")
+        self._children.append(child)
+        return child
+
+
+class CpuMeter:
+    """CPU seconds of some processes and of everybody else, between its making and `read`."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self._children = children
+        self._own = [child.cpu_seconds() for child in children]
+        self._all = _busy_seconds()
+        self._began = time.perf_counter()
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """(CPU seconds by process name, cores kept busy by other processes on average)."""
+        own = {
+            child.name: child.cpu_seconds() - before for child, before in zip(self._children, self._own, strict=True)
+        }
+        others = _busy_seconds() - self._all - sum(own.values())
+        return own, max(others / (time.perf_counter() - self._began), 0.0)
+
+
+def _busy_seconds() -> float:
+    """CPU time the whole machine was not idle."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
