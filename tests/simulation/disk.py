@@ -72,6 +72,7 @@ class Disk:
         self._waiting: list[Transaction] = []
         self._group: list[Transaction] = []
         self._boot = 0
+        self._told_at = 0.0
 
     # --- transactions -------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,9 @@ class Disk:
                 for done, outcome in outcomes:
                     done(outcome)
 
-        self.world.later(self.world.rng.uniform(0.0, 0.01), tell)
+        # Outcomes are told in the order of the commits.
+        self._told_at = max(self._told_at, self.world.now + self.world.rng.uniform(0.0, 0.01))
+        self.world.later(self._told_at - self.world.now, tell)
         if self._waiting:
             self._begin_group()
 

@@ -56,8 +56,8 @@ class Exchange:
         self._loads: dict[str, f.AgentLoad] = {}
         self._loads_due = now
 
-    def begin(self, registry: RegistryLog | None, appended: dict[Lane, int], now: float) -> None:
-        """Take up where the cursors say; `appended` is what the local logs gained during the greeting."""
+    def begin(self, registry: RegistryLog | None, now: float) -> None:
+        """Take up where the cursors say."""
         standing, theirs = self._greeting.standing, self._greeting.theirs
         assert standing is not None
         assert theirs is not None
@@ -65,7 +65,7 @@ class Exchange:
         for head in standing.heads:
             cursor = cursors.get(head.lane, _unseen(head.lane))
             sender = LaneSender(head, cursor, credits.get(head.lane, f.Credit(head.lane, 0, 0)))
-            sender.appended(appended.get(head.lane, 0))
+            sender.appended(self._greeting.appended.get(head.lane, 0))
             self.sending.senders[head.lane] = sender
             # The cursor is an acknowledgement, too: the Ack that said so may have been lost with the last session.
             if cursor.epoch == head.epoch and cursor.sequence >= head.first:

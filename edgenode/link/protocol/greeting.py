@@ -78,6 +78,7 @@ class Greeting:
         self._registry = registry
         self.standing: Standing | None = None
         self.theirs: Hello | Welcome | None = None
+        self.appended: dict[Lane, int] = {}  # what the local logs gained since the session began
         self.renewing: set[Lane] = set()
         self.version = 0
 
@@ -146,7 +147,8 @@ class Greeting:
 
     def _compare(self) -> None:
         if self.standing is not None and self.theirs is not None:
-            self.renewing = set(ahead(by_lane(self.standing.heads), by_lane(self.theirs.cursors)))
+            heads, cursors = by_lane(self.standing.heads), by_lane(self.theirs.cursors)
+            self.renewing = set(ahead(heads, self.appended, cursors))
 
     def renewed(self, head: LaneHead) -> None:
         """A lane that was in `renewing` has its new epoch."""

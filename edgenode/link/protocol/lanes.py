@@ -49,12 +49,19 @@ def resume_point(head: LaneHead, cursor: LaneCursor) -> int:
     return 0 if not cursor.epoch else head.first - 1
 
 
-def ahead(heads: Mapping[Lane, LaneHead], cursors: Mapping[Lane, LaneCursor]) -> list[Lane]:
-    """Lanes whose receiver knows entries that the log never had: the sender's disk is older than what it sent."""
+def ahead(
+    heads: Mapping[Lane, LaneHead], appended: Mapping[Lane, int], cursors: Mapping[Lane, LaneCursor]
+) -> list[Lane]:
+    """Lanes whose receiver knows entries that the log never had: the sender's disk is older than what it sent.
+
+    `appended` is what the logs gained since the heads were read; an older session may have sent it meanwhile.
+    """
     return [
         lane
         for lane, head in heads.items()
-        if (cursor := cursors.get(lane)) is not None and cursor.epoch == head.epoch and cursor.sequence > head.last
+        if (cursor := cursors.get(lane)) is not None
+        and cursor.epoch == head.epoch
+        and cursor.sequence > max(head.last, appended.get(lane, 0))
     ]
 
 

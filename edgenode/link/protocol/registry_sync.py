@@ -1,8 +1,9 @@
 """How a registry travels over one session: deltas one at a time, a digest now and then, repairs where it differs.
 
 At most one delta is under way, so all that changes meanwhile goes with the next one. The digest is sent only when the
-peer has acknowledged everything, first at the beginning of the session and then at intervals, and says for which version it holds; the accepting side answers only if it stands at
-that version and the roots differ, first asking for the bucket hashes, then for the buckets.
+peer has acknowledged everything, at the beginning of the session and then at intervals, and says for which version it
+holds; the accepting side answers only if it stands at that version and the roots differ, first asking for the bucket
+hashes, then for the buckets.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class RegistrySink:
         return RegistryAck(changes.epoch, changes.version)
 
     def compared(self, digest: RegistryDigest) -> RegistryDigestRequest | None:
-        """What to ask for if the owner's digest differs from the replica's; None if it does not, or speaks of another time."""
+        """What to ask for if the owner's digest differs from the replica's; None if not, or if it is of another time."""
         replica = self.replica
         if self._pending is not None or (digest.epoch, digest.version) != (replica.epoch, replica.version):
             return None

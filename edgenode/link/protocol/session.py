@@ -72,7 +72,6 @@ class LinkSession:
         self._due: float | None = None  # end of the greeting, or of closing
         self._deadline: float | None = None
         self._unwritten = 0
-        self._appended: dict[Lane, int] = {}
         self._loads: dict[str, f.AgentLoad] = {}
         self._problem: Problem | None = None  # why we are closing
 
@@ -260,7 +259,7 @@ class LinkSession:
         self._state = SessionState.ESTABLISHED
         self._exchange = exchange
         self._effects.append(e.Established(self._greeting.peer()))
-        exchange.begin(self._registry, self._appended, self._now)
+        exchange.begin(self._registry, self._now)
         exchange.loads_changed(self._loads.values())
 
     def _effects_append(self, effect: Effect) -> None:
@@ -277,7 +276,7 @@ class LinkSession:
             self._close(error.problem)
 
     def _greeting_appended(self, event: e.Appended) -> None:
-        self._appended[event.lane] = event.last
+        self._greeting.appended[event.lane] = event.last
 
     def _greeting_loads(self, event: e.LoadsChanged) -> None:
         self._require(Role.DIALING, event)

@@ -179,6 +179,15 @@ def test_a_dialing_side_that_knows_less_than_its_peer_renews_its_log_and_dials_a
     assert _reason(session.handle(e.EpochRenewed(head(Lane.MESSAGE, 9, "log-2")), 0.0)) == "EPOCH_RENEWED"
 
 
+def test_what_an_older_session_sent_during_the_greeting_is_no_reason_to_renew() -> None:
+    session = dialing()
+    session.handle(e.Opened(standing(head(TASK, 9))), 0.0)
+    session.handle(e.Appended(TASK, 12), 0.0)
+    effects = session.handle(e.Received(welcome(cursors=(LaneCursor(TASK, "log-1", 12),))), 0.0)
+    assert session.state is SessionState.ESTABLISHED
+    assert not only(effects, e.RenewEpoch)
+
+
 def test_an_accepting_side_that_knows_less_renews_before_it_welcomes() -> None:
     theirs = hello(cursors=(LaneCursor(TASK, "log-1", 10),))
     session, effects = established_accepting(standing(head(TASK, 9)), theirs)
