@@ -39,6 +39,10 @@ class WorkerStream(AttemptSink, Protocol):
         """The registry's record of the agent changed; another instance may hold the name now."""
         ...
 
+    def replaced(self) -> None:
+        """The same agent opened another stream; end this one."""
+        ...
+
 
 class Dispatcher:
     """Queues, attached agents and attempts under way. `offer` takes tasks that only the hub can find an agent for."""
@@ -132,6 +136,8 @@ class Dispatcher:
         live.sink = stream
         live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
         stream.assign(live, timeout)
+        if live.fence and self._book.uplink is not None:
+            self._book.uplink.send_progress(live)
         self._book.raise_level(live, Level.DELIVERED)
 
     def fit_agents(self, demand: Demand) -> list[LocalAgent]:
@@ -220,6 +226,7 @@ class Dispatcher:
         old = self._streams.get(agent)
         if old is not None:
             self.detach(agent, old)
+            old.replaced()
         self._streams[agent] = stream
         self._scheduler.worker(agent)
         self._kick()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import grpc
 
@@ -156,7 +157,21 @@ class HubLink:
             _log.warning("could not move the link to the renewed certificate: %s", error)
 
 
-def verifier(identity: Callable[[], NodeIdentity | None], clock: Clock) -> Callable[[sync_pb2.DesiredState], None]:
+class TrustRoot(Protocol):
+    """What of an identity tells whom to believe: the fleet's root (PEM) and its domain."""
+
+    @property
+    def root(self) -> bytes:
+        """PEM."""
+        ...
+
+    @property
+    def trust_domain(self) -> str:
+        """E.g. `fleet.example`."""
+        ...
+
+
+def verifier(identity: Callable[[], TrustRoot | None], clock: Clock) -> Callable[[sync_pb2.DesiredState], None]:
     """Checks that a hub of this node's fleet signed a desired state."""
 
     def verify(state: sync_pb2.DesiredState) -> None:

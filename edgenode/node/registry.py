@@ -4,7 +4,8 @@ Theory of operation. The truth is in memory; what a restart must know (who regis
 before the caller is answered. After a restart every agent is there, UNREACHABLE until it is heard of: nobody has to
 register again just because the node was started anew.
 
-A lease says how long an agent is believed. One timer waits for the next lease to run out; a renewal only notes a time.
+A lease says how long an agent is believed. One timer waits for the next lease to run out; a renewal only notes a time. While
+an agent's work stream is open the stream itself is the sign of life: the lease is held, and runs again from its end.
 A lease that ran out makes the agent UNREACHABLE and never deletes it: only its owner does that.
 
 Of two instances with one name the higher incarnation wins; the lower is told SUPERSEDED when it next speaks. Changes to
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -126,6 +128,7 @@ class AgentRegistry:
         self._agents: dict[str, LocalAgent] = {}
         self._index = SkillIndex()
         self._leases: LeaseTable[str] = LeaseTable()
+        self._held: Counter[tuple[str, str]] = Counter()  # open work streams of (name, instance)
         self._timer: asyncio.TimerHandle | None = None
         self._callbacks: list[Callable[[str], None]] = []
         self._turns: dict[str, tuple[asyncio.Lock, list[None]]] = {}
@@ -244,6 +247,21 @@ class AgentRegistry:
         self._hear(agent)
         return True
 
+    def hold(self, name: str, instance_id: str) -> bool:
+        """Its work stream is open: the lease does not run until `release`. False if that instance does not hold the name."""
+        self._held[name, instance_id] += 1
+        if self.touch(name, instance_id):
+            return True
+        self.release(name, instance_id)
+        return False
+
+    def release(self, name: str, instance_id: str) -> None:
+        """Its work stream ended: the lease runs from now."""
+        self._held[name, instance_id] -= 1
+        if not self._held[name, instance_id]:
+            del self._held[name, instance_id]
+        self.touch(name, instance_id)
+
     def expire_due(self) -> None:
         """Mark agents whose lease has run out; the timer calls it."""
         for name in self._leases.expire(self._clock.monotonic()):
@@ -329,9 +347,12 @@ class AgentRegistry:
         now = self._clock.monotonic()
         new = agent.name not in self._leases
         agent.heard = now
-        self._leases.renew(agent.name, agent.lease, now)
-        if new:
-            self._arm()
+        if (agent.name, agent.instance_id) in self._held:
+            self._leases.drop(agent.name)
+        else:
+            self._leases.renew(agent.name, agent.lease, now)
+            if new:
+                self._arm()
         if agent.health is not agent.stated_health or agent.health_reason != agent.stated_reason:
             self._set_health(agent, agent.stated_health, agent.stated_reason)
 

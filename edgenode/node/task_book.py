@@ -32,6 +32,7 @@ from edgenode.node.task_state import LiveTask
 
 TASK_LOG = "up/task"
 HUB = "hub"  # holder of a task the hub has, until it says which node got it
+AT_HUB = "AT_HUB: no agent here, the hub looks for one"
 SWEEP_INTERVAL = 60.0
 _STORE_RETRY = 1.0
 
@@ -115,6 +116,7 @@ class TaskBook:
         live.output = output
         live.problem = problem
         live.input_request = None
+        live.cancel_requested = False
         live.apply(event, self.clock.wall(), problem.reason if problem is not None else "")
         live.finishing = True
         live.clear_timers()

@@ -18,7 +18,7 @@ from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model.lanes import Rejection, Segment
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import TaskSpec, TaskState
+from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.store import logs
 from edgenode.link.store.logs import Fresh
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
@@ -212,9 +212,11 @@ class EntryApplier:
 
 
 def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time: float) -> bool:
+    state = TaskState(task.state)
     changed = connection.execute(
         "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, attempt_count = ?, agent = ?, sequence = sequence + 1,"
-        " update_time = ?, output = ?, problem = ?, input_request = ?, fence = ?"
+        " update_time = ?, output = ?, problem = ?, input_request = ?, fence = ?, level = max(level, ?),"
+        " cancel_requested = cancel_requested AND NOT ?"
         " WHERE task_id = ? AND state < 8 AND holder_node <> ''",
         (
             task.state,
@@ -227,10 +229,11 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
             task.problem.SerializeToString() if task.HasField("problem") else None,
             task.input_request.SerializeToString() if task.HasField("input_request") else None,
             task.fence,
+            int(Level.DONE if state.terminal else Level.DURABLE_HUB),
+            state.terminal,
             task.task_id,
         ),
     ).rowcount
-    state = TaskState(task.state)
     if changed and state.terminal:
         logs.count(connection, task_store.COUNTER, state.name)
     return changed > 0

@@ -12,10 +12,13 @@ from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.wire.values import problem_from_pb
-from edgenode.node import task_entries
+from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
-from edgenode.node.task_book import HUB, TaskBook
+from edgenode.node.task_book import AT_HUB, HUB, TaskBook
 from edgenode.node.task_state import ASKING, LiveTask
+
+# What a notice may move between: everything else comes in a report.
+_ON_ITS_WAY = (TaskState.QUEUED, TaskState.PARKED, TaskState.ASSIGNED, TaskState.WORKING)
 
 
 class HubTasks:
@@ -39,7 +42,7 @@ class HubTasks:
         """Hand tasks that waited here to the hub."""
         for live in lives:
             self._dispatcher.discard(live)
-            live.enter(TaskState.QUEUED, self._book.clock.wall(), "ATHUB")
+            live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
         last = await self._book.write(lives, [task_entries.offer(live) for live in lives])
         for number, live in enumerate(lives):
             live.offer_sequence = last - len(lives) + 1 + number
@@ -64,6 +67,7 @@ class HubTasks:
 
     def _end(self, live: LiveTask, state: TaskState, reason: str) -> None:
         """Its end is stored already; everyone may know."""
+        live.cancel_requested = False
         live.enter(state, self._book.clock.wall(), reason)
         live.finishing = True
         live.level = Level.DONE
@@ -72,18 +76,22 @@ class HubTasks:
 
     def absorb(self, absorbed: task_entries.Absorbed) -> None:
         """Follow what the transaction stored of the hub's entries."""
+        ended: list[LiveTask] = []
         for live in absorbed.grants:
             self._take_grant(live)
         for entry in absorbed.entries:
             kind = entry.WhichOneof("entry")
             if kind == "report":
-                self._follow_report(entry.report.task)
+                self._follow_report(entry.report.task, ended)
             elif kind == "cancel":
                 self._book.spawn(self._cancel(entry.cancel.task_id, entry.cancel.reason))
             elif kind == "revoke":
                 self._revoked(entry.revoke)
             elif kind == "answer":
                 self._take_answer(entry.answer)
+        if ended:
+            # Not awaited: a crash before it costs the changes before the end, not the end.
+            self._book.spawn(self._book.database.write(lambda connection: task_store.store_history(connection, ended)))
         if absorbed.last_appended and self._book.uplink is not None:
             self._book.uplink.appended(absorbed.last_appended)
 
@@ -100,7 +108,7 @@ class HubTasks:
         self._dispatcher.watch_deadline(live)
         self._dispatcher.enqueue(live)
 
-    def _follow_report(self, task: task_pb2.Task) -> None:
+    def _follow_report(self, task: task_pb2.Task, ended: list[LiveTask]) -> None:
         live = self._book.live.get(task.task_id)
         if live is None or live.finishing:
             return
@@ -111,6 +119,7 @@ class HubTasks:
         state = TaskState(task.state)
         if state.terminal:
             self._end(live, state, task.state_reason)
+            ended.append(live)
         else:
             live.enter(state, self._book.clock.wall(), task.state_reason)
             self._book.raise_level(live, Level.DURABLE_HUB)
@@ -121,9 +130,12 @@ class HubTasks:
         live = self._book.live.get(task.task_id)
         if live is not None and live.holder and not live.finishing:
             live.agent, live.attempts = task.agent, task.attempt_count
-            live.progress = task.progress
-            if live.state is TaskState.QUEUED:
-                live.enter(TaskState.WORKING, self._book.clock.wall())
+            if task.HasField("progress"):
+                live.progress = task.progress
+            state = TaskState(task.state)
+            if state is not live.state and state in _ON_ITS_WAY and live.state in _ON_ITS_WAY:
+                live.enter(state, self._book.clock.wall())
+            live.sequence += 1
             self._book.raise_level(live, Level.DELIVERED)
             self._book.tell_watchers(live)
 
@@ -135,7 +147,7 @@ class HubTasks:
         live.clear_timers()
         if live.origin == self._book.node:
             live.holder, live.fence = HUB, 0
-            live.enter(TaskState.QUEUED, self._book.clock.wall(), "ATHUB")
+            live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
             self._dispatcher.watch_deadline(live)
         else:
             self._book.live.pop(live.task_id, None)

@@ -166,36 +166,40 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         """See the contract."""
         checks.in_range(request.after_sequence, 0, 1 << 62, "after_sequence")
         cursor = request.after_sequence
+        changed = asyncio.Event()
         first = True
-        live = self._engine.book.live.get(request.task_id)
-        if live is not None and not live.call:
-            changed = asyncio.Event()
+        followed: LiveTask | None = None
 
-            def wake(_live: LiveTask) -> None:
-                changed.set()
+        def wake(_live: LiveTask) -> None:
+            changed.set()
 
-            live.watchers.append(wake)
-            try:
-                while not live.finishing:
-                    changed.clear()
+        try:
+            # Looked up each time: the hub may grant the task anew, and then another object stands for it.
+            while (live := self._live(request.task_id)) is not None:
+                changed.clear()
+                if followed is None:
+                    live.watchers.append(wake)
+                followed = live
+                if not live.finishing:
                     response = self._news(live.history, live.sequence, cursor)
+                    if live.progress is not None and live.sequence > max(cursor, live.history[-1][0]):
+                        response.events.append(_progress_event(live))
                     if first:
                         response.task.CopyFrom(live.to_pb(self._engine.book.node))
-                    if live.progress is not None and live.sequence > cursor:
-                        response.events.append(_progress_event(live))
                     if first or response.events:
                         yield response
                     first = False
                     cursor = max(cursor, live.sequence)
-                    await changed.wait()
-                # The end is told once it is committed: the engine forgets the task then.
-                while request.task_id in self._engine.book.live:
-                    changed.clear()
-                    await changed.wait()
-            finally:
-                live.watchers.remove(wake)
+                # A decided end is told once it is committed: the engine forgets the task then, and wakes its watchers.
+                await changed.wait()
+        finally:
+            if followed is not None:
+                followed.watchers.remove(wake)
         task = await self.task(request.task_id)
-        history = await self._engine.book.database.read(lambda c: task_store.fetch_history(c, request.task_id))
+        if followed is not None:
+            history = list(followed.history)
+        else:
+            history = await self._engine.book.database.read(lambda c: task_store.fetch_history(c, request.task_id))
         if not history or history[-1][2] != task.state:
             history.append(
                 (task.sequence, _seconds(task), task.state, task.state_reason, task.attempt_count, task.agent)
@@ -203,6 +207,10 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         response = self._news(history, task.sequence, cursor)
         response.task.CopyFrom(task)
         yield response
+
+    def _live(self, task_id: str) -> LiveTask | None:
+        live = self._engine.book.live.get(task_id)
+        return None if live is None or live.call else live
 
     def _news(self, history: list[HistoryRow], last: int, cursor: int) -> task_service_pb2.WatchTaskResponse:
         events = [row for row in history if row[0] > cursor]

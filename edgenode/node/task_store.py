@@ -215,6 +215,14 @@ def fail_offers(connection: sqlite3.Connection, rejections: Sequence[Rejection])
         logs.count(connection, COUNTER, TaskState.FAILED.name, failed)
 
 
+def store_history(connection: sqlite3.Connection, lives: Sequence[LiveTask]) -> None:
+    """Note the history of tasks that ended elsewhere: their rows were written from the report alone."""
+    connection.executemany(
+        "UPDATE task SET sequence = max(sequence, ?), history = ? WHERE task_id = ?",
+        [(live.sequence, _history_encoder.encode(live.history), live.task_id) for live in lives],
+    )
+
+
 def delete_revoked(connection: sqlite3.Connection, task_ids: Iterable[str]) -> None:
     """Forget tasks that the hub gave to another node."""
     count = 0

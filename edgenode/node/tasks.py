@@ -40,7 +40,7 @@ from edgenode.link.store.database import Database
 from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.registry import AgentRegistry
-from edgenode.node.task_book import HUB, TASK_LOG, OnDeadLetter, TaskBook, TaskSettings, TaskUplink
+from edgenode.node.task_book import AT_HUB, HUB, TASK_LOG, OnDeadLetter, TaskBook, TaskSettings, TaskUplink
 from edgenode.node.task_hub import HubTasks
 from edgenode.node.task_state import ASKING, SEQUENCE_SKIP, LiveTask
 
@@ -218,7 +218,7 @@ class TaskEngine:
         live.level = Level.DURABLE_LOCAL
         if self.dispatcher.offers(task.spec) and not self.dispatcher.fit_agents(live.demand):
             live.holder = HUB
-            live.reason = "ATHUB"
+            live.reason = AT_HUB
         live.note()
         return live
 

@@ -83,6 +83,7 @@ class WorkStream:
         self._frames = FrameQueue()
         self._commits: set[asyncio.Task[None]] = set()
         self._reader: asyncio.Task[None] | None = None
+        self._ended: EdgenodeError | None = None  # why the node ends the stream
 
     # --- what the engine calls --------------------------------------------------------------------------------------
 
@@ -108,7 +109,16 @@ class WorkStream:
 
     def agent_changed(self) -> None:
         """See WorkerStream."""
-        if self._was_superseded() and self._reader is not None:
+        if self._was_superseded():
+            self._end(self._superseded())
+
+    def replaced(self) -> None:
+        """See WorkerStream."""
+        self._end(Aborted("REPLACED", f"{self.agent} opened another work stream", hint="one stream for each agent"))
+
+    def _end(self, error: EdgenodeError) -> None:
+        self._ended = error
+        if self._reader is not None:
             self._reader.cancel()
 
     def _hold(self, live: LiveTask) -> None:
@@ -119,36 +129,38 @@ class WorkStream:
     async def run(self, first: task_service_pb2.WorkTasksRequest) -> None:
         """Serve until the agent drains, goes away or is superseded. Raises Aborted (SUPERSEDED)."""
         agent = self._registry.get(self.agent)
-        if agent is None or not self._registry.touch(self.agent, self.instance_id):
+        if agent is None or not self._registry.hold(self.agent, self.instance_id):
             raise unknown_agent(self.agent, "register it first") if agent is None else superseded(agent)
         attached = task_service_pb2.WorkAttached(
             node=self._engine.book.node, lease_duration=duration_to_pb(agent.lease)
         )
         self._frames.open(64).attached.CopyFrom(attached)
-        self._engine.dispatcher.attach(self.agent, self)
-        for key in first.attach.attempts:
-            live = self._engine.dispatcher.adopt(self.agent, self, key.task_id, key.attempt_number, key.fence)
-            if live is None:
-                self._frames.open(64).cancels.append(key)
-            else:
-                self._hold(live)
-        self._take(first)
         writer = asyncio.create_task(self._write(), name=f"work-writer-{self.agent}")
-        self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
         try:
+            self._engine.dispatcher.attach(self.agent, self)
+            for key in first.attach.attempts:
+                live = self._engine.dispatcher.adopt(self.agent, self, key.task_id, key.attempt_number, key.fence)
+                if live is None:
+                    self._frames.open(64).cancels.append(key)
+                else:
+                    self._hold(live)
+            self._take(first)
+            self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
             await self._reader
             await self._drain()
             self._frames.close()
             await writer
         except asyncio.CancelledError:
-            if self._was_superseded() and not self._context.cancelled():
-                raise self._superseded() from None
+            if self._ended is not None and not self._context.cancelled():
+                raise self._ended from None
             raise
         finally:
+            self._registry.release(self.agent, self.instance_id)
             self._engine.dispatcher.detach(self.agent, self)
-            for task in (self._reader, writer, *self._commits):
+            tasks = [task for task in (self._reader, writer, *self._commits) if task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(self._reader, writer, *self._commits, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _drain(self) -> None:
         """The agent takes nothing new; it may still send results on this stream only until it closed its side."""

@@ -229,3 +229,17 @@ async def test_a_store_that_fails_registers_nobody() -> None:
         with pytest.raises(Unavailable):
             await h.registry.register(request())
         assert h.registry.get("device") is None
+
+
+async def test_an_open_work_stream_is_a_sign_of_life() -> None:
+    async with house() as h:
+        await h.registry.register(request())
+        assert h.registry.hold("device", "i1")
+        h.pass_time(3600)
+        assert agent(h).health is Health.READY
+        h.registry.release("device", "i1")
+        h.pass_time(14)
+        assert agent(h).health is Health.READY
+        h.pass_time(1)
+        assert agent(h).health is Health.UNREACHABLE
+        assert not h.registry.hold("device", "another")

@@ -59,6 +59,9 @@ class Agent:
     def agent_changed(self) -> None:
         pass
 
+    def replaced(self) -> None:
+        pass
+
     async def finish(
         self,
         live: LiveTask,

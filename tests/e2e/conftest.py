@@ -1,0 +1,64 @@
+"""Real processes: a hub, edges north and south, the test agent on north."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgenode.cli.demo.fleet import EDGENODE, Fleet
+from edgenode.cli.demo.proxy import Proxy
+from edgenode.sdk import Client
+
+SKILLS = Path(__file__).with_name("skills.py")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: Unix sockets have room for about a hundred characters."""
+    path = Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+class Site:
+    """The fleet of one test; north's link goes through `proxy`."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.proxy = Proxy(0)
+        self.hub_port = 0
+
+    async def start(self) -> None:
+        self.hub_port = await self.fleet.start_hub()
+        self.proxy = Proxy(self.hub_port)
+        await self.proxy.restore()
+        for node in ("north", "south"):
+            await self.fleet.join(node)
+            await self.start_edge(node)
+        await self.start_agent()
+
+    async def start_edge(self, node: str) -> None:
+        await self.fleet.start_edge(node, self.proxy.port if node == "north" else self.hub_port)
+
+    async def start_agent(self) -> None:
+        where = ["--state", str(self.fleet.state("north"))]
+        agent = await self.fleet.spawn("odd", EDGENODE, "agent", "run", f"{SKILLS}:agent", *where)
+        await agent.ready()
+
+    def client(self, node: str) -> Client:
+        return Client(socket=self.fleet.socket(node), connect_timeout=20)
+
+
+@pytest.fixture
+async def site(folder: Path) -> AsyncIterator[Site]:
+    made = Site(Fleet(folder))
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.proxy.cut()
+        await made.fleet.stop()

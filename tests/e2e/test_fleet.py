@@ -1,0 +1,154 @@
+"""The main job with real processes: work crosses edges, links are cut, processes are killed, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from typing import Any
+
+import pytest
+
+from edgenode.link.errors import EdgenodeError
+from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskState
+from tests.e2e.conftest import Site
+
+pytestmark = pytest.mark.timeout(120)
+
+QUICK = RetryPolicy(attempts=5, initial_backoff=0.05)
+
+
+async def reason_of(work: Any) -> str:
+    with pytest.raises(EdgenodeError) as caught:
+        await work
+    return caught.value.reason
+
+
+async def eventually(client: Client, skill: str) -> None:
+    """Wait until a call from `client` reaches the skill."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.call(skill, {"text": "there?"}, scope=Scope.FLEET, timeout=5)
+                return
+            except EdgenodeError:
+                await asyncio.sleep(0.1)
+
+
+async def test_every_kind_of_work_crosses_edges(site: Site) -> None:
+    async with site.client("south") as south:
+        await eventually(south, "odd.echo")
+        assert await south.call("odd.echo", {"text": "hi"}, scope=Scope.FLEET) == "hi"
+        found = await south.find("odd.echo", scope=Scope.FLEET)
+        assert [candidate.agent.name for candidate in found.candidates] == ["nodes/north/agents/odd"]
+
+        handle = await south.submit("odd.steps", {"count": 3}, scope=Scope.FLEET, wait_level=Level.DURABLE_HUB)
+        assert handle.level >= Level.DURABLE_HUB
+        updates = [update async for update in handle.watch()]
+        assert updates[-1].state is TaskState.COMPLETED
+        assert any(update.message.startswith("step") for update in updates)
+        assert await handle.result(10) == 3
+
+        asked = await south.submit("odd.ask", {"question": "why?"}, scope=Scope.FLEET)
+        async for update in asked.watch():
+            if update.state is TaskState.INPUT_REQUIRED:
+                await south.provide_input(asked.task_id, "answer", "because")
+        assert await asked.result(10) == "you said because"
+
+        slow = await south.submit("odd.wait", {"seconds": 60}, scope=Scope.FLEET)
+        async for update in slow.watch():
+            if update.agent:
+                break
+        await slow.cancel("not needed")
+        assert await reason_of(slow.result(15)) in ("CANCELLED", "CANCELED")
+
+
+async def test_what_a_misbehaving_agent_gets_its_caller(site: Site) -> None:
+    async with site.client("north") as north:
+        await eventually(north, "odd.echo")
+        assert await reason_of(north.call("odd.raise", {"text": "boom"})) == "HANDLER_ERROR"
+        assert await reason_of(north.call("odd.wrong")) == "BAD_RESULT"
+        assert await reason_of(north.call("odd.never", timeout=20)) == "ATTEMPT_TIMEOUT"
+        assert await reason_of(north.call("odd.huge")) == "RESULT_TOO_LARGE"
+        assert await reason_of(north.call("odd.echo", {"text": 5})) == "BAD_INPUT"
+        assert await reason_of(north.call("odd.nothing")) == "UNKNOWN_SKILL"
+        poison = await north.submit(
+            "odd.raise", {"text": "poison"}, retry=RetryPolicy(attempts=2, initial_backoff=0.05)
+        )
+        after = await north.submit("odd.echo", {"text": "goes on"})
+        assert await after.result(10) == "goes on"
+        assert await reason_of(poison.result(20)) == "HANDLER_ERROR"
+        assert TaskState((await north.get_task(poison.task_id)).state) is TaskState.DEAD_LETTERED
+
+
+async def test_an_agent_that_dies_is_an_error_for_calls_and_another_try_for_tasks(site: Site) -> None:
+    async with site.client("north") as north:
+        await eventually(north, "odd.echo")
+        once = await north.submit("odd.wait", {"seconds": 0.5}, on_lost=OnLost.FAIL)
+        again = await north.submit("odd.wait", {"seconds": 0.5}, retry=QUICK)
+        await asyncio.sleep(0.2)
+        assert await reason_of(north.call("odd.die")) == "AGENT_LOST"
+        await site.start_agent()
+        assert await again.result(30) == "waited"
+        assert await reason_of(once.result(40)) == "AGENT_LOST"
+
+
+async def test_everything_survives_killing_everything(site: Site) -> None:
+    """SIGKILL for the submitter's edge, the hub and the worker's edge, each in the middle of the work."""
+    async with site.client("south") as south:
+        await eventually(south, "odd.echo")
+        handles = await asyncio.gather(
+            *(
+                south.submit("odd.echo", {"text": str(n)}, scope=Scope.FLEET, idempotency_key=f"k{n}")
+                for n in range(300)
+            )
+        )
+        await site.fleet.children["south"].kill()
+        await site.start_edge("south")
+        more = await asyncio.gather(
+            *(south.submit("odd.echo", {"text": str(n)}, scope=Scope.FLEET) for n in range(300, 400))
+        )
+        await site.fleet.children["north"].kill()
+        await site.start_edge("north")
+        results = await asyncio.gather(*(south.task(handle.task_id).result(60) for handle in [*handles, *more]))
+        assert results == [str(n) for n in range(400)]
+        again = await south.submit("odd.echo", {"text": "7"}, scope=Scope.FLEET, idempotency_key="k7")
+        assert again.task_id == handles[7].task_id
+
+
+async def test_edges_work_on_while_the_link_is_cut(site: Site) -> None:
+    async with site.client("north") as north, site.client("south") as south:
+        await eventually(south, "odd.echo")
+        await site.proxy.cut()
+        receipts = [await north.publish("site.temperature", {"n": n}, key="sensor") for n in range(50)]
+        assert all(receipt.level is Level.DURABLE_LOCAL for receipt in receipts)
+        assert await north.call("odd.echo", {"text": "local"}) == "local"
+        stored = await south.submit("odd.echo", {"text": "later"}, scope=Scope.FLEET)
+        assert await reason_of(south.call("odd.echo", {"text": "now"}, scope=Scope.FLEET, timeout=3)) in (
+            "AGENT_LOST",
+            "NO_AGENT",
+            "LINK_LOST",
+            "DEADLINE",
+        )
+        await site.proxy.restore()
+        assert await stored.result(30) == "later"
+        last = await north.publish("site.temperature", {"n": 50}, key="sensor", level=Level.DURABLE_HUB)
+        assert last.level is Level.DURABLE_HUB
+        async with site.client("hub") as hub, hub.subscribe(["site.>"], position="start") as messages:
+            numbers = []
+            async with asyncio.timeout(20):
+                async for message in messages:
+                    numbers.append(json.loads(message.payload)["n"])
+                    if len(numbers) == 51:
+                        break
+        assert numbers == list(range(51))
+
+
+async def test_sigterm_drains(site: Site) -> None:
+    async with site.client("north") as north:
+        await eventually(north, "odd.echo")
+        running = asyncio.create_task(north.call("odd.wait", {"seconds": 1}, timeout=10))
+        await asyncio.sleep(0.3)
+        site.fleet.children["north"].process.send_signal(signal.SIGTERM)
+        assert await running == "waited"
+        assert await asyncio.wait_for(site.fleet.children["north"].process.wait(), 15) == 0
