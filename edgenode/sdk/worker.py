@@ -91,6 +91,7 @@ class Worker:
         self._greeted = False
         self._draining = False
         self._leaving = False
+        self._said_waiting = False
         self._credits = 0
         self._running: dict[Key, _Attempt] = {}
         self._unconfirmed: dict[Key, pb.AttemptResult] = {}
@@ -263,8 +264,10 @@ class Worker:
 
     def broken(self, error: EdgenodeError) -> None:
         """See Conversation."""
-        if self._attached:
-            _log.warning("agent %s lost its node, trying to come back: %s", self._agent.name, error)
+        if self._attached or not self._said_waiting:
+            self._said_waiting = True
+            what = "lost its node, trying to come back" if self._attached else "waits for its node"
+            _log.warning("agent %s %s: %s", self._agent.name, what, error)
         self._attached = False
         self._flushed.set()
 
