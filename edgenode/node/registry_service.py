@@ -164,6 +164,9 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         agents: Iterable[LocalAgent] = self._registry.all()
         if query.skill and not query.explain:
             agents = self._registry.with_skill(query.skill)
+        elif query.text_scores is not None and not query.explain:
+            matching = (self._registry.get(name.rpartition("/")[2]) for name in query.text_scores)
+            agents = [agent for agent in matching if agent is not None]
         by_name = {agent.resource: agent for agent in agents}
         found = find([self._registry.view(agent) for agent in by_name.values()], query)
         return registry_service_pb2.FindAgentsResponse(
