@@ -7,6 +7,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 
+from msgspec import structs
+
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
@@ -135,17 +137,18 @@ class FleetHandlers:
             if holder != node or fence != task.fence:
                 continue
             if origin == self._hub:
-                await self._progressed(task)
+                await self._noticed(task)
             elif origin != node:
                 onward[origin].append(task)
         for origin, tasks in onward.items():
             self._send(origin, sync_pb2.Frame(notices=sync_pb2.NoticeBatch(tasks=tasks)))
 
-    async def _progressed(self, task: task_pb2.Task) -> None:
-        if self._desk.watched(task.task_id) and task.HasField("progress"):
+    async def _noticed(self, task: task_pb2.Task) -> None:
+        if self._desk.watched(task.task_id):
             record = await self._tasks.get(task.task_id)
-            if record is not None:
-                self._desk.progressed(record, task.progress)
+            if record is not None and not record.state.terminal and record.fence == task.fence:
+                seen = structs.replace(record, agent=task.agent, attempt_count=task.attempt_count)
+                self._desk.noticed(seen, task)
 
     async def find(self, node: str, exchange: sync_pb2.FindExchange) -> None:
         """See LinkHandlers."""

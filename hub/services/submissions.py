@@ -187,7 +187,7 @@ class _Watcher:
         self._stream = stream
         self._correlation_id = correlation_id
 
-    def __call__(self, task: TaskRecord, progress: task_pb2.TaskProgress | None) -> None:
+    def __call__(self, task: TaskRecord, notice: task_pb2.Task | None) -> None:
         self._stream._ended_task(self._correlation_id, task)
 
 

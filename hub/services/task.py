@@ -122,8 +122,8 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: Context) -> AsyncIterator[pb.WatchTaskResponse]:
         """The task as it is, then its changes as they come. The hub keeps no history: what went before is a gap."""
-        changes: asyncio.Queue[tuple[TaskRecord, task_pb2.TaskProgress | None]] = asyncio.Queue()
-        with self._desk.watch(request.task_id, lambda task, progress: changes.put_nowait((task, progress))):
+        changes: asyncio.Queue[tuple[TaskRecord, task_pb2.Task | None]] = asyncio.Queue()
+        with self._desk.watch(request.task_id, lambda task, notice: changes.put_nowait((task, notice))):
             task = await self._dispatcher.get(request.task_id)
             sequence = task.sequence
             first = pb.WatchTaskResponse(task=self._message(task), gap=sequence > request.after_sequence + 1)
@@ -131,12 +131,12 @@ class TaskService(pb_grpc.TaskServiceServicer):
                 first.events.append(self._event(task, None))
             yield first
             while not task.state.terminal:
-                task, progress = await changes.get()
-                if progress is None and task.sequence <= sequence:
+                task, notice = await changes.get()
+                if task.sequence <= sequence and notice is None:
                     continue
-                gap = progress is None and task.sequence > sequence + 1
+                gap = task.sequence > sequence + 1
                 sequence = max(sequence, task.sequence)
-                response = pb.WatchTaskResponse(events=[self._event(task, progress)], gap=gap)
+                response = pb.WatchTaskResponse(events=[self._event(task, notice)], gap=gap)
                 if task.state.terminal:
                     response.task.CopyFrom(self._message(await self._dispatcher.get(request.task_id)))
                 yield response
@@ -175,17 +175,21 @@ class TaskService(pb_grpc.TaskServiceServicer):
     def _message(self, task: TaskRecord) -> task_pb2.Task:
         return task_to_pb(task, self._hub, self._placement.parked)
 
-    def _event(self, task: TaskRecord, progress: task_pb2.TaskProgress | None) -> task_pb2.TaskEvent:
+    def _event(self, task: TaskRecord, notice: task_pb2.Task | None) -> task_pb2.TaskEvent:
         state, reason = shown_state(task, self._placement.parked)
-        return task_pb2.TaskEvent(
+        event = task_pb2.TaskEvent(
             sequence=task.sequence,
-            event_time=timestamp_to_pb(task.update_time if progress is None else self._clock.wall()),
+            event_time=timestamp_to_pb(task.update_time if notice is None else self._clock.wall()),
             state=state_to_pb(state),
             state_reason=reason,
             attempt_count=task.attempt_count,
             agent=task.agent,
-            progress=progress,
         )
+        if notice is not None:
+            event.state = notice.state
+            if notice.HasField("progress"):
+                event.progress.CopyFrom(notice.progress)
+        return event
 
 
 def _number(token: str) -> int:

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from msgspec import structs
+
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument
 from edgenode.link.model.names import make_id
@@ -19,7 +21,8 @@ from hub.services.entries import record_of
 from hub.services.task_view import level_of
 from hub.store.records import Change, TaskRecord
 
-Watcher = Callable[[TaskRecord, task_pb2.TaskProgress | None], None]
+# Called with a task as it stands and, where a holder's notice is the cause and not a change of the row, the notice.
+Watcher = Callable[[TaskRecord, task_pb2.Task | None], None]
 
 
 class TaskDesk:
@@ -96,24 +99,26 @@ class TaskDesk:
 
     async def wait_for_level(self, task_id: str, level: Level, seconds: float) -> TaskRecord:
         """The task once it has reached `level`, or as it stands when the wait is over."""
-        reached = asyncio.Event()
+        reached: asyncio.Future[TaskRecord] = asyncio.get_running_loop().create_future()
 
-        def note(task: TaskRecord, _: task_pb2.TaskProgress | None) -> None:
-            if level_of(task) >= level:
-                reached.set()
+        def note(task: TaskRecord, _: task_pb2.Task | None) -> None:
+            if level_of(task) >= level and not reached.done():
+                reached.set_result(task)
 
         with self.watch(task_id, note):
             task = await self._dispatcher.get(task_id)
             if level_of(task) >= level:
                 return task
             with suppress(TimeoutError):
-                await asyncio.wait_for(reached.wait(), seconds)
+                seen = await asyncio.wait_for(reached, seconds)
+                if not seen.state.terminal:
+                    return structs.replace(seen, spec=task.spec)
         return await self._dispatcher.get(task_id)
 
-    def progressed(self, task: TaskRecord, progress: task_pb2.TaskProgress) -> None:
-        """A holder told how far it is."""
+    def noticed(self, task: TaskRecord, notice: task_pb2.Task) -> None:
+        """A holder told how far it is; `task` is the row with what the notice adds."""
         for watcher in list(self._watchers.get(task.task_id, ())):
-            watcher(task, progress)
+            watcher(task, notice)
 
     def watched(self, task_id: str) -> bool:
         """Whether anybody follows it."""

@@ -198,6 +198,42 @@ async def test_the_hub_takes_tasks_of_its_own_callers(site: Site) -> None:
     assert [task.task_id for task in rest.tasks] == [grant.task_id]
 
 
+async def test_progress_reaches_the_hubs_own_callers_and_the_origin(site: Site) -> None:
+    await site.start()
+    north, south = await site.edge("north"), await site.edge("south")
+    north.register("code", "code.metrics")
+    await south.offer("far", "code.metrics")
+    (far,) = await north.granted()
+    stub = task_service_pb2_grpc.TaskServiceStub(site.local())
+    submitted = await stub.SubmitTask(task_service_pb2.SubmitTaskRequest(spec=task_pb2.TaskSpec(skill="code.metrics")))
+    grant = (await north.granted(2))[1]
+    watch = stub.WatchTask(task_service_pb2.WatchTaskRequest(task_id=submitted.task.task_id))
+    assert (await watch.read()).task.task_id == grant.task_id
+    agent = "nodes/north/agents/code"
+    facts = [(far.task_id, far.fence), (grant.task_id, grant.fence), (grant.task_id, grant.fence + 1)]
+    notices = [
+        task_pb2.Task(
+            task_id=task_id,
+            fence=fence,
+            state=WORKING,
+            agent=agent,
+            progress=task_pb2.TaskProgress(message=f"at {fence}"),
+        )
+        for task_id, fence in facts
+    ]
+    assert north.link is not None
+    north.link.send(sync_pb2.Frame(notices=sync_pb2.NoticeBatch(tasks=notices)))
+    (event,) = (await watch.read()).events
+    assert (event.state, event.agent, event.progress.message) == (WORKING, agent, "at 1")
+    await until(lambda: len(south.notices) == 1)
+    assert south.notices[0].task_id == "far"
+    await north.report(grant.task_id, grant.fence, COMPLETED, b"42")
+    last = await watch.read()
+    assert last.task.output.data == b"42"
+    assert not last.gap
+    assert await watch.read() is grpc.aio.EOF
+
+
 def _completed(grant: sync_pb2.TaskGrant) -> sync_pb2.TaskEntry:
     task = task_pb2.Task(task_id=grant.task_id, fence=grant.fence, state=COMPLETED)
     return sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task))
