@@ -75,6 +75,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.children: dict[str, Child] = {}
+        self.enroll_address = ""
 
     def state(self, node: str) -> Path:
         """The state directory of the hub or of an edge."""
@@ -90,14 +91,14 @@ class Fleet:
         listen = ["--listen", "127.0.0.1:0", "--enroll-listen", "127.0.0.1:0"]
         hub = await self.spawn("hub", EDGEHUB, "serve", "--state", str(self.state("hub")), *listen)
         ready = await hub.ready()
-        self._enroll = ready["enroll"]
+        self.enroll_address = ready["enroll"]
         return int(ready["listen"].rpartition(":")[2])
 
     async def join(self, node: str) -> None:
         """Give an edge its identity."""
         made = await self.run(EDGEHUB, "token", "create", node, "--state", str(self.state("hub")), "-o", "json")
         token = json.loads(made)["token"]
-        where = ["--state", str(self.state(node)), "--hub", self._enroll]
+        where = ["--state", str(self.state(node)), "--hub", self.enroll_address]
         await self.run(EDGENODE, "join", *where, "--token", token)
 
     async def start_edge(self, node: str, sync_port: int) -> None:
