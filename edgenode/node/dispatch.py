@@ -22,6 +22,7 @@ from edgenode.node.task_book import HUB, TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
 
 ASSIGN_LIMIT = 1024  # in one turn of the event loop
+FIT_LIMIT = 4096  # demands remembered as fit or not
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
 
@@ -62,14 +63,16 @@ class Dispatcher:
         self._streams: dict[str, WorkerStream] = {}
         self._parked: set[Demand] = set()  # demands nobody here fits
         self._settled = 0.0  # until then agents of before the restart may come back
+        self._fit: dict[Demand, bool] = {}  # whether somebody here fits, until an agent changes
         self._pumping = False
+        self.on_load: Callable[[str], None] = lambda agent: None
 
     def start(self) -> None:
         """Listen to the registry. Agents that were here before a restart get time to come back."""
         self._settled = self._book.clock.monotonic() + self._book.settings.lost_grace
         self._book.after(self._book.settings.lost_grace, self._settle)
         self._registry.on_change(self._agent_changed)
-        self._registry.load_of = self._load_of
+        self._registry.load_of = self.load_of
 
     def offers(self, spec: TaskSpec) -> bool:
         """Whether a task that nobody fits here is the hub's to place."""
@@ -81,14 +84,21 @@ class Dispatcher:
 
     def enqueue(self, live: LiveTask, *, first: bool = False) -> None:
         """Let it wait for an agent here; what nobody here fits is parked, offered to the hub or ended (calls)."""
-        if live.state is TaskState.PARKED:
-            self._parked.add(live.demand)
-        elif live.demand in self._parked or not self.fit_agents(live.demand):
+        if not self.fits(live.demand):
             self._park(live.demand, [live])
             if live.holder or live.finishing:
                 return
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
         self._kick()
+
+    def fits(self, demand: Demand) -> bool:
+        """Whether an agent of this node may take such a task now or soon."""
+        known = self._fit.get(demand)
+        if known is None:
+            if len(self._fit) >= FIT_LIMIT:
+                self._fit.clear()
+            known = self._fit[demand] = bool(self._fit_agents(demand))
+        return known
 
     def _kick(self) -> None:
         if not self._pumping and not self._book.stopped:
@@ -115,6 +125,7 @@ class Dispatcher:
         live.agent = agent_resource(self._book.node, worker.name)
         live.started = self._book.clock.monotonic()
         live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
+        self.on_load(worker.name)
 
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
         """Work that must not run twice is known to the store before an agent sees it."""
@@ -140,8 +151,7 @@ class Dispatcher:
             self._book.uplink.send_progress(live)
         self._book.raise_level(live, Level.DELIVERED)
 
-    def fit_agents(self, demand: Demand) -> list[LocalAgent]:
-        """Agents of this node that may take such a task now or soon."""
+    def _fit_agents(self, demand: Demand) -> list[LocalAgent]:
         return [
             agent
             for agent in self._registry.with_skill(demand.skill)
@@ -158,7 +168,7 @@ class Dispatcher:
         return None
 
     def why_parked(self, demand: Demand) -> str:
-        """Why `fit_agents` is empty, for people."""
+        """Why nobody here fits, for people."""
         agents = self._registry.with_skill(demand.skill)
         if not agents:
             return f"no agent has skill {demand.skill}"
@@ -166,7 +176,7 @@ class Dispatcher:
         return "; ".join(sorted(reasons)[:3])
 
     def _fit_workers(self, demand: Demand) -> list[str]:
-        return [agent.name for agent in self.fit_agents(demand)]
+        return [agent.name for agent in self._fit_agents(demand)]
 
     def _agent_changed(self, agent: str) -> None:
         stream = self._streams.get(agent)
@@ -177,8 +187,11 @@ class Dispatcher:
     def _reconsider(self) -> None:
         """Agents came, went or changed: wake what somebody fits again; park, offer or end what nobody does any more."""
         self._scheduler.changed()
-        for demand in self._scheduler.demands():
-            fit = bool(self.fit_agents(demand))
+        self._fit.clear()
+        demands = self._scheduler.demands()
+        self._parked.intersection_update(demands)
+        for demand in demands:
+            fit = self.fits(demand)
             if fit == (demand not in self._parked):
                 continue
             if fit:
@@ -212,7 +225,8 @@ class Dispatcher:
         for demand in list(self._parked):
             self._park(demand, self._scheduler.items(demand))
 
-    def _load_of(self, agent: str) -> tuple[int, int, float | None]:
+    def load_of(self, agent: str) -> tuple[int, int, float | None]:
+        """(in flight, queued for its skills, latency in seconds) of an agent of this node."""
         worker = self._scheduler.find_worker(agent)
         record = self._registry.get(agent)
         depth = sum(self._scheduler.depth(skill) for skill in record.skills) if record and len(self._scheduler) else 0
@@ -330,6 +344,7 @@ class Dispatcher:
         if worker is not None:
             now = self._book.clock.monotonic()
             self._scheduler.finished(worker, now - live.started if measured else None, now, failed=failed)
+            self.on_load(worker.name)
 
     def _failed(self, live: LiveTask, problem: Problem) -> bool:
         if live.cancel_requested:

@@ -157,10 +157,6 @@ class MessageLog:
         """Number of the log in the store."""
         return self._log_id
 
-    def renewed(self, epoch: str) -> None:
-        """The link has put the log under a new epoch."""
-        self.epoch = epoch
-
     # --- producers ----------------------------------------------------------------------------------------------------
 
     async def attach(self, producer_id: str) -> Producer:
@@ -225,7 +221,7 @@ class MessageLog:
                 duplicates, self._duplicates = self._duplicates, 0
                 trim = self._trim_due(batch)
                 try:
-                    base, last = await self._database.write(
+                    base, last, self.epoch = await self._database.write(
                         lambda connection, b=batch, d=duplicates, t=trim: self._store(connection, b, d, t)  # type: ignore[misc]
                     )
                 except Exception as error:
@@ -255,8 +251,8 @@ class MessageLog:
 
     def _store(
         self, connection: sqlite3.Connection, batch: Sequence[Frame], duplicates: int, trim: bool
-    ) -> tuple[int, int]:
-        """(position of the first new entry, position of the last)."""
+    ) -> tuple[int, int, str]:
+        """(position of the first new entry, position of the last, the log's epoch: the link may have renewed it)."""
         segments = [frame.segment for frame in batch if frame.segment is not None]
         base = logs.append(connection, self._log_id, segments)
         position = base - 1
@@ -282,7 +278,7 @@ class MessageLog:
                 " ORDER BY log_sequence DESC LIMIT 1 OFFSET ?)",
                 (MAX_PRODUCERS,),
             )
-        return base, position
+        return base, position, logs.log_state(connection, LOG_NAME).epoch
 
     def _trim_due(self, batch: Sequence[Frame]) -> bool:
         self._untrimmed_segments += len(batch)
@@ -353,7 +349,8 @@ class MessageLog:
 
         def run(connection: sqlite3.Connection) -> Stretch:
             chunk = logs.read(connection, self._log_id, after, max_count, max_bytes)
-            return Stretch(chunk, logs.log_state(connection, LOG_NAME).last)
+            state = logs.log_state(connection, LOG_NAME)
+            return Stretch(chunk, state.last, state.epoch)
 
         return await self._database.read(run)
 

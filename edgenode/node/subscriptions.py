@@ -33,11 +33,6 @@ class LogSubscriptions:
         return self._node
 
     @property
-    def epoch(self) -> str:
-        """See MessageSource."""
-        return self._log.epoch
-
-    @property
     def attached(self) -> frozenset[str]:
         """Names that a stream holds now."""
         return frozenset(self._attached)

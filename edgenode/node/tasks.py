@@ -175,7 +175,7 @@ class TaskEngine:
         live = LiveTask(f"call-{self._calls}", spec, self.book.node, now_time, call=True)
         live.listeners.append(on_end)
         timeout = spec.deadline - now_time if spec.deadline else self.book.settings.call_timeout
-        if not self.dispatcher.fit_agents(live.demand):
+        if not self.dispatcher.fits(live.demand):
             self._forward_call(live, timeout, forward)
         self.book.live[live.task_id] = live
         live.deadline_timer = self.book.after(timeout, partial(self.dispatcher.expire, live))
@@ -216,7 +216,7 @@ class TaskEngine:
         live.fingerprint = task.fingerprint
         live.replay_of = task.replay_of
         live.level = Level.DURABLE_LOCAL
-        if self.dispatcher.offers(task.spec) and not self.dispatcher.fit_agents(live.demand):
+        if self.dispatcher.offers(task.spec) and not self.dispatcher.fits(live.demand):
             live.holder = HUB
             live.reason = AT_HUB
         live.note()

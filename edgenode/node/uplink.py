@@ -22,6 +22,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
+from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng
@@ -42,6 +43,7 @@ from edgenode.node.tasks import TaskEngine
 PARENT = "parent"  # the link's name among the consumers of a log, and the sender's in the inbox
 MESSAGE_LOG = "messages"
 FIND_TIMEOUT = 3.0
+LOAD_INTERVAL = 1.0  # seconds; loads that change within it go up once
 
 _log = logging.getLogger(__name__)
 
@@ -158,6 +160,8 @@ class Uplink(LinkEvents):
         self._outgoing = sync_pb2.CallBatch()
         self._progress: dict[str, LiveTask] = {}
         self._flushing = False
+        self._loaded: set[str] = set()
+        engine.dispatcher.on_load = self._load_changed
 
     # --- for the composition ------------------------------------------------------------------------------------------
 
@@ -257,6 +261,20 @@ class Uplink(LinkEvents):
             return None
         finally:
             del self._finds[number]
+
+    def _load_changed(self, agent: str) -> None:
+        if not self._loaded and self.connection is not None:
+            self._engine.book.after(LOAD_INTERVAL, self._report_loads)
+        if self.connection is not None:
+            self._loaded.add(agent)
+
+    def _report_loads(self) -> None:
+        agents, self._loaded = self._loaded, set()
+        loads = []
+        for agent in agents:
+            in_flight, queued, _ = self._engine.dispatcher.load_of(agent)
+            loads.append(AgentLoad(agent, in_flight, queued))
+        self._dialing.report_loads(loads)
 
     def _flush_soon(self) -> None:
         if not self._flushing:

@@ -207,6 +207,16 @@ async def test_question_and_answer_survive_a_lost_agent(tmp_path: Path) -> None:
         assert agent.answered == [("colour", b"red")]
 
 
+async def test_a_demand_that_was_parked_and_cancelled_is_not_parked_for_ever(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        gone = await h.accepted()
+        await h.engine.cancel(gone.task_id, "")
+        agent = await h.agent("worker", "work")
+        live = await h.accepted()
+        await h.turn()
+        assert agent.assigned == [live]
+
+
 async def test_bounds(tmp_path: Path) -> None:
     async with house(tmp_path) as h:
         for _ in range(50):
