@@ -43,10 +43,11 @@ Response = message_service_pb2.SubscribeResponse
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Part of a log; `last` is the newest position it had when read."""
+    """Part of a log; `last` is the newest position it had when read, `epoch` that of segments that name none."""
 
     chunk: Chunk
     last: int
+    epoch: str
 
 
 class MessageSource(Protocol):
@@ -55,11 +56,6 @@ class MessageSource(Protocol):
     @property
     def node(self) -> str:
         """Origin of segments that name none."""
-        ...
-
-    @property
-    def epoch(self) -> str:
-        """Epoch of segments that name none."""
         ...
 
     async def attach(self, subscription: str, position: int, after: int) -> int:
@@ -260,14 +256,14 @@ class SubscribeStream:
             self._ready.append(_gap(after + 1, chunk.base - 1, "RETENTION"))
         position = chunk.base
         for segment in chunk.segments:
-            self._ready.extend(self._matching(segment, position, after))
+            self._ready.extend(self._matching(segment, stretch.epoch, position, after))
             position += segment.count
         self._read_to = chunk.end
         if not self._ready:
             self._scanned = self._read_to
             self._store_acks()
 
-    def _matching(self, segment: Segment, base: int, after: int) -> Iterator[_Item]:
+    def _matching(self, segment: Segment, epoch: str, base: int, after: int) -> Iterator[_Item]:
         try:
             messages = message_pb2.MessageBatch.FromString(segment.payload).messages
         except DecodeError:
@@ -275,7 +271,7 @@ class SubscribeStream:
             return
         accepted = timestamp_to_pb(segment.accepted)
         node = segment.origin_node or self._source.node
-        epoch = segment.origin_epoch or self._source.epoch
+        epoch = segment.origin_epoch or epoch
         origin = segment.origin_sequence or base
         size = len(segment.payload) // max(segment.count, 1)
         for index, message in enumerate(messages):

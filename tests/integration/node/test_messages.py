@@ -9,6 +9,7 @@ from edgenode.api.message.v1 import message_pb2, message_service_pb2
 from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.link.errors import ResourceExhausted
 from edgenode.link.store import logs
+from edgenode.node.message_log import LOG_NAME
 from tests.integration.node.house import (
     Batch,
     House,
@@ -214,6 +215,20 @@ async def test_a_subscriber_gets_what_matches_in_order_with_its_origin() -> None
                 assert (found[0].origin_node, found[0].origin_sequence) == ("north", 3)
                 assert found[0].origin_epoch == h.node.rooms.messages.epoch
                 assert found[0].accept_time.seconds > 1_700_000_000
+
+
+async def test_origins_stay_true_when_the_link_renews_the_epoch() -> None:
+    with short_directory() as directory:
+        async with house(directory) as h, publishing(h, "p") as (publisher, _):
+            await publisher.send(Batch(first_sequence=1, batch=messages("a")))
+            old = (await publisher.read_until(lambda frame: frame.durable_local_sequence == 1))[-1].epoch
+            await h.node.rooms.database.write(lambda connection: logs.renew_epoch(connection, LOG_NAME, "renewed"))
+            await publisher.send(Batch(first_sequence=2, batch=messages("b")))
+            last = (await publisher.read_until(lambda frame: frame.durable_local_sequence == 2))[-1]
+            assert (last.epoch, last.log_sequence) == ("renewed", 2)
+            async with stream(h.messages.Subscribe, start()) as subscriber:
+                found = await received(subscriber, 2)
+                assert [(item.origin_epoch, item.origin_sequence) for item in found] == [(old, 1), ("renewed", 2)]
 
 
 async def test_credits_bound_what_is_sent() -> None:
