@@ -15,6 +15,7 @@ _TOPIC_PATTERN = re.compile(r"(?:[a-z0-9_-]+|\*)(?:\.(?:[a-z0-9_-]+|\*))*(?:\.>)
 MAX_TOPIC_LENGTH = 200
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)  # ten bits at a time
 
 
 def _check(pattern: re.Pattern[str], value: str, field: str, expected: str, reason: str) -> str:
@@ -88,4 +89,4 @@ def parse_agent_resource(name: str, default_node: str, field: str = "name") -> t
 def make_id(wall_time: float, entropy: int) -> str:
     """A 26-character id that sorts by time: 48 bits of milliseconds, 80 bits of `entropy` (the ULID form)."""
     value = (int(wall_time * 1000) & (1 << 48) - 1) << 80 | entropy & (1 << 80) - 1
-    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])

@@ -15,8 +15,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from edgenode.link.ports import Rng
 
@@ -27,9 +26,8 @@ _FLOOR = 1e-4  # seconds; below this latencies do not matter
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a task asks of a worker."""
+class Demand(NamedTuple):
+    """What a task asks of a worker. A tuple, since it is a key many times in the life of a task."""
 
     skill: str
     selector: str = ""
