@@ -27,7 +27,7 @@ from edgenode.link.wire.accepting import AcceptingEnd, Child
 from edgenode.link.wire.channels import bind, create_server
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.interceptors import ServiceInterceptor
-from edgenode.sdk.credentials import TestCredentials, make_credentials
+from edgenode.sdk.credentials import ParentCredentials
 
 NAME = "parent"
 _LANES = (Lane.TASK, Lane.MESSAGE)
@@ -197,12 +197,11 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 class Parent(sync_service_pb2_grpc.SyncServiceServicer):
-    """See the module. `cut` and `mend` break and restore the link; `credentials` are the child's, once started."""
+    """See the module. `cut` and `mend` break and restore the link to the node named `child`."""
 
-    credentials: TestCredentials
-
-    def __init__(self, child: str) -> None:
+    def __init__(self, child: str, credentials: ParentCredentials) -> None:
         self._child = child
+        self._credentials = credentials
         self._wire = _Wire()
         self._inbox = _Inbox()
         self._replica = _Replica()
@@ -255,15 +254,15 @@ class Parent(sync_service_pb2_grpc.SyncServiceServicer):
         """See the contract."""
         await self._end.serve(self._child, request_iterator, context)
 
-    async def start(self) -> None:
-        """Takes connections."""
+    async def start(self) -> str:
+        """Takes connections; returns the address (HOST:PORT) to dial."""
         port = await self._wire.start()
-        self.credentials = made = make_credentials(self._child, NAME, f"127.0.0.1:{port}")
         self._server = server = create_server(ServiceInterceptor())
         sync_service_pb2_grpc.add_SyncServiceServicer_to_server(self, server)
-        tls = ServerIdentity(made.parent).mutual_credentials(made.authority)
+        tls = ServerIdentity(self._credentials.pair).mutual_credentials(self._credentials.authority)
         self._wire.lead_to(bind(server, "127.0.0.1:0", tls))
         await server.start()
+        return f"127.0.0.1:{port}"
 
     def cut(self) -> None:
         """Breaks the link in the middle of whatever it carries, and keeps it broken."""

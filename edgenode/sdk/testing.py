@@ -1,17 +1,19 @@
-"""Agents under test: a real node in this process, in memory, with a parent whose link can be cut.
+"""Agents under test: a real node in this process, with a parent whose link can be cut.
 
     async with agent.test() as bench:
         assert await bench.client.call("greet", {"name": "Ada"}) == "Hello, Ada!"
         with bench.node.offline():
             await bench.client.publish("greeted", "Ada")
 
-The node is the one that runs on devices, behind a real Unix socket; only its store is in memory, so that nothing outlives
-the test. The parent (`edgenode.sdk.parent`) stores what it gets and acknowledges it, which makes DURABLE_HUB receipts true.
+The node is the one that runs on devices, behind a real Unix socket, joined to its parent over mutual TLS. Its state is a
+directory of the memory file system where there is one (Linux), else a temporary one, and is gone after the test. The parent
+(`edgenode.sdk.parent`) stores what it gets and acknowledges it, which makes DURABLE_HUB receipts true.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -21,21 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from edgenode.node.config import NodeConfig
-from edgenode.node.identity import NodeIdentity
 from edgenode.node.node import Node
 from edgenode.sdk.agent import Agent
 from edgenode.sdk.client import Client
+from edgenode.sdk.credentials import Issuer
+from edgenode.sdk.parent import NAME as PARENT
 from edgenode.sdk.parent import Parent
 
 _START_TIMEOUT = 10.0
-
-
-class _JoinedNode(Node):
-    """A node in memory that has joined: it would look for its identity on disk otherwise."""
-
-    def __init__(self, config: NodeConfig, identity: NodeIdentity) -> None:
-        super().__init__(config)
-        self._identity = identity
 
 
 class LocalNode:
@@ -46,24 +41,33 @@ class LocalNode:
         self._settings = settings
         self._runs: dict[asyncio.Task[None], Agent] = {}
         self._directory: Path | None = None
-        self.parent = Parent(name)
+        self._issuer = Issuer()
+        self.parent = Parent(name, self._issuer.parent(PARENT))
         self.node: Node | None = None
 
     async def __aenter__(self) -> LocalNode:
-        # Socket paths are limited to 107 bytes; pytest's directories are longer.
-        self._directory = directory = Path(tempfile.mkdtemp(prefix="edgenode-", dir="/tmp"))
+        self._directory = directory = _memory_directory()
         settings = {"reconnect_min_seconds": 0.05, "reconnect_max_seconds": 0.5, "drain_seconds": 1.0, **self._settings}
-        config = NodeConfig(state_dir=directory, node=self.name, in_memory=True, **settings)
-        self.socket = config.socket_path
+        self._config = NodeConfig(state_dir=directory, node=self.name, **settings)
+        self.socket = self._config.socket_path
         try:
-            await self.parent.start()
-            self.node = _JoinedNode(config, self.parent.credentials.node)
-            await self.node.start()
+            self._issuer.join(directory, self.name, PARENT, await self.parent.start())
+            await self._start()
             await self.parent.wait_connected(_START_TIMEOUT)
         except BaseException:
             await self._close()
             raise
         return self
+
+    async def _start(self) -> None:
+        self.node = Node(self._config)
+        await self.node.start()
+
+    async def restart(self) -> None:
+        """Stops the node and starts it again with the state it had."""
+        if self.node is not None:
+            await self.node.stop()
+        await self._start()
 
     async def __aexit__(self, *_exception: object) -> None:
         try:
@@ -116,6 +120,13 @@ class LocalNode:
     async def linked(self, timeout: float = _START_TIMEOUT) -> None:
         """Waits until the link is up, at most `timeout` seconds."""
         await self.parent.wait_connected(timeout)
+
+
+def _memory_directory() -> Path:
+    """A directory with a short path, as those of sockets are limited to 107 bytes."""
+    shared = Path("/dev/shm")
+    place = shared if shared.is_dir() and os.access(shared, os.W_OK) else Path("/tmp")
+    return Path(tempfile.mkdtemp(prefix="edgenode-", dir=place))
 
 
 @dataclass(frozen=True, slots=True)

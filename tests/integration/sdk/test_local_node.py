@@ -241,6 +241,14 @@ async def test_an_agent_that_dies_mid_call_gives_its_caller_an_error(node: Local
     del node._runs[run]
 
 
+async def test_a_restarted_node_has_its_state_and_gets_its_agent_back(node: LocalNode, client: Client) -> None:
+    handle = await client.submit("add", {"a": 1})
+    await node.restart()
+    assert await handle.result(20) == 2
+    assert await client.submit("add", {"a": 2}, wait_level=Level.DONE)
+    await node.linked()
+
+
 async def test_agent_test_gives_a_bench(agent: Agent) -> None:
     async with agent.test() as bench:
         assert await bench.client.call("add", {"a": 2}) == 3

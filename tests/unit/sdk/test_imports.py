@@ -27,4 +27,4 @@ def test_an_agent_loads_neither_node_nor_cryptography() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(ImportError):
-        from edgenode.sdk import Nonsense  # type: ignore[attr-defined]  # noqa: F401
+        from edgenode.sdk import Nonsense  # noqa: F401
