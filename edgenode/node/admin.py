@@ -19,8 +19,9 @@ from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import timestamp_to_pb
 from edgenode.node import dead_letters, ledger, task_store
+from edgenode.node.local_agent import health_counts
 from edgenode.node.message_log import MessageLog
-from edgenode.node.registry import AgentRegistry, health_counts
+from edgenode.node.registry import AgentRegistry
 from edgenode.node.registry_service import RecentRequests
 
 MAX_PAGE = 1000

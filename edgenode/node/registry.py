@@ -21,15 +21,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.link import telemetry
-from edgenode.link.errors import Aborted, AlreadyExists, EdgenodeError, InvalidArgument, NotFound
+from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model.agent import AgentView, Health
-from edgenode.link.model.names import agent_resource
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.discovery import SkillIndex
 from edgenode.link.protocol.lease import LeaseTable
@@ -37,6 +36,10 @@ from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store.database import Database
 from edgenode.link.wire.agents import DEFAULT_LEASE, Registration, registration_from_proto
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
+from edgenode.node.local_agent import LocalAgent as LocalAgent  # part of this room's surface, like the two refusals
+from edgenode.node.local_agent import check_takeover, removed_before
+from edgenode.node.local_agent import superseded as superseded
+from edgenode.node.local_agent import unknown_agent as unknown_agent
 
 SCHEMA = """
 CREATE TABLE agent (
@@ -60,50 +63,6 @@ _log = telemetry.logger("node.registry")
 def no_load(agent: str) -> tuple[int, int, float | None]:
     """Load of an agent nobody gives work to: none in flight, none queued, no latency."""
     return 0, 0, None
-
-
-class LocalAgent:
-    """An agent of this node. `name` is its name without the node; times are monotonic seconds."""
-
-    __slots__ = (
-        "capacity",
-        "card",
-        "cost",
-        "health",
-        "health_reason",
-        "heard",
-        "incarnation",
-        "instance_id",
-        "labels",
-        "lease",
-        "name",
-        "resource",
-        "skill_timeouts",
-        "skills",
-        "stated_health",
-        "stated_reason",
-        "version",
-    )
-
-    def __init__(self, node: str, registration: Registration, card: registry_pb2.AgentCard) -> None:
-        self.name = registration.name
-        self.resource = agent_resource(node, registration.name)
-        self.instance_id = registration.instance_id
-        self.incarnation = registration.incarnation
-        self.card = card
-        self.labels: Mapping[str, str] = registration.labels
-        self.cost = registration.cost
-        self.capacity = registration.capacity
-        self.lease = registration.lease
-        self.skills = frozenset(registration.skills)
-        self.skill_timeouts: Mapping[str, float] = registration.attempt_timeouts
-        self.health = Health.UNREACHABLE
-        self.health_reason = ""
-        # What the agent last said of itself: it counts again as soon as the agent is heard of.
-        self.stated_health = Health.READY
-        self.stated_reason = ""
-        self.heard: float | None = None
-        self.version = 0
 
 
 class AgentRegistry:
@@ -299,9 +258,9 @@ class AgentRegistry:
         async with self._turn(agent.name):
             held = self._agents.get(agent.name)
             if held is not None:
-                _check_takeover(held, agent)
+                check_takeover(held, agent)
             elif agent.incarnation <= self._removed.get(agent.name, -1):
-                raise _removed_before(agent)
+                raise removed_before(agent)
 
             def store(connection: sqlite3.Connection) -> None:
                 connection.execute("INSERT OR REPLACE INTO agent VALUES (?, ?, ?, ?)", row)
@@ -416,52 +375,3 @@ class AgentRegistry:
             users.pop()
             if not users:
                 del self._turns[name]
-
-
-def unknown_agent(name: str, hint: str) -> NotFound:
-    """There is no agent of that name."""
-    return NotFound("UNKNOWN_AGENT", f"{name} is not registered here", hint=hint, agent=name)
-
-
-def superseded(holder: LocalAgent) -> Aborted:
-    """The caller's instance does not hold the name any more."""
-    return Aborted(
-        "SUPERSEDED",
-        f"a newer instance of {holder.name} holds the name",
-        hint="stop this one, or register it with a higher incarnation",
-        agent=holder.name,
-        incarnation=holder.incarnation,
-    )
-
-
-def _removed_before(agent: LocalAgent) -> Aborted:
-    return Aborted(
-        "INCARNATION_OUTDATED",
-        f"{agent.name} was removed at incarnation {agent.incarnation} or later",
-        hint="register with a higher incarnation",
-        agent=agent.name,
-    )
-
-
-def _check_takeover(held: LocalAgent, agent: LocalAgent) -> None:
-    """Raises AlreadyExists (NAME_IN_USE) unless `agent` is the same instance or a newer one."""
-    if agent.incarnation > held.incarnation:
-        return
-    if agent.incarnation == held.incarnation and agent.instance_id == held.instance_id:
-        return
-    raise AlreadyExists(
-        "NAME_IN_USE",
-        f"{held.name} is registered by incarnation {held.incarnation}; this is {agent.incarnation}",
-        hint="start it with a higher incarnation, or give it another name",
-        agent=held.name,
-        incarnation=held.incarnation,
-    )
-
-
-def health_counts(agents: Iterable[LocalAgent]) -> dict[str, int]:
-    """Agents by the name of their health, lower case."""
-    counts: dict[str, int] = {}
-    for agent in agents:
-        name = agent.health.name.lower()
-        counts[name] = counts.get(name, 0) + 1
-    return counts

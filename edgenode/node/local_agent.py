@@ -1,0 +1,105 @@
+"""An agent of this node as the registry holds it, and the refusals that speak of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from edgenode.api.registry.v1 import registry_pb2
+from edgenode.link.errors import Aborted, AlreadyExists, NotFound
+from edgenode.link.model.agent import Health
+from edgenode.link.model.names import agent_resource
+from edgenode.link.wire.agents import Registration
+
+
+class LocalAgent:
+    """An agent of this node. `name` is its name without the node; times are monotonic seconds."""
+
+    __slots__ = (
+        "capacity",
+        "card",
+        "cost",
+        "health",
+        "health_reason",
+        "heard",
+        "incarnation",
+        "instance_id",
+        "labels",
+        "lease",
+        "name",
+        "resource",
+        "skill_timeouts",
+        "skills",
+        "stated_health",
+        "stated_reason",
+        "version",
+    )
+
+    def __init__(self, node: str, registration: Registration, card: registry_pb2.AgentCard) -> None:
+        self.name = registration.name
+        self.resource = agent_resource(node, registration.name)
+        self.instance_id = registration.instance_id
+        self.incarnation = registration.incarnation
+        self.card = card
+        self.labels: Mapping[str, str] = registration.labels
+        self.cost = registration.cost
+        self.capacity = registration.capacity
+        self.lease = registration.lease
+        self.skills = frozenset(registration.skills)
+        self.skill_timeouts: Mapping[str, float] = registration.attempt_timeouts
+        self.health = Health.UNREACHABLE
+        self.health_reason = ""
+        # What the agent last said of itself: it counts again as soon as the agent is heard of.
+        self.stated_health = Health.READY
+        self.stated_reason = ""
+        self.heard: float | None = None
+        self.version = 0
+
+
+def unknown_agent(name: str, hint: str) -> NotFound:
+    """There is no agent of that name."""
+    return NotFound("UNKNOWN_AGENT", f"{name} is not registered here", hint=hint, agent=name)
+
+
+def superseded(holder: LocalAgent) -> Aborted:
+    """The caller's instance does not hold the name any more."""
+    return Aborted(
+        "SUPERSEDED",
+        f"a newer instance of {holder.name} holds the name",
+        hint="stop this one, or register it with a higher incarnation",
+        agent=holder.name,
+        incarnation=holder.incarnation,
+    )
+
+
+def removed_before(agent: LocalAgent) -> Aborted:
+    """The name was removed at this incarnation, or at a higher one."""
+    return Aborted(
+        "INCARNATION_OUTDATED",
+        f"{agent.name} was removed at incarnation {agent.incarnation} or later",
+        hint="register with a higher incarnation",
+        agent=agent.name,
+    )
+
+
+def check_takeover(held: LocalAgent, agent: LocalAgent) -> None:
+    """Raises AlreadyExists (NAME_IN_USE) unless `agent` is the same instance or a newer one."""
+    if agent.incarnation > held.incarnation:
+        return
+    if agent.incarnation == held.incarnation and agent.instance_id == held.instance_id:
+        return
+    raise AlreadyExists(
+        "NAME_IN_USE",
+        f"{held.name} is registered by incarnation {held.incarnation}; this is {agent.incarnation}",
+        hint="start it with a higher incarnation, or give it another name",
+        agent=held.name,
+        incarnation=held.incarnation,
+    )
+
+
+def health_counts(agents: Iterable[LocalAgent]) -> dict[str, int]:
+    """Agents by the name of their health, lower case."""
+    counts: dict[str, int] = {}
+    for agent in agents:
+        name = agent.health.name.lower()
+        counts[name] = counts.get(name, 0) + 1
+    return counts
