@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -58,6 +59,8 @@ class App(LazyGroup):
         **extra: Any,
     ) -> NoReturn:
         """Run and exit; see failures."""
+        # Its notes on every closed connection say nothing that our own log does not; read when grpc is first loaded.
+        os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
         run_command(self, None if args is None else list(args), prog_name)
 
 
