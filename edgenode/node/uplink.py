@@ -26,6 +26,7 @@ from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng
+from edgenode.link.protocol.timers import Timer
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
@@ -43,6 +44,8 @@ from edgenode.node.tasks import TaskEngine
 PARENT = "parent"  # the link's name among the consumers of a log, and the sender's in the inbox
 MESSAGE_LOG = "messages"
 FIND_TIMEOUT = 3.0
+MOVED = "MOVED"  # why a session ends when the link changes its channel
+MOVE_GRACE = 10.0  # seconds that calls wait for the session that follows one that moved
 LOAD_INTERVAL = 1.0  # seconds; loads that change within it go up once
 
 _log = logging.getLogger(__name__)
@@ -160,6 +163,7 @@ class Uplink(LinkEvents):
         self._outgoing = sync_pb2.CallBatch()
         self._progress: dict[str, LiveTask] = {}
         self._flushing = False
+        self._moving: Timer | None = None  # runs while the link changes its channel
         self._loaded: set[str] = set()
         engine.dispatcher.on_load = self._load_changed
 
@@ -215,7 +219,7 @@ class Uplink(LinkEvents):
 
     def send_call(self, live: LiveTask, timeout: float) -> bool:
         """See TaskUplink. Calls of one turn of the event loop go in one frame."""
-        if self.connection is None:
+        if self.connection is None and self._moving is None:
             return False
         self._numbers += 1
         call = self._outgoing.calls.add(call_id=self._numbers, timeout_duration=duration_to_pb(timeout))
@@ -283,6 +287,8 @@ class Uplink(LinkEvents):
 
     def _flush(self) -> None:
         self._flushing = False
+        if self.connection is None and self._moving is not None:
+            return  # `established` or the end of the grace comes back to it
         calls, self._outgoing = self._outgoing, sync_pb2.CallBatch()
         progress, self._progress = self._progress, {}
         connection = self.connection
@@ -309,9 +315,28 @@ class Uplink(LinkEvents):
 
     # --- what the link tells ------------------------------------------------------------------------------------------
 
+    def established(self, link: LinkConnection) -> None:
+        """See LinkEvents."""
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
+            # On the next turn: the session counts as up only once this returned.
+            self._flush_soon()
+
     def closed(self, link: LinkConnection, problem: Problem) -> None:
-        """See LinkEvents: nobody waits for what the session carried."""
-        self._calls_lost(list(self._calls_up), f"the link ended: {problem.reason}")
+        """See LinkEvents: nobody waits for what the session carried, unless another follows at once."""
+        if problem.reason == MOVED:
+            self._moving = self._engine.book.after(MOVE_GRACE, self._move_failed)
+        else:
+            self._exchanges_lost(problem.reason)
+
+    def _move_failed(self) -> None:
+        self._moving = None
+        if self.connection is None:
+            self._exchanges_lost("NOT_BACK")
+
+    def _exchanges_lost(self, reason: str) -> None:
+        self._calls_lost(list(self._calls_up), f"the link ended: {reason}")
         for live in list(self._calls_down.values()):
             self._engine.cancel_call(live)
         self._calls_down.clear()
