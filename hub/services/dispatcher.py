@@ -311,11 +311,11 @@ class Dispatcher:
             now = self._clock.wall()
             selection = Selection(
                 waiting={key: len(nodes) for key, nodes in plan.slots.items()},
-                sole={key: nodes[0] for key, nodes in plan.slots.items() if len(set(nodes)) == 1},
+                sole=plan.sole(),
                 now=now,
                 with_spec=True,
             )
-            committed = await self._commit(selection, self._mover.grant(plan.slots, now))
+            committed = await self._commit(selection, self._mover.grant(plan.slots, plan.spares, now))
             if not committed.changes:
                 return  # all of them avoid the nodes that are free; a timer will come back to them
 

@@ -185,14 +185,14 @@ class Mover:
 
         return decide
 
-    def grant(self, slots: Mapping[WaitKey, Sequence[str]], now: float) -> Decide:
-        """Give waiting tasks, in order, to the nodes of their queue's slots."""
+    def grant(self, slots: Mapping[WaitKey, Sequence[str]], spares: Mapping[WaitKey, str], now: float) -> Decide:
+        """Give waiting tasks, in order, to the nodes of their queue's slots; see placement.Plan for the spares."""
 
         def decide(known: Tasks, _: int) -> Decision:
             book = _Book(self, known, now)
             free = {key: list(nodes) for key, nodes in slots.items()}
             for task in known.values():
-                node = _take_slot(task, free[task.wait_key], now)
+                node = _take_slot(task, free[task.wait_key], spares.get(task.wait_key, ""), now)
                 if node is not None:
                     book.grant(task, node)
             return book.decision
@@ -270,8 +270,8 @@ def conflict(first: TaskRecord) -> AlreadyExists:
     )
 
 
-def _take_slot(task: TaskRecord, slots: list[str], now: float) -> str | None:
-    """A slot for the task: not with the node that just gave it back, and with its own origin only if need be."""
+def _take_slot(task: TaskRecord, slots: list[str], spare: str, now: float) -> str | None:
+    """A node for the task: not the one that just gave it back, and its own origin only if need be."""
     avoided = task.avoid if task.avoid_until > now else ""
     best = None
     for index in range(len(slots) - 1, -1, -1):
@@ -280,6 +280,9 @@ def _take_slot(task: TaskRecord, slots: list[str], now: float) -> str | None:
         best = index
         if slots[index] != task.origin:
             break
+    if spare and spare != avoided and slots and (best is None or slots[best] == task.origin):
+        slots.pop()
+        return spare
     return None if best is None else slots.pop(best)
 
 

@@ -23,10 +23,18 @@ STALE_SECONDS = 10.0  # knowledge this old counts a node twice as busy
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Slots by queue, a node's name for each; `more` says that there may be others after these."""
+    """Slots by queue, a node's name for each.
+
+    `spares` are other nodes with room, for tasks that avoid the node of their slot. `more`: there may be slots after these.
+    """
 
     slots: dict[WaitKey, list[str]]
+    spares: dict[WaitKey, str]
     more: bool
+
+    def sole(self) -> dict[WaitKey, str]:
+        """Queues that have one node only to choose from."""
+        return {key: nodes[0] for key, nodes in self.slots.items() if key not in self.spares and len(set(nodes)) == 1}
 
 
 class Placement:
@@ -110,21 +118,25 @@ class Placement:
         """At most `limit` slots for what waits: highest priority first, queues of one priority in turn."""
         room = dict[str, int]()
         slots: dict[WaitKey, list[str]] = {}
+        spares: dict[WaitKey, str] = {}
         left = limit
         for key in sorted(self._waiting, key=lambda key: -key.priority):
             if key in self.parked:
                 continue
             if left <= 0:
                 break
-            nodes = self._fill(key, room, min(self._waiting[key], left), now)
+            nodes, spare = self._fill(key, room, min(self._waiting[key], left), now)
             if nodes:
                 slots[key] = nodes
                 left -= len(nodes)
+                if spare:
+                    spares[key] = spare
         for key in slots:  # whoever was served goes behind the others of its priority
             self._waiting[key] = self._waiting.pop(key)
-        return Plan(slots, left <= 0)
+        return Plan(slots, spares, left <= 0)
 
-    def _fill(self, key: WaitKey, room: dict[str, int], count: int, now: float) -> list[str]:
+    def _fill(self, key: WaitKey, room: dict[str, int], count: int, now: float) -> tuple[list[str], str]:
+        """At most `count` nodes for a queue, and another one with room if they are all the same."""
         fit = self._view.fit(key.demand).nodes
         weights: dict[str, float] = {}
         for node, capacity in fit.items():
@@ -140,7 +152,9 @@ class Placement:
             room[node] -= 1
             if room[node] <= 0:
                 free.remove(node)
-        return chosen
+        if len(set(chosen)) == 1:
+            return chosen, next((node for node in free if node != chosen[0]), "")
+        return chosen, ""
 
     def _choose(self, free: list[str], weights: dict[str, float], room: dict[str, int]) -> str:
         if len(free) == 1:

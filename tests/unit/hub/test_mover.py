@@ -92,8 +92,8 @@ class Rows:
         self.intake(origin, Offered(task))
         return self.tasks[task_id]
 
-    def grant(self, *nodes: str) -> None:
-        self.run(self.mover.grant({KEY: nodes}, self.now))
+    def grant(self, *nodes: str, spare: str = "") -> None:
+        self.run(self.mover.grant({KEY: nodes}, {KEY: spare}, self.now))
 
     def report(self, node: str, fence: int, state: TaskState, task_id: str = "t", outcome: bytes = b"") -> None:
         self.intake(node, Reported(task_id, fence, state, "", 1, "", outcome or state.name.encode()))
@@ -226,6 +226,15 @@ def test_a_task_given_back_waits_and_avoids_who_gave_it_back(rows: Rows) -> None
     rows.now += 5.0
     rows.grant("east")
     assert (rows.task.holder, rows.task.fence) == ("east", 3)
+
+
+def test_a_spare_node_takes_what_avoids_the_slots(rows: Rows) -> None:
+    rows.offer("u")
+    rows.grant("north")
+    rows.intake("north", Returned("u", 1, "FULL"))
+    rows.offer("v")
+    rows.grant("north", "north", spare="east")
+    assert {task_id: task.holder for task_id, task in rows.tasks.items()} == {"u": "east", "v": "north"}
 
 
 def test_a_cancelled_task_given_back_ends(rows: Rows) -> None:

@@ -43,6 +43,13 @@ def test_nodes_are_given_a_window_and_no_more() -> None:
     assert not plan.more
 
 
+def test_a_single_choice_names_another_node_with_room() -> None:
+    plan = placement(fleet(agent("north"), agent("east")), count=1).plan(0.0, 10)
+    assert {*plan.slots[key()], plan.spares[key()]} == {"north", "east"}
+    assert plan.sole() == {}
+    assert placement(fleet(agent("north")), count=5).plan(0.0, 10).sole() == {key(): "north"}
+
+
 def test_capacity_widens_the_window_and_draws_more_work() -> None:
     view = fleet(agent("north", capacity=100), agent("east", capacity=100), agent("tiny"))
     counts = Counter(placement(view, count=600).plan(0.0, 600).slots[key()])
