@@ -55,7 +55,7 @@ class Simulation:
             (2, self._slow),
             (3, self._lossy),
             (2, self._pace),
-            (1, self._second_stream),
+            (3, self._second_stream),
         ]
 
     def run(self) -> Report:
@@ -224,6 +224,9 @@ class Simulation:
         """The edge dials while its session is still up, as one that was paused, or cloned, would."""
         if self.edge.running:
             self.world.fault("second stream")
+            # Slowly, so that the older session goes on while the newer one greets.
+            self.weather.delay = self.world.rng.uniform(0.0, 0.5)
+            self.world.later(1.0, self._fast)
             self.edge.dial(redials=False)
 
     def _heal(self) -> None:

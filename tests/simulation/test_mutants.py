@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from edgenode.link.model.frames import Ack, Batch
+from edgenode.link.model.lanes import Applied
+from edgenode.link.protocol import greeting
 from edgenode.link.protocol.exchange import Exchange
-from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
+from edgenode.link.protocol.lanes import LaneReceiver, LaneSender, ahead
 from edgenode.link.protocol.registry import RegistryLog
 from tests.simulation.disk import Disk
 from tests.simulation.run import Simulation
 from tests.simulation.world import SimulationFailure
 
-SEEDS = range(40)
 
-
-def _first_failure() -> str:
-    for seed in SEEDS:
+def _first_failure(seeds: Iterable[int] = range(40)) -> str:
+    for seed in seeds:
         try:
             Simulation(seed).run()
         except SimulationFailure as failure:
@@ -78,3 +80,21 @@ def test_forgetting_tombstones_is_caught(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(RegistryLog, "remove", forgetful)
     monkeypatch.setattr("edgenode.link.protocol.registry_sync.RegistrySink.compared", lambda self, digest: None)
     assert "registry" in _first_failure()
+
+
+def test_expecting_what_an_older_session_committed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = LaneReceiver.applied
+
+    def forgetful(self: LaneReceiver, epoch: str, result: Applied) -> Ack:
+        expected = self._expected
+        ack = honest(self, epoch, result)
+        self._expected = expected
+        return ack
+
+    monkeypatch.setattr(LaneReceiver, "applied", forgetful)
+    assert "PROTOCOL_ERROR" in _first_failure([601])
+
+
+def test_renewing_a_log_for_what_an_older_session_sent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "ahead", lambda heads, appended, cursors: ahead(heads, {}, cursors))
+    assert "EPOCH_RENEWED" in _first_failure([56])
