@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import time
 
 import grpc
@@ -164,6 +165,34 @@ async def test_a_hub_killed_and_started_again_goes_on_from_its_rows(site: Site) 
     )
     assert [(node.node, node.state) for node in response.nodes] == [("north", "connected"), ("south", "connected")]
     assert [node.agent_count for node in response.nodes] == [1, 0]
+
+
+async def test_a_hub_that_dies_without_a_word_loses_nothing_it_acknowledged(site: Site) -> None:
+    await site.start()
+    north, south = await site.edge("north"), await site.edge("south")
+    north.register("code", "code.metrics")
+    await south.offer("granted", "code.metrics")
+    await south.offer("parked", "no.such.skill")
+    await south.publish("device.cpu", "device.cpu")
+    await north.granted()
+    await until_async(lambda: _messages(site, 2))
+    await south.told("parked", task_pb2.TASK_STATE_PARKED)
+    # What a power cut leaves: the files as they are, nothing closed, the log not yet written back.
+    image = site.config.state_dir.with_name(site.config.state_dir.name + "-image")
+    shutil.copytree(site.config.state_dir, image, ignore=shutil.ignore_patterns("*.sock"))
+    try:
+        await site.stop()
+        await north.report("granted", 1, COMPLETED, b"42")
+        await south.publish("device.cpu")
+        await site.start(state_dir=image)
+        assert (await south.told("granted", COMPLETED)).output.data == b"42"
+        await until_async(lambda: _messages(site, 3))
+        assert (await _get(site, "parked")).state == task_pb2.TASK_STATE_PARKED
+        assert [grant.task_id for grant in await north.granted()] == ["granted"]
+        await until_async(lambda: _balanced(site))
+    finally:
+        await site.stop()
+        shutil.rmtree(image)
 
 
 async def test_the_hub_takes_tasks_of_its_own_callers(site: Site) -> None:
