@@ -18,7 +18,8 @@ from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
 from hub.services.alarm import Alarm
 from hub.services.entries import EntryReader
-from hub.services.mover import Mover, Offered, Returned, conflict, duplicate_of
+from hub.services.mover import Mover, conflict, duplicate_of
+from hub.services.moves import Offered, Returned
 from hub.services.placement import Placement
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore

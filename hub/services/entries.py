@@ -23,7 +23,7 @@ from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
-from hub.services.mover import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned
+from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned
 from hub.store.records import TaskRecord
 
 SEGMENT_BYTES = 256 * 1024
@@ -51,7 +51,7 @@ _REPORTED_TASK = sync_pb2.TaskReport.TASK_FIELD_NUMBER
 
 
 class EntryCodec:
-    """See hub.services.mover.Codec. `hub` is the hub's name."""
+    """See hub.services.moves.Codec. `hub` is the hub's name."""
 
     def __init__(self, hub: str) -> None:
         self._hub = hub

@@ -18,8 +18,6 @@ has written in the meantime is as good as any other, and is taken.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -27,96 +25,8 @@ from edgenode.link.errors import AlreadyExists, EdgenodeError, FailedPreconditio
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.tasks import TaskEvent, next_state
+from hub.services.moves import CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned
 from hub.store.records import Decide, Decision, TaskRecord, Tasks, WaitKey
-
-
-class Codec(Protocol):
-    """Task entries for nodes, serialised."""
-
-    def grant(self, task: TaskRecord) -> bytes:
-        """Run this; needs the spec."""
-        ...
-
-    def report(self, outcome: bytes) -> bytes:
-        """What became of a task; `outcome` as in TaskRecord."""
-        ...
-
-    def cancel(self, task_id: str, reason: str) -> bytes:
-        """Let it end."""
-        ...
-
-    def revoke(self, task_id: str, fence: int) -> bytes:
-        """Forget it."""
-        ...
-
-    def answer(self, task_id: str, key: str, answer: bytes) -> bytes:
-        """An answer to the agent's question; `answer` is a TaskOutput, serialised."""
-        ...
-
-    def answers(self, key: str, answer: bytes) -> bytes:
-        """The same as TaskRecord keeps it."""
-        ...
-
-    def outcome(self, task: TaskRecord, problem: Problem | None) -> bytes:
-        """The task as the hub itself reports it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A node or a caller wants this run."""
-
-    task: TaskRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """A holder says what became of its grant."""
-
-    task_id: str
-    fence: int
-    state: TaskState
-    state_reason: str
-    attempt_count: int
-    agent: str
-    outcome: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """A holder cannot run its grant."""
-
-    task_id: str
-    fence: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAsked:
-    """The origin wants it to end."""
-
-    task_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The origin answers a question."""
-
-    task_id: str
-    key: str
-    answer: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Malformed:
-    """An entry that cannot be taken."""
-
-    problem: Problem
-
-
-TaskMove = Offered | Reported | Returned | CancelAsked | Answered
-Entry = TaskMove | Malformed
 
 
 class Mover:

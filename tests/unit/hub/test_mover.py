@@ -10,18 +10,8 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
-from hub.services.mover import (
-    Answered,
-    CancelAsked,
-    Entry,
-    Malformed,
-    Mover,
-    Offered,
-    Reported,
-    Returned,
-    conflict,
-    duplicate_of,
-)
+from hub.services.mover import Mover, conflict, duplicate_of
+from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned
 from hub.store.records import Decide, TaskRecord, WaitKey
 
 DEMAND = Demand("code.metrics")
