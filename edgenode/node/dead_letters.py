@@ -30,6 +30,7 @@ CREATE TABLE dead_letter (
     size INTEGER NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
+CREATE INDEX dead_letter_task ON dead_letter (task_id) WHERE task_id <> '';
 """
 
 TASK = "task"

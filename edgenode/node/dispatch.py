@@ -65,6 +65,7 @@ class Dispatcher:
         self._settled = 0.0  # until then agents of before the restart may come back
         self._fit: dict[Demand, bool] = {}  # whether somebody here fits, until an agent changes
         self._pumping = False
+        self._closed = False
         self.on_load: Callable[[str], None] = lambda agent: None
 
     def start(self) -> None:
@@ -73,6 +74,14 @@ class Dispatcher:
         self._book.after(self._book.settings.lost_grace, self._settle)
         self._registry.on_change(self._agent_changed)
         self._registry.load_of = self.load_of
+
+    def close(self, problem: Problem) -> None:
+        """Begin no more attempts: what is stored runs after the next start, queued calls end with `problem`."""
+        self._closed = True
+        for demand in self._scheduler.demands():
+            for live in self._scheduler.items(demand):
+                if live.call:
+                    self.end_call(live, problem=problem)
 
     def offers(self, spec: TaskSpec) -> bool:
         """Whether a task that nobody fits here is the hub's to place."""
@@ -101,12 +110,14 @@ class Dispatcher:
         return known
 
     def _kick(self) -> None:
-        if not self._pumping and not self._book.stopped:
+        if not self._pumping and not self._closed:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
+        if self._closed:
+            return
         stored: list[tuple[LiveTask, Worker]] = []
         assigned = self._scheduler.assign(self._book.clock.monotonic(), ASSIGN_LIMIT)
         for live, worker in assigned:
@@ -273,6 +284,8 @@ class Dispatcher:
         if self._streams.get(agent) is stream:
             del self._streams[agent]
             self._scheduler.remove_worker(agent)
+        if self._book.stopped:
+            return  # it is the node that goes: what ran here is taken up after the next start
         for live in [live for live in self._book.live.values() if live.sink is stream]:
             live.sink = None
             if live.call or live.spec.on_lost is OnLost.RETRY:

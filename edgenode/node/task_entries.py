@@ -8,7 +8,7 @@ twice and nothing acknowledged is forgotten; `TaskEngine.absorb` then brings mem
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -127,7 +127,7 @@ class Absorbed:
 class EntryApplier:
     """Stores the hub's entries. `node` is this node's name, `log` the log that carries answers up."""
 
-    def __init__(self, node: str, log: str, limits: TaskLimits) -> None:
+    def __init__(self, node: str, log: str, limits: Callable[[], TaskLimits]) -> None:
         self._node = node
         self._log = log
         self._limits = limits
@@ -203,7 +203,7 @@ class EntryApplier:
         """The checked spec of a grant; a deadline in the past is left to the engine, which expires the task."""
         return task_spec_from_proto(
             message,
-            limits=self._limits,
+            limits=self._limits(),
             now=min(now_time, timestamp_from_pb(message.deadline_time) - 1)
             if message.HasField("deadline_time")
             else now_time,

@@ -342,9 +342,9 @@ def counts_by_state(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def sweep(connection: sqlite3.Connection, before: float, limit: int = 500) -> int:
-    """Forget at most `limit` tasks that ended before a wall-clock time; returns how many. Dead letters stay."""
+    """Forget at most `limit` tasks that ended before a wall-clock time; returns how many. Those with a dead letter stay."""
     return connection.execute(
-        "DELETE FROM task WHERE task_id IN (SELECT task_id FROM task INDEXED BY task_ended"
-        f" WHERE state >= 8 AND state <> {int(TaskState.DEAD_LETTERED)} AND update_time < ? LIMIT ?)",
+        "DELETE FROM task WHERE task_id IN (SELECT task_id FROM task INDEXED BY task_ended WHERE state >= 8"
+        " AND update_time < ? AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.task_id = task.task_id) LIMIT ?)",
         (before, limit),
     ).rowcount

@@ -48,6 +48,8 @@ CANCEL_GRACE = 10.0  # seconds an agent has to stop before the task is called CA
 
 OnEnd = Callable[[LiveTask], None]
 
+_STOPPING = Unavailable("NODE_STOPPING", "the node is stopping", hint="try again once it is back").problem
+
 
 @dataclass(frozen=True, slots=True)
 class NewTask:
@@ -87,7 +89,7 @@ class TaskEngine:
         self.hub = HubTasks(self.book, self.cancel)
         self.dispatcher = Dispatcher(self.book, registry, rng, self.hub.offer)
         self.hub.connect(self.dispatcher)
-        self.applier = task_entries.EntryApplier(node, TASK_LOG, settings.limits)
+        self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits)
         self._registry = registry
         self._rng = rng
         self._accepting = False
@@ -109,15 +111,15 @@ class TaskEngine:
         self._accepting = True
 
     def stop_accepting(self) -> None:
-        """Refuse new work with NODE_DRAINING; what was accepted goes on."""
+        """Refuse new work with NODE_DRAINING and begin nothing more; attempts under way go on."""
         self._accepting = False
+        self.dispatcher.close(_STOPPING)
 
     async def stop(self) -> None:
         """Stop for good. Stored tasks go on after the next start; callers are told NODE_STOPPING."""
-        self._accepting = False
-        problem = Unavailable("NODE_STOPPING", "the node is stopping", hint="try again once it is back").problem
+        self.stop_accepting()
         for live in [live for live in self.book.live.values() if live.call]:
-            self.dispatcher.end_call(live, problem=problem)
+            self.dispatcher.end_call(live, problem=_STOPPING)
         await self.book.stop()
 
     def _resume(self, live: LiveTask) -> None:

@@ -16,12 +16,12 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.node import registry, task_store
+from edgenode.node.store import MIGRATIONS
 from edgenode.node.task_book import TASK_LOG, TaskSettings
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import NewTask, Submitted, TaskEngine
 
 FLAKY = Problem(Code.UNAVAILABLE, "FLAKY", "try again", retryable=True)
-MIGRATIONS = [logs.SCHEMA + registry.SCHEMA + task_store.SCHEMA]
 
 
 class HandClock:

@@ -401,3 +401,35 @@ async def test_unknown_task(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             await h.engine.provide_input("nope", "k", task_pb2.TaskOutput())
         await h.engine.cancel("nope", "")
+
+
+async def test_ended_tasks_are_forgotten_after_a_while_but_not_dead_letters(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        done, dead = await h.accepted(), await h.accepted(retry_policy=task_pb2.RetryPolicy(max_attempt_count=1))
+        await h.turn()
+        await agent.finish(done)
+        await agent.finish(dead, TaskState.FAILED, FLAKY)
+        await h.database.write(
+            lambda connection: connection.execute(
+                "INSERT INTO dead_letter VALUES (1, 'task', '', ?, '', x'', 0, 1, 0, x'')", (dead.task_id,)
+            )
+        )
+        await h.turn(86_400 + 61)
+        await h.turn()
+        kept = await h.database.read(lambda connection: connection.execute("SELECT task_id FROM task").fetchall())
+        assert kept == [(dead.task_id,)]
+
+
+async def test_nothing_begins_once_the_node_drains(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work", credit=0)
+        live = await h.accepted()
+        call: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
+        h.engine.start_call(h.spec(), call.set_result)
+        h.engine.stop_accepting()
+        h.engine.dispatcher.add_credits("worker", 5)
+        await h.turn()
+        assert agent.assigned == []
+        assert (await call).problem.reason == "NODE_STOPPING"  # type: ignore[union-attr]
+        assert live.state is TaskState.QUEUED
