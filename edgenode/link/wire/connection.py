@@ -44,7 +44,7 @@ class LinkConnection(Protocol):
         ...
 
     def set_weights(self, weights: Mapping[Lane, int]) -> None:
-        """New shares of the link, 1-1,000; lanes not named keep theirs."""
+        """New shares of the link, 1-1,000; lanes not named keep theirs. Raises InvalidArgument (OUT_OF_RANGE)."""
         ...
 
     def set_pace(self, retry_after: float, bytes_per_second: int) -> bool:

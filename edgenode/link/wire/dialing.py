@@ -323,6 +323,5 @@ class DialingEnd:
             self._driver.appended(lane, last)
 
     def _post(self, event: protocol.Event) -> None:
-        driver = self._driver
-        if driver is not None and driver.established:
-            driver.post(event)
+        if self._driver is not None:
+            self._driver.post(event)

@@ -31,6 +31,7 @@ from edgenode.link.protocol import events as protocol
 from edgenode.link.protocol.events import Standing
 from edgenode.link.protocol.registry import RegistryChanges
 from edgenode.link.protocol.session import LinkSession, SessionConfig
+from edgenode.link.wire import checks
 from edgenode.link.wire.connection import LinkEvents
 from edgenode.link.wire.deliveries import Deliveries
 from edgenode.link.wire.frames import frame_from_pb, frame_to_pb, passthrough
@@ -143,6 +144,8 @@ class SessionDriver:
 
     def set_weights(self, weights: Mapping[Lane, int]) -> None:
         """See LinkConnection."""
+        for lane, weight in weights.items():
+            checks.in_range(weight, 1, 1000, f"weight of lane {lane.name.lower()}")
         self.post(protocol.WeightsChanged(dict(weights)))
 
     def set_pace(self, retry_after: float, bytes_per_second: int) -> bool:
@@ -209,8 +212,9 @@ class SessionDriver:
         try:
             effects = self._session.handle(event, self._clock.monotonic())
         except EdgenodeError as error:
-            # The session ended, or was never up, while a local event was on its way to it.
-            _log.debug("the link session refused %s: %s", type(event).__name__, error)
+            # A frame that came as the session went down is lost as promised; any other refusal is a defect worth a look.
+            level = logging.DEBUG if error.reason == "LINK_DOWN" else logging.WARNING
+            _log.log(level, "the link session refused %s: %s", type(event).__name__, error)
             return
         except Exception as error:
             self._fail(error)
