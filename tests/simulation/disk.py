@@ -100,7 +100,7 @@ class Disk:
 
         # Outcomes are told in the order of the commits.
         self._told_at = max(self._told_at, self.world.now + self.world.rng.uniform(0.0, 0.01))
-        self.world.later(self._told_at - self.world.now, tell)
+        self.world.at(self._told_at, tell)
         if self._waiting:
             self._begin_group()
 

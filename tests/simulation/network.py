@@ -56,7 +56,7 @@ class Pipe:
             self._broken()
             return
         self._last = max(self._last, self.world.now + delay)
-        self._arrive(frame, self._last - self.world.now)
+        self._arrive(frame, self._last)
 
     def _send_wild(self, frame: Frame, delay: float) -> None:
         rng = self.world.rng
@@ -66,18 +66,18 @@ class Pipe:
             return
         if chance < 0.06:
             self.world.fault("duplicate", type(frame).__name__)
-            self._arrive(frame, delay + rng.uniform(0.0, 0.5))
+            self._arrive(frame, self.world.now + delay + rng.uniform(0.0, 0.5))
         elif chance < 0.10:
             self.world.fault("reorder", type(frame).__name__)
             delay += rng.uniform(0.0, 0.5)
-        self._arrive(frame, delay)
+        self._arrive(frame, self.world.now + delay)
 
-    def _arrive(self, frame: Frame, delay: float) -> None:
+    def _arrive(self, frame: Frame, time: float) -> None:
         def arrive() -> None:
             if not self.closed:
                 self.deliver(frame)
 
-        self.world.later(delay, arrive)
+        self.world.at(time, arrive)
 
 
 class Connection:

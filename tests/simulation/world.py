@@ -30,8 +30,12 @@ class World:
 
     def later(self, delay: float, action: Callable[[], None]) -> None:
         """Do `action` in `delay` seconds."""
+        self.at(self.now + max(delay, 0.0), action)
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        """Do `action` at `time`, after what was to be done then already. Exact, so that order can be kept."""
         self._number += 1
-        heapq.heappush(self._queue, (self.now + max(delay, 0.0), self._number, action))
+        heapq.heappush(self._queue, (time, self._number, action))
 
     def note(self, who: str, what: str, detail: object = "") -> None:
         """Remember that this happened; `detail` is turned into text only if it is asked for."""
