@@ -26,6 +26,7 @@ from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng
+from edgenode.link.protocol.events import MOVE_GRACE, MOVED
 from edgenode.link.protocol.timers import Timer
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
@@ -44,8 +45,6 @@ from edgenode.node.tasks import TaskEngine
 PARENT = "parent"  # the link's name among the consumers of a log, and the sender's in the inbox
 MESSAGE_LOG = "messages"
 FIND_TIMEOUT = 3.0
-MOVED = "MOVED"  # why a session ends when the link changes its channel
-MOVE_GRACE = 10.0  # seconds that calls wait for the session that follows one that moved
 LOAD_INTERVAL = 1.0  # seconds; loads that change within it go up once
 
 _log = logging.getLogger(__name__)

@@ -94,7 +94,7 @@ class Core:
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
         self._finder = Finder(self.view, self._fleet, clock)
         self.calls = CallRouter(
-            self.view, self._placement, clock, alarm, self._send_calls, lambda: self.links.connections.keys()
+            self.view, self._placement, clock, alarm, self._send_calls, lambda: self.links.reachable()
         )
         self._desired = DesiredDesk(self._fleet, authority.sign_document, self._send)
         self._handlers = FleetHandlers(
@@ -121,6 +121,7 @@ class Core:
             {Lane.TASK: self._dispatcher.apply, Lane.MESSAGE: self._messages.apply},
             self._handlers,
             config.lease_seconds,
+            alarm,
         )
         session = SessionConfig(heartbeat=config.heartbeat_seconds, lease=config.lease_seconds)
         self.end = AcceptingEnd(

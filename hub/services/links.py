@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -15,10 +17,13 @@ from edgenode.link.model.frames import AgentLoad, Hello, RegistryDelta
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Outbox
+from edgenode.link.protocol.events import MOVE_GRACE, MOVED
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
+from edgenode.link.protocol.timers import Timer
 from edgenode.link.wire.accepting import Child
 from edgenode.link.wire.agents import agent_view
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
+from hub.services.alarm import Alarm
 from hub.services.view import FleetView, KnownAgent
 from hub.store.ports import FleetStore, LinkStore
 from hub.store.records import AgentRow, Intake, NodeRow
@@ -62,9 +67,22 @@ class LinkHandlers(Protocol):
 
 Apply = Callable[[Intake], Awaitable[Applied]]
 
+MAX_WAITING = 1000  # frames kept for a node that changes its channel
+
+
+@dataclass(slots=True)
+class _Move:
+    """A node that changes its channel: what was sent meanwhile waits for the session that follows."""
+
+    timer: Timer
+    frames: list[sync_pb2.Frame] = field(default_factory=list)
+
 
 class Links:
-    """Gives the accepting end what belongs to each node, and the services a way to reach a node that is connected."""
+    """Gives the accepting end what belongs to each node, and the services a way to reach a node that is connected.
+
+    A node that says MOVED as it goes is believed to come back at once: it counts as connected for MOVE_GRACE seconds.
+    """
 
     def __init__(
         self,
@@ -76,7 +94,10 @@ class Links:
         lanes: Mapping[Lane, Apply],
         handlers: LinkHandlers,
         lease: float,
+        alarm: Alarm,
     ) -> None:
+        self._alarm = alarm
+        self._moving: dict[str, _Move] = {}
         self._fleet = fleet
         self._store = store
         self._view = view
@@ -113,10 +134,20 @@ class Links:
         if outbox is not None:
             outbox.appended(lane, last)
 
+    def reachable(self) -> Collection[str]:
+        """Nodes with a session, or about to have the next one."""
+        return self._connections.keys() | self._moving.keys()
+
     def send(self, node: str, frame: sync_pb2.Frame) -> bool:
         """Send best effort; False if the node is not connected or its link is full."""
         link = self._connections.get(node)
-        return link is not None and link.send(frame)
+        if link is not None:
+            return link.send(frame)
+        move = self._moving.get(node)
+        if move is None or len(move.frames) >= MAX_WAITING:
+            return False
+        move.frames.append(frame)
+        return True
 
     async def _admit(self, node: str, hello: Hello) -> int:
         row = await self._fleet.open_session(node, hello.boot_id, hello.generation, hello.software, self._clock.wall())
@@ -128,12 +159,32 @@ class Links:
         self._connections[node] = link
         self._view.connected(node, self._clock.monotonic())
         self._handlers.node_connected(node, link.peer.applied_version)
+        move = self._moving.pop(node, None)
+        if move is not None:
+            move.timer.cancel()
+            # On the next turn: the session counts as up only once this returned.
+            asyncio.get_running_loop().call_soon(self._send_waiting, node, move)
+
+    def _send_waiting(self, node: str, move: _Move) -> None:
+        for frame in move.frames:
+            self.send(node, frame)
+
+    def _move_failed(self, node: str, problem: Problem) -> None:
+        if self._moving.pop(node, None) is not None:
+            self._gone(node, problem)
 
     def closed(self, node: str, link: LinkConnection, problem: Problem) -> None:
         """A session ended."""
         if self._connections.get(node) is not link:
             return
         del self._connections[node]
+        if problem.reason == MOVED:
+            timer = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
+            self._moving[node] = _Move(timer)
+        else:
+            self._gone(node, problem)
+
+    def _gone(self, node: str, problem: Problem) -> None:
         now = self._clock.monotonic()
         # A session that ended for silence has been silent for a lease.
         last_heard = now - self._lease if problem.reason == "LEASE_EXPIRED" else now

@@ -18,6 +18,11 @@ from edgenode.link.model.lanes import Chunk, Lane, LaneCursor, LaneHead, Rejecti
 from edgenode.link.model.problem import Problem
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 
+# Why a session ends when its node changes channel, e.g. for a new certificate: the next one follows at once, so what lives
+# as long as a session (calls, answers) waits for it this many seconds instead of being given up.
+MOVED = "MOVED"
+MOVE_GRACE = 10.0
+
 
 class Role(enum.Enum):
     """Which end of the connection this is."""
