@@ -27,33 +27,54 @@ from edgenode.node.tasks import TaskEngine
 
 FRAME_BYTES = 1 << 20
 MAX_CREDIT = 10_000
-_ENDS = {TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED}
+LINGER = 0.02  # seconds what nobody waits for may wait for a frame to go with
+_ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED)}
 
 AttemptId = tuple[str, int, int]
 
 
 class FrameQueue:
-    """Frames on their way to one stream. `open` gives the frame to add to; `next` waits for a full or waiting one."""
+    """Frames on their way to one stream. `open` gives the frame to add to; `next` waits for a full or waiting one.
+
+    What nobody waits for is added to `later()`: it goes with the next frame, or alone after LINGER seconds, because a
+    message costs far more than what is in it.
+    """
 
     def __init__(self) -> None:
         self._frames: deque[task_service_pb2.WorkTasksResponse] = deque()
         self._size = 0
         self._waiting = asyncio.Event()
         self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None
 
     def open(self, size: int) -> task_service_pb2.WorkTasksResponse:
         """The frame that takes `size` more bytes."""
+        self._waiting.set()
+        return self._last(size)
+
+    def later(self, size: int) -> task_service_pb2.WorkTasksResponse:
+        """As `open`, for what can wait a little."""
+        if self._alarm is None and not self._waiting.is_set():
+            self._alarm = asyncio.get_running_loop().call_later(LINGER, self._waiting.set)
+        return self._last(size)
+
+    def _last(self, size: int) -> task_service_pb2.WorkTasksResponse:
         if not self._frames or self._size + size > FRAME_BYTES:
             self._frames.append(task_service_pb2.WorkTasksResponse())
             self._size = 0
         self._size += size
-        self._waiting.set()
         return self._frames[-1]
 
     def close(self) -> None:
         """Nothing more will come; `next` gives what is left, then None."""
         self._closed = True
         self._waiting.set()
+        self._disarm()
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     async def next(self) -> task_service_pb2.WorkTasksResponse | None:
         """The next frame; None after the last."""
@@ -63,6 +84,7 @@ class FrameQueue:
         frame = self._frames.popleft()
         if not self._frames:
             self._size = 0
+            self._disarm()
             if not self._closed:
                 self._waiting.clear()
         return frame
@@ -192,7 +214,11 @@ class WorkStream:
             self._take_update(update)
         if request.results:
             ended = [live for result in request.results if (live := self._take_result(result)) is not None]
-            self._spawn(self._confirm([result.key for result in request.results], ended))
+            keys = [result.key for result in request.results]
+            if ended:
+                self._spawn(self._confirm(keys, ended))
+            else:  # calls: their callers have the answers, and the agent has no reason to hurry
+                self._frames.later(32 * len(keys)).confirmations.extend(keys)
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
@@ -210,28 +236,24 @@ class WorkStream:
         if live is None or live.sink is not self:
             self._refuse(result.key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
             return None
-        state = TaskState(result.state) if result.state in TaskState._value2member_map_ else TaskState.WORKING
-        output = result.output if state is TaskState.COMPLETED else None
+        state, output = _ENDS.get(result.state), None
         problem = problem_from_pb(result.problem) if result.HasField("problem") else None
-        refused: EdgenodeError | None = None
-        if state not in _ENDS:
-            refused = FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
-        elif output is not None:
-            try:
+        try:
+            if state is None:
+                raise FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
+            if state is TaskState.COMPLETED:
+                output = result.output
                 check_output(output, limits=self._engine.book.settings.limits)
-            except EdgenodeError as error:
-                refused = error
-        if refused is not None:
-            self._refuse(result.key, refused.problem)
-            state, output, problem = TaskState.FAILED, None, refused.problem
+        except EdgenodeError as error:
+            self._refuse(result.key, error.problem)
+            state, output, problem = TaskState.FAILED, None, error.problem
         return live if self._engine.dispatcher.result(live, state, output, problem) else None
 
     def _refuse(self, key: task_service_pb2.AttemptKey, problem: Problem) -> None:
         self._frames.open(256).result_problems.add(key=key, problem=problem_to_pb(problem))
 
     async def _confirm(self, keys: list[task_service_pb2.AttemptKey], ended: list[LiveTask]) -> None:
-        if ended:
-            await self._engine.book.finish(self._engine.book.commit_ended(ended))
+        await self._engine.book.finish(self._engine.book.commit_ended(ended))
         self._frames.open(32 * len(keys)).confirmations.extend(keys)
 
     def _was_superseded(self) -> bool:
