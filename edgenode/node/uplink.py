@@ -182,8 +182,22 @@ class Uplink(LinkEvents):
         await self._dialing.stop()
 
     async def redial(self) -> None:
-        """Move to a fresh channel, e.g. after the certificate was renewed."""
-        await self._dialing.redial()
+        """Move to a fresh channel, e.g. after the certificate was renewed; calls wait meanwhile."""
+        self._begin_move()
+        try:
+            await self._dialing.redial()
+        except EdgenodeError:
+            self._end_move()
+            raise
+
+    def _begin_move(self) -> None:
+        self._end_move()
+        self._moving = self._engine.book.after(MOVE_GRACE, self._move_failed)
+
+    def _end_move(self) -> None:
+        if self._moving is not None:
+            self._moving.cancel()
+            self._moving = None
 
     def status(self) -> DialingStatus:
         """How the link is."""
@@ -317,15 +331,14 @@ class Uplink(LinkEvents):
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
         if self._moving is not None:
-            self._moving.cancel()
-            self._moving = None
+            self._end_move()
             # On the next turn: the session counts as up only once this returned.
             self._flush_soon()
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents: nobody waits for what the session carried, unless another follows at once."""
         if problem.reason == MOVED:
-            self._moving = self._engine.book.after(MOVE_GRACE, self._move_failed)
+            self._begin_move()
         else:
             self._exchanges_lost(problem.reason)
 

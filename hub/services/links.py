@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -70,14 +69,6 @@ Apply = Callable[[Intake], Awaitable[Applied]]
 MAX_WAITING = 1000  # frames kept for a node that changes its channel
 
 
-@dataclass(slots=True)
-class _Move:
-    """A node that changes its channel: what was sent meanwhile waits for the session that follows."""
-
-    timer: Timer
-    frames: list[sync_pb2.Frame] = field(default_factory=list)
-
-
 class Links:
     """Gives the accepting end what belongs to each node, and the services a way to reach a node that is connected.
 
@@ -97,7 +88,9 @@ class Links:
         alarm: Alarm,
     ) -> None:
         self._alarm = alarm
-        self._moving: dict[str, _Move] = {}
+        self._moving: dict[str, Timer] = {}
+        # What was sent to a node while its session ended: the session that follows a move takes it.
+        self._waiting: dict[str, list[sync_pb2.Frame]] = {}
         self._fleet = fleet
         self._store = store
         self._view = view
@@ -141,12 +134,12 @@ class Links:
     def send(self, node: str, frame: sync_pb2.Frame) -> bool:
         """Send best effort; False if the node is not connected or its link is full."""
         link = self._connections.get(node)
-        if link is not None:
+        if link is not None and link.established:
             return link.send(frame)
-        move = self._moving.get(node)
-        if move is None or len(move.frames) >= MAX_WAITING:
+        waiting = self._waiting.setdefault(node, []) if link is not None or node in self._moving else None
+        if waiting is None or len(waiting) >= MAX_WAITING:
             return False
-        move.frames.append(frame)
+        waiting.append(frame)
         return True
 
     async def _admit(self, node: str, hello: Hello) -> int:
@@ -161,12 +154,12 @@ class Links:
         self._handlers.node_connected(node, link.peer.applied_version)
         move = self._moving.pop(node, None)
         if move is not None:
-            move.timer.cancel()
+            move.cancel()
             # On the next turn: the session counts as up only once this returned.
-            asyncio.get_running_loop().call_soon(self._send_waiting, node, move)
+            asyncio.get_running_loop().call_soon(self._send_waiting, node)
 
-    def _send_waiting(self, node: str, move: _Move) -> None:
-        for frame in move.frames:
+    def _send_waiting(self, node: str) -> None:
+        for frame in self._waiting.pop(node, ()):
             self.send(node, frame)
 
     def _move_failed(self, node: str, problem: Problem) -> None:
@@ -179,12 +172,12 @@ class Links:
             return
         del self._connections[node]
         if problem.reason == MOVED:
-            timer = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
-            self._moving[node] = _Move(timer)
+            self._moving[node] = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
         else:
             self._gone(node, problem)
 
     def _gone(self, node: str, problem: Problem) -> None:
+        self._waiting.pop(node, None)
         now = self._clock.monotonic()
         # A session that ended for silence has been silent for a lease.
         last_heard = now - self._lease if problem.reason == "LEASE_EXPIRED" else now

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgenode.cli.demo.fleet import Fleet
 from edgenode.link.errors import EdgenodeError
 from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskState
 from tests.e2e.conftest import Site
@@ -152,3 +154,35 @@ async def test_sigterm_drains(site: Site) -> None:
         site.fleet.children["north"].process.send_signal(signal.SIGTERM)
         assert await running == "waited"
         assert await asyncio.wait_for(site.fleet.children["north"].process.wait(), 15) == 0
+
+
+async def test_certificates_are_renewed_without_dropping_work(folder: Path) -> None:
+    """Leaves of a few seconds: every edge renews several times while tasks, calls and messages cross it."""
+    site = Site(Fleet(folder))
+    site.fleet.state("hub").mkdir()
+    (site.fleet.state("hub") / "edgehub.toml").write_text("leaf_ttl_seconds = 10\n")
+    try:
+        await site.start()
+        async with site.client("south") as south, site.client("north") as north:
+            await eventually(south, "odd.echo")
+            first = generation(site, "north")
+            tasks, published = [], 0
+            until = asyncio.get_running_loop().time() + 20
+            while asyncio.get_running_loop().time() < until:
+                text = str(len(tasks))
+                assert await south.call("odd.echo", {"text": text}, scope=Scope.FLEET, timeout=20) == text
+                tasks.append(await south.submit("odd.echo", {"text": text}, scope=Scope.FLEET))
+                receipt = await north.publish("renewal.tick", {"n": published}, level=Level.DURABLE_HUB)
+                assert receipt.level is Level.DURABLE_HUB
+                published += 1
+            assert await asyncio.gather(*(task.result(30) for task in tasks)) == [str(n) for n in range(len(tasks))]
+            assert generation(site, "north") >= first + 2
+    finally:
+        await site.proxy.cut()
+        await site.fleet.stop()
+
+
+def generation(site: Site, node: str) -> int:
+    number = json.loads((site.fleet.state(node) / "identity" / "identity.json").read_text())["generation"]
+    assert isinstance(number, int)
+    return number

@@ -195,7 +195,9 @@ class LinkSession:
         self._disconnect(frame.problem)
 
     def _on_too_late(self, frame: f.Frame) -> None:
-        """After our GoAway nothing counts any more."""
+        """After our GoAway nothing counts any more, but for answers to what was asked before a move."""
+        if isinstance(frame, f.Passthrough) and self._problem is not None and self._problem.reason == e.MOVED:
+            self._effects.append(e.Deliver(frame))
 
     def _closing_written(self, event: e.Writable) -> None:
         self._written(event)

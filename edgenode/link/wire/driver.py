@@ -23,7 +23,7 @@ from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import EdgenodeError, Internal
-from edgenode.link.model.frames import Hello, Pace, RegistryDelta
+from edgenode.link.model.frames import Hello, Pace, Passthrough, RegistryDelta
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import Clock, Inbox, Outbox
@@ -256,6 +256,8 @@ class SessionDriver:
         try:
             if self._timer is not None:
                 self._timer.cancel()
+            if self._problem is not None and self._problem.reason == protocol.MOVED and not writer.done():
+                await self._unwritten.drained(self._settings.finish_timeout)
             idle = not self._unwritten and not writer.done()
             writer.cancel()
             await asyncio.wait({writer})
@@ -306,7 +308,13 @@ class SessionDriver:
         except EdgenodeError as error:
             self.close(replace(error.problem, reason="PROTOCOL_ERROR", message=str(error)))
             return
-        if frame is not None:
+        if frame is None:
+            return
+        moved = self._problem is not None and self._problem.reason == protocol.MOVED
+        if moved and isinstance(frame, Passthrough):
+            # The session is over, the stream not yet: answers that were on their way belong to those who wait for them.
+            self._deliver(protocol.Deliver(frame))
+        else:
             self.post(protocol.Received(frame))
 
     async def _write(self) -> None:

@@ -23,6 +23,8 @@ class FrameQueue:
         self._message_bytes = message_bytes
         self._frames: deque[sync_pb2.Frame] = deque()
         self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
         self.carried = 0  # best-effort frames that wait
 
     def __len__(self) -> int:
@@ -34,6 +36,7 @@ class FrameQueue:
             self.carried += 1
         self._frames.append(frame)
         self._filled.set()
+        self._drained.clear()
 
     async def write_to(self, stream: Stream, written: Callable[[int], None]) -> None:
         """Writes for ever, calling `written(count)` after each message that the transport took."""
@@ -41,7 +44,16 @@ class FrameQueue:
             await self._filled.wait()
             frames = self._take()
             await stream.write(frames)
+            if not self._frames:
+                self._drained.set()
             written(len(frames))
+
+    async def drained(self, timeout: float) -> None:
+        """Returns when everything was written, or `timeout` seconds have passed."""
+        try:
+            await asyncio.wait_for(self._drained.wait(), timeout)
+        except TimeoutError:
+            return
 
     def _take(self) -> list[sync_pb2.Frame]:
         frames = [self._frames.popleft()]
