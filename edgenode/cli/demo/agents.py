@@ -15,9 +15,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import psutil
-
+from edgenode.link.errors import FailedPrecondition
 from edgenode.sdk import Agent, Client, errors
+
+try:
+    import psutil
+except ModuleNotFoundError as error:
+    raise FailedPrecondition(
+        "EXTRA_MISSING", "the demo needs psutil, which is not installed", hint="pip install 'edgenode[demo]'"
+    ) from error
 
 READING_PAUSE = 0.02  # seconds between two rounds of readings
 
