@@ -194,9 +194,10 @@ class _Subscription:
                 self._wake.clear()
                 if self._problem is not None:
                     raise self._problem
-                if self._name and self._acknowledged > stored:
-                    stored = min(self._acknowledged, self._after)
-                    await self._desk.store.acknowledge(self._name, stored)
+                if self._name and stored < (due := min(self._acknowledged, self._after)):
+                    await self._desk.store.acknowledge(self._name, due)
+                    stored = due
+                    continue  # the last acknowledgement may have come meanwhile, with the end behind it
                 if self._ended:
                     return
                 response = await self._next() if self._credits > 0 else None

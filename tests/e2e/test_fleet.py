@@ -12,7 +12,7 @@ import pytest
 
 from edgenode.cli.demo.fleet import Fleet
 from edgenode.link.errors import EdgenodeError
-from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskState
+from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskHandle, TaskState
 from tests.e2e.conftest import Site
 
 pytestmark = pytest.mark.timeout(120)
@@ -166,7 +166,8 @@ async def test_certificates_are_renewed_without_dropping_work(folder: Path) -> N
         async with site.client("south") as south, site.client("north") as north:
             await eventually(south, "odd.echo")
             first = generation(site, "north")
-            tasks, published = [], 0
+            tasks: list[TaskHandle] = []
+            published = 0
             until = asyncio.get_running_loop().time() + 20
             while asyncio.get_running_loop().time() < until:
                 text = str(len(tasks))

@@ -75,7 +75,7 @@ class ServerSettings:
             ("grpc.keepalive_time_ms", _ms(self.keepalive_interval)),
             ("grpc.keepalive_timeout_ms", _ms(self.keepalive_timeout)),
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
+            ("grpc.http2.min_ping_interval_without_data_ms", _ms(self.min_ping_interval)),
         ]
         if self.max_connection_age is not None:
             options.append(("grpc.max_connection_age_ms", _ms(self.max_connection_age)))

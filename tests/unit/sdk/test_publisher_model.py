@@ -87,9 +87,8 @@ class Rig:
         self.publisher.opened()
 
     def forget(self) -> None:
-        """The node gets a new store; what it stored stays written down under the old producer."""
-        if self.node.producer:
-            self.node.stored[f"lost {len(self.node.stored)}"] = self.node.stored.pop(self.node.producer)
+        """The node gets a new store; what it stored stays written down as lost."""
+        self.node.stored = {f"lost {number}": stored for number, stored in enumerate(self.node.stored.values())}
         self.reopen()
 
 

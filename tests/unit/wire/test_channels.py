@@ -139,7 +139,16 @@ def test_keepalive_of_clients_is_twice_what_servers_allow() -> None:
     client = dict(ChannelSettings().options())
     server = dict(ServerSettings().options())
     assert 60_000 <= client["grpc.keepalive_time_ms"] <= 120_000
-    assert server["grpc.http2.min_recv_ping_interval_without_data_ms"] * 2 <= client["grpc.keepalive_time_ms"]
+    assert server["grpc.http2.min_ping_interval_without_data_ms"] * 2 <= client["grpc.keepalive_time_ms"]
+
+
+def test_grpc_knows_every_option_by_its_name() -> None:
+    """A misspelt option is passed over in silence."""
+    (library,) = Path(grpc.__file__).parent.glob("_cython/cygrpc*.so")
+    binary = library.read_bytes()
+    settings = ServerSettings(max_connection_age=1.0, max_concurrent_streams=1)
+    for name, _ in [*ChannelSettings().options(), *settings.options()]:
+        assert name.encode() + b"\0" in binary, name
 
 
 async def test_messages_beyond_4_mib_pass_and_beyond_8_mib_do_not(short_dir: Path) -> None:
