@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts.benchmarks.processes import Bed, Child, CpuMeter
 from scripts.benchmarks.results import Floor, Metric
 
-MIB = 1 << 20
+MB = 1_000_000
 IDLE_SECONDS = 10.0
 
 
@@ -82,8 +82,8 @@ def _lone_rounds(metric: Metric, rounds: int, kind: str, count: int, client: Chi
 
 def idle(edge: Child) -> list[Metric]:
     """An edge that nobody uses: memory, CPU."""
-    resident = Metric("edge RSS idle after start", "MiB", Floor(70, least=False))
-    resident.add(edge.resident_bytes() / MIB)
+    resident = Metric("edge RSS idle after start", "MB", Floor(70, least=False))
+    resident.add(edge.resident_bytes() / MB)
     cpu = Metric(f"edge CPU idle, {IDLE_SECONDS:g} s", "% of a core")
     before = edge.cpu_seconds()
     time.sleep(IDLE_SECONDS)
@@ -93,8 +93,8 @@ def idle(edge: Child) -> list[Metric]:
 
 def after(edge: Child) -> list[Metric]:
     """Memory of an edge that has worked."""
-    resident = Metric("edge RSS after the cases", "MiB")
-    resident.add(edge.resident_bytes() / MIB)
+    resident = Metric("edge RSS after the cases", "MB")
+    resident.add(edge.resident_bytes() / MB)
     return [resident]
 
 
@@ -111,8 +111,8 @@ def installed() -> list[Metric]:
     """What the packages an edge needs take on disk, compiled files included."""
     names = required("edgenode")
     size = sum(_size(importlib.metadata.distribution(name)) for name in names)
-    metric = Metric("core dependencies installed", "MiB")
-    metric.add(size / MIB, packages=len(names))
+    metric = Metric("core dependencies installed", "MB")
+    metric.add(size / MB, packages=len(names))
     return [metric]
 
 
