@@ -72,7 +72,8 @@ def closing(verdict: Verdict) -> str:
         for total in verdict.totals
     )
     lines.append("")
-    lines.append(f"{verdict.checked} results worked out a second time, by other means: all the same.")
+    lines.append(f"{verdict.checked} results worked out a second time, by other means; {verdict.differing} differ.")
+    lines.append(f"{verdict.balanced} hops in the ledgers of hub, north and south add up; {verdict.unbalanced} do not.")
     lines.extend(f"WRONG: {problem}" for problem in verdict.wrong)
     lines.append("Every number adds up, nothing was lost." if verdict.passed else f"FAILED, lost: {verdict.lost}")
     return "\n".join(lines)

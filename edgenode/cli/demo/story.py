@@ -233,4 +233,5 @@ class Story:
                 continue  # it parses but does not compile: there is nothing to compare with
             verdict.checked += 1
             if expected != (answer.lines, answer.functions, answer.branches):
+                verdict.differing += 1
                 verdict.wrong.append(f"{path}: the agent says {answer}, a second count {expected}")

@@ -29,6 +29,9 @@ class Verdict:
     totals: list[Total] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     checked: int = 0  # results worked out a second time
+    differing: int = 0  # of them
+    balanced: int = 0  # hops of the ledgers
+    unbalanced: int = 0
 
     @property
     def lost(self) -> int:
@@ -84,6 +87,8 @@ def ledgers(verdict: Verdict, owner: str, lines: Iterable[admin_pb2.LedgerLine])
     """Every hop of a ledger must balance, and nothing may be on its way. What a log keeps for later readers is not."""
     for line in lines:
         name = f"{owner}: {line.hop}{' ' + line.peer if line.peer else ''}"
+        verdict.balanced += line.balanced
+        verdict.unbalanced += not line.balanced
         if not line.balanced:
             verdict.wrong.append(f"{name} does not balance")
         if line.pending_count and (line.hop == "tasks" or line.hop.endswith("link")):
