@@ -24,7 +24,7 @@ def main() -> int:
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
     try:
-        metrics = measure(chosen, arguments.rounds, arguments.dir)
+        metrics = measure(chosen, cases.Effort(arguments.rounds, arguments.scale), arguments.dir)
     except Failed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -40,7 +40,7 @@ def main() -> int:
     return 1 if arguments.check and missed else 0
 
 
-def measure(chosen: list[str], rounds: int, root: Path) -> list[Metric]:
+def measure(chosen: list[str], effort: cases.Effort, root: Path) -> list[Metric]:
     """Run cases on one edge; its footprint before and after them. Raises Failed."""
     metrics = [cases.bare_fsync(root)]
     footprint = "footprint" in chosen
@@ -51,11 +51,11 @@ def measure(chosen: list[str], rounds: int, root: Path) -> list[Metric]:
         for name in chosen:
             if name in TRAFFIC:
                 _say(name)
-                metrics += TRAFFIC[name](bed, rounds)
+                metrics += TRAFFIC[name](bed, effort)
         if footprint and len(chosen) > 1:
             metrics += cases.after(bed.edge)
     if footprint:
-        metrics += cases.starts(root, rounds) + cases.installed()
+        metrics += cases.starts(root, effort.rounds) + cases.installed()
     return metrics
 
 
@@ -85,7 +85,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path("/tmp"), help="where the state directories are made; a real disk (/tmp)"
     )
-    return parser.parse_args()
+    parser.add_argument("--scale", type=float, default=1.0, help="share of each round's usual number of items (1)")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1 or arguments.scale <= 0:
+        parser.error("at least one round, and a scale above 0")
+    if not arguments.dir.is_dir():
+        parser.error(f"--dir: there is no directory {arguments.dir}")
+    return arguments
 
 
 if __name__ == "__main__":

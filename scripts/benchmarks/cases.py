@@ -1,4 +1,4 @@
-"""The cases. Each takes the bed it runs on and the number of rounds, and gives its figures."""
+"""The cases. Each takes the bed it runs on and how much to do, and gives its figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchmarks.processes import Bed, Child, CpuMeter
@@ -19,47 +20,56 @@ MB = 1_000_000
 IDLE_SECONDS = 10.0
 
 
-def publish(bed: Bed, rounds: int) -> list[Metric]:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to do: rounds that count, and the share of each round's usual number of items."""
+
+    rounds: int
+    scale: float = 1.0
+
+
+def publish(bed: Bed, effort: Effort) -> list[Metric]:
     """Durable messages: fsync before each acknowledgement."""
     client = bed.client()
     metric = Metric("publish, 8192 at once", "msg/s", Floor(40_000))
     alone = Metric("publish, one at a time: p50", "ms")
-    _rounds(metric, rounds, "publish", 200_000, 8192, client, [bed.edge])
-    _lone_rounds(alone, rounds, "publish", 500, client, [bed.edge])
+    _rounds(metric, effort, "publish", 200_000, 8192, client, [bed.edge])
+    _lone_rounds(alone, effort, "publish", 500, client, [bed.edge])
     bed.end([client])
     return [metric, alone]
 
 
-def call(bed: Bed, rounds: int) -> list[Metric]:
+def call(bed: Bed, effort: Effort) -> list[Metric]:
     """Calls to one agent: never stored."""
     agents = bed.agents(1)
     client = bed.client()
     many = Metric("call, 64 at once", "calls/s", Floor(8_000))
     alone = Metric("call, one at a time: p50", "ms")
-    _rounds(many, rounds, "call", 20_000, 64, client, [bed.edge, *agents])
-    _lone_rounds(alone, rounds, "call", 1_000, client, [bed.edge, *agents])
+    _rounds(many, effort, "call", 20_000, 64, client, [bed.edge, *agents])
+    _lone_rounds(alone, effort, "call", 1_000, client, [bed.edge, *agents])
     bed.end([client, *agents])
     return [many, alone]
 
 
-def task(bed: Bed, rounds: int) -> list[Metric]:
+def task(bed: Bed, effort: Effort) -> list[Metric]:
     """Durable tasks: submitted, run by one of two agents, result seen."""
     agents = bed.agents(2)
     client = bed.client()
     many = Metric("task, 2048 at once", "tasks/s", Floor(2_000))
     alone = Metric("task, one at a time: p50", "ms")
-    _rounds(many, rounds, "task", 10_000, 2048, client, [bed.edge, *agents])
-    _lone_rounds(alone, rounds, "task", 300, client, [bed.edge, *agents])
+    _rounds(many, effort, "task", 10_000, 2048, client, [bed.edge, *agents])
+    _lone_rounds(alone, effort, "task", 300, client, [bed.edge, *agents])
     bed.end([client, *agents])
     return [many, alone]
 
 
 def _rounds(
-    metric: Metric, rounds: int, kind: str, count: int, at_once: int, client: Child, others: list[Child]
+    metric: Metric, effort: Effort, kind: str, count: int, at_once: int, client: Child, others: list[Child]
 ) -> None:
-    """One round to warm up, then `rounds` that count."""
+    """One round to warm up, then those that count."""
+    count = max(int(count * effort.scale), at_once)
     client.ask({"kind": kind, "count": count // 4, "at_once": at_once})
-    for _ in range(rounds):
+    for _ in range(effort.rounds):
         meter = CpuMeter([client, *others])
         seconds = client.ask({"kind": kind, "count": count, "at_once": at_once})["seconds"]
         own, elsewhere = meter.read()
@@ -70,8 +80,9 @@ def _rounds(
         metric.add(count / seconds, **spent, **{"cores busy elsewhere": elsewhere})
 
 
-def _lone_rounds(metric: Metric, rounds: int, kind: str, count: int, client: Child, others: list[Child]) -> None:
-    for _ in range(rounds):
+def _lone_rounds(metric: Metric, effort: Effort, kind: str, count: int, client: Child, others: list[Child]) -> None:
+    count = max(int(count * effort.scale), 10)
+    for _ in range(effort.rounds):
         meter = CpuMeter([client, *others])
         answer = client.ask({"kind": kind, "count": count, "at_once": 1})
         _, elsewhere = meter.read()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 
 EDGENODE = str(Path(sysconfig.get_path("scripts")) / "edgenode")
 STOP_TIMEOUT = 20.0
+ANSWER_TIMEOUT = 120.0  # seconds until a process that says nothing is killed
 
 
 class Failed(Exception):
@@ -43,11 +45,16 @@ class Child:
         self.start_seconds = time.perf_counter() - started
 
     def expect(self, prefix: str) -> str:
-        """The next line that begins with `prefix`. Raises Failed when the process ends before."""
+        """The next line that begins with `prefix`. Raises Failed when the process ends or is killed before."""
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(prefix):
-                return line
+        patience = threading.Timer(ANSWER_TIMEOUT, self.process.kill)
+        patience.start()
+        try:
+            for line in self.process.stdout:
+                if line.startswith(prefix):
+                    return line
+        finally:
+            patience.cancel()
         tail = self._log.read_text(errors="replace").strip().splitlines()[-5:]
         raise Failed(f"{self.name} ended before it said {prefix!r}: {' | '.join(tail)}")
 

@@ -1,0 +1,29 @@
+"""The bench at a hundredth of its size: every kind of traffic, real processes, an honest exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.architecture.source import ROOT
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_every_kind_of_traffic_is_measured() -> None:
+    ended = bench("publish", "call", "task", "--rounds", "1", "--scale", "0.01", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    measured = {metric["name"].partition(",")[0]: metric["median"] for metric in told["metrics"]}
+    assert {"publish", "call", "task"} < set(measured)
+    assert all(value > 0 for value in measured.values())
+    assert set(told["missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
+
+
+def test_wrong_arguments_are_refused() -> None:
+    for arguments in (("nonsense",), ("--rounds", "0"), ("--dir", "/nonexistent")):
+        assert bench(*arguments).returncode == 2
