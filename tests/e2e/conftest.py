@@ -44,6 +44,9 @@ class Site:
     async def start_edge(self, node: str) -> None:
         await self.fleet.start_edge(node, self.proxy.port if node == "north" else self.hub_port)
 
+    async def start_hub_again(self) -> None:
+        await self.fleet.serve_hub(f"127.0.0.1:{self.hub_port}", self.fleet.enroll_address)
+
     async def start_agent(self) -> None:
         where = ["--state", str(self.fleet.state("north"))]
         agent = await self.fleet.spawn("odd", EDGENODE, "agent", "run", f"{SKILLS}:agent", *where)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgenode.cli.demo.fleet import Fleet
+from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
 from edgenode.link.errors import EdgenodeError
 from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskHandle, TaskState
 from tests.e2e.conftest import Site
@@ -110,12 +110,16 @@ async def test_everything_survives_killing_everything(site: Site) -> None:
         more = await asyncio.gather(
             *(south.submit("odd.echo", {"text": str(n)}, scope=Scope.FLEET) for n in range(300, 400))
         )
+        await site.fleet.children["hub"].kill()
+        await site.start_hub_again()
         await site.fleet.children["north"].kill()
         await site.start_edge("north")
         results = await asyncio.gather(*(south.task(handle.task_id).result(60) for handle in [*handles, *more]))
         assert results == [str(n) for n in range(400)]
         again = await south.submit("odd.echo", {"text": "7"}, scope=Scope.FLEET, idempotency_key="k7")
         assert again.task_id == handles[7].task_id
+    for command, place in ((EDGENODE, "north"), (EDGENODE, "south"), (EDGEHUB, "hub")):
+        await site.fleet.run(command, "ledger", "--state", str(site.fleet.state(place)))  # fails unless it adds up
 
 
 async def test_edges_work_on_while_the_link_is_cut(site: Site) -> None:

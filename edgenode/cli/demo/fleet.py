@@ -88,8 +88,12 @@ class Fleet:
     async def start_hub(self) -> int:
         """Make a hub and serve it; the port of its sync listener."""
         await self.run(EDGEHUB, "init", "--state", str(self.state("hub")), "--domain", DOMAIN)
-        listen = ["--listen", "127.0.0.1:0", "--enroll-listen", "127.0.0.1:0"]
-        hub = await self.spawn("hub", EDGEHUB, "serve", "--state", str(self.state("hub")), *listen)
+        return await self.serve_hub("127.0.0.1:0", "127.0.0.1:0")
+
+    async def serve_hub(self, listen: str, enroll: str) -> int:
+        """Serve the hub that was made; the port of its sync listener."""
+        where = ["--state", str(self.state("hub")), "--listen", listen, "--enroll-listen", enroll]
+        hub = await self.spawn("hub", EDGEHUB, "serve", *where)
         ready = await hub.ready()
         self.enroll_address = ready["enroll"]
         return int(ready["listen"].rpartition(":")[2])
