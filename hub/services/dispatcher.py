@@ -17,6 +17,7 @@ from edgenode.link.model.lanes import Applied, Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
 from hub.services.alarm import Alarm
+from hub.services.background import Background
 from hub.services.entries import EntryReader
 from hub.services.mover import Mover, conflict, duplicate_of
 from hub.services.moves import Offered, Returned
@@ -69,6 +70,7 @@ class Dispatcher:
         self._appended = appended
         self._settings = settings
         self._listeners: list[Callable[[Change], None]] = []
+        self._background = Background()
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._deadline = 0.0
@@ -96,6 +98,7 @@ class Dispatcher:
         if worker is not None:
             worker.cancel()
             await asyncio.wait({worker})
+        await self._background.close()
 
     def on_change(self, listener: Callable[[Change], None]) -> None:
         """Call `listener` for each committed change."""
@@ -198,6 +201,10 @@ class Dispatcher:
     # --- committing ---
 
     async def _commit(self, selection: Selection, decide: Decide, intake: Intake | None = None) -> Committed:
+        """One transaction, and memory after it, also when the caller is gone by then: a row nobody counted waits for ever."""
+        return await self._background.finish(self._transact(selection, decide, intake), "task transaction")
+
+    async def _transact(self, selection: Selection, decide: Decide, intake: Intake | None) -> Committed:
         committed = await self._store.transact(selection, decide, intake)
         self._placement.note(committed.changes)
         for node, last in committed.appended.items():

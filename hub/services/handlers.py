@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from msgspec import structs
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
 from hub.services.alarm import Alarm
+from hub.services.background import Background
 from hub.services.calls import CallRouter
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher
@@ -65,32 +64,31 @@ class FleetHandlers:
         self._send = send
         self._hub = hub
         self._links = links
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._lease_timer: Timer | None = None
 
     def start(self) -> None:
         """Begin to watch the leases of nodes that are not connected; deal with what a stop left behind."""
         self._watch_leases()
-        self._start(self._take_rejected(""), "entries refused before the start")
+        self._background.start(self._take_rejected(""), "entries refused before the start")
 
     async def stop(self) -> None:
         """Wait for what is under way."""
-        if self._background:
-            await asyncio.wait(self._background)
+        await self._background.close()
 
     # --- comings and goings ---
 
     def node_connected(self, node: str, applied_version: int) -> None:
         """See LinkHandlers."""
         self._dispatcher.node_back(node)
-        self._start(self._desired.node_connected(node, applied_version), f"desired state of {node}")
+        self._background.start(self._desired.node_connected(node, applied_version), f"desired state of {node}")
 
     def node_disconnected(self, node: str, problem: Problem) -> None:
         """See LinkHandlers."""
         _log.info("%s is gone: %s", node, problem)
         self._calls.lost(node)
         age = self._view.staleness(node, self._clock.monotonic())
-        self._start(self._fleet.touch({node: self._clock.wall() - age}), f"last contact of {node}")
+        self._background.start(self._fleet.touch({node: self._clock.wall() - age}), f"last contact of {node}")
         self._watch_leases()
 
     def _watch_leases(self) -> None:
@@ -111,7 +109,7 @@ class FleetHandlers:
 
     def rejected(self, node: str) -> None:
         """The node refused entries; the store has kept them."""
-        self._start(self._take_rejected(node), f"entries refused by {node}")
+        self._background.start(self._take_rejected(node), f"entries refused by {node}")
 
     async def _take_rejected(self, node: str) -> None:
         while rejected := await self._links.rejected(node, REJECTED_BATCH):
@@ -158,18 +156,3 @@ class FleetHandlers:
     async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:
         """See LinkHandlers."""
         await self._desired.reported(node, report)
-
-    # --- work that a callback may not wait for ---
-
-    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
-        task = asyncio.create_task(self._guarded(work, name), name=name)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _guarded(self, work: Coroutine[object, object, None], name: str) -> None:
-        try:
-            await work
-        except EdgenodeError as error:
-            _log.warning("%s: %s", name, error)
-        except Exception:
-            _log.exception("%s failed", name)

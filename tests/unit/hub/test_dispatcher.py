@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.link.model.agent import AgentView
+from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.ports import SystemClock
+from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.wire.tasks import TaskLimits
+from hub.services.alarm import Alarm
+from hub.services.dispatcher import Dispatcher, DispatcherSettings
+from hub.services.entries import EntryCodec, EntryReader, pack
+from hub.services.mover import Mover
+from hub.services.placement import Placement
+from hub.services.view import FleetView, KnownAgent
+from hub.store.records import Intake, TaskRecord
+from hub.store.schema import open_database
+from hub.store.tasks import SqliteTaskStore, task_log
+
+AVOID_SECONDS = 0.1
+REASSIGN_SECONDS = 0.2
+
+
+class Desk:
+    """A dispatcher over a store in memory, with the fleet it knows."""
+
+    def __init__(self, database: Database) -> None:
+        clock = SystemClock()
+        rng = random.Random(1)
+        self.database = database
+        self.view = FleetView(lease=15.0)
+        self.placement = Placement(self.view, rng)
+        self.alarm = Alarm(clock)
+        self.store = SqliteTaskStore(database, pack(clock), lambda: f"{rng.getrandbits(64):016x}")
+        self.dispatcher = Dispatcher(
+            self.store,
+            Mover("hub", EntryCodec("hub"), AVOID_SECONDS),
+            self.placement,
+            self.view,
+            EntryReader(TaskLimits()),
+            clock,
+            self.alarm,
+            lambda node, lane, last: None,
+            DispatcherSettings(reassign_after=REASSIGN_SECONDS, sweep_interval=3600.0),
+        )
+        self._sent: dict[str, int] = {}
+
+    def join(self, node: str, skill: str = "code.metrics") -> None:
+        """The node has a session and an agent."""
+        self.view.connected(node, time.monotonic())
+        view = AgentView(f"nodes/{node}/agents/code", frozenset({skill}))
+        self.view.apply([KnownAgent(node, view, b"", 1, 1)], [])
+        self.dispatcher.node_back(node)
+
+    def lose(self, node: str) -> None:
+        """The node's lease runs out."""
+        now = time.monotonic()
+        self.view.disconnected(node, now - 60.0, now)
+        self.view.expire(now)
+        self.dispatcher.node_unreachable(node)
+
+    async def take(self, node: str, *entries: sync_pb2.TaskEntry) -> None:
+        """Entries of the node's task lane."""
+        base = self._sent.get(node, 0) + 1
+        self._sent[node] = base + len(entries) - 1
+        payload = sync_pb2.TaskEntryBatch(entries=entries).SerializeToString()
+        await self.dispatcher.apply(Intake(node, Lane.TASK, f"of-{node}", base, (Segment(len(entries), payload, 1.0),)))
+
+    async def offer(self, task_id: str, origin: str = "south", **spec: object) -> None:
+        wanted = task_pb2.TaskSpec(**{"skill": "code.metrics", **spec})  # type: ignore[arg-type]
+        await self.take(origin, sync_pb2.TaskEntry(offer=sync_pb2.TaskOffer(task_id=task_id, spec=wanted)))
+
+    async def give_back(self, node: str, task_id: str, fence: int) -> None:
+        await self.take(node, sync_pb2.TaskEntry(returned=sync_pb2.TaskReturn(task_id=task_id, fence=fence)))
+
+    async def task(self, task_id: str) -> TaskRecord:
+        return await self.dispatcher.get(task_id)
+
+    async def until(self, task_id: str, condition: Callable[[TaskRecord], object]) -> TaskRecord:
+        """Wait until the task is as wanted; fails after ten seconds."""
+        deadline = time.monotonic() + 10.0
+        while not condition(task := await self.task(task_id)):
+            assert time.monotonic() < deadline, f"it never came so far: {task}"
+            await asyncio.sleep(0.005)
+        return task
+
+    async def told(self, node: str) -> list[sync_pb2.TaskEntry]:
+        """Entries in the node's log."""
+
+        def read(connection: object) -> list[Segment]:
+            log = logs.ensure_log(connection, task_log(node), "none")  # type: ignore[arg-type]
+            return list(logs.read(connection, log.log_id, 0, 1 << 20, 1 << 30).segments)  # type: ignore[arg-type]
+
+        segments = await self.database.write(read)
+        return [entry for part in segments for entry in sync_pb2.TaskEntryBatch.FromString(part.payload).entries]
+
+
+@pytest.fixture
+async def desk() -> AsyncIterator[Desk]:
+    database = await open_database(None, 1 << 26)
+    made = Desk(database)
+    await made.dispatcher.start()
+    try:
+        yield made
+    finally:
+        await made.dispatcher.stop()
+        made.alarm.close()
+        await database.close()
+
+
+async def test_a_task_whose_submitter_left_during_the_commit_is_moved_all_the_same(desk: Desk) -> None:
+    desk.join("north")
+    record = TaskRecord("t", "hub", Demand("code.metrics"), 5, submit_time=time.time(), spec=b"")
+    submitting = asyncio.create_task(desk.dispatcher.submit([record]))
+    await asyncio.sleep(0)  # by now the transaction is on its way
+    submitting.cancel()
+    await asyncio.wait({submitting})
+    assert submitting.cancelled()
+    assert (await desk.until("t", lambda task: task.holder)).holder == "north"
