@@ -176,7 +176,7 @@ class Node:
         if identity is not None and config.node and config.node != identity.node:
             raise other_node(identity.node, config.node)
 
-        database = await _opened(config)
+        database = await open_store(config)
         stack.push_async_callback(database.close)
         joined = identity.node if identity is not None else ""
         boot = await database.write(
@@ -291,18 +291,6 @@ class Node:
 
     def _new_id(self) -> str:
         return make_id(self._clock.wall(), self._rng.getrandbits(80))
-
-
-async def _opened(config: NodeConfig) -> Database:
-    """The store. Its thread must not be left behind by a start that is cut short, so opening comes to its end."""
-    opening = asyncio.ensure_future(open_store(config))
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        await asyncio.wait([opening])
-        if not opening.cancelled() and opening.exception() is None:
-            await opening.result().close()
-        raise
 
 
 def _letter(live: LiveTask, now_time: float) -> dead_letters.Letter:

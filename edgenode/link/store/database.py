@@ -86,15 +86,25 @@ class Database:
         Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW, STATE_DAMAGED).
         """
         database = cls(str(path), migrations, application_id, limit_bytes)
+        opening = asyncio.ensure_future(database._open(Path(path), quarantine))
         try:
-            await database._connect()
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # The thread that opens the file cannot be interrupted, and must not be left behind.
+            await asyncio.wait([opening])
+            await database.close()
+            raise
+        return database
+
+    async def _open(self, path: Path, quarantine: bool) -> None:
+        try:
+            await self._connect()
         except DataLoss as error:
             if not quarantine or error.reason != "STATE_DAMAGED":
                 raise
-            database.quarantined = _move_aside(Path(path))
-            _log.error("store damaged, moved to %s; starting with a new one", database.quarantined)
-            await database._connect()
-        return database
+            self.quarantined = _move_aside(path)
+            _log.error("store damaged, moved to %s; starting with a new one", self.quarantined)
+            await self._connect()
 
     @property
     def path(self) -> str:

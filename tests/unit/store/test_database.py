@@ -122,3 +122,14 @@ async def test_space_is_given_back_after_a_drain(tmp_path: Path) -> None:
     await database.close()
     assert (tmp_path / "a.db").stat().st_size < 4 << 20
     assert not (tmp_path / "a.db-wal").exists()
+
+
+async def test_an_opening_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
+    for turns in range(12):
+        opening = asyncio.ensure_future(open_database(tmp_path / "a.db"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+    await (await open_database(tmp_path / "a.db")).close()
