@@ -25,7 +25,7 @@ from edgenode.link.model.task import Level, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.protocol.timers import Timer, Timers
-from edgenode.link.store.database import Database
+from edgenode.link.store.database import Database, Statement
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import task_entries, task_store
 from edgenode.node.task_state import LiveTask
@@ -144,10 +144,10 @@ class TaskBook:
         for listener in live.listeners:
             listener(live)
 
-    async def write(self, lives: Sequence[LiveTask], entries: Sequence[sync_pb2.TaskEntry] = ()) -> int:
+    async def write(self, lives: Sequence[LiveTask], entries: Sequence[sync_pb2.TaskEntry] = ()) -> None:
         """Store tasks as they stand, and entries for the hub, in one transaction; again until the store takes it.
 
-        Returns the last entry's sequence, 0 without entries. Raises Unavailable (STORE_CLOSED) once the node stops.
+        Raises Unavailable (STORE_CLOSED) once the node stops.
         """
         rows = [task_store.update_row(live) for live in lives]
         dead = [live for live in lives if live.state is TaskState.DEAD_LETTERED]
@@ -159,18 +159,41 @@ class TaskBook:
                 self._on_dead_letter(connection, live)
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
+        self.appended(await self._insist(store, len(rows)))
+
+    async def write_offers(self, lives: Sequence[LiveTask]) -> None:
+        """As `write`, with an offer for each task; where it stands in the log is stored with it."""
+        rows = [task_store.update_row(live) for live in lives]
+        offers = [task_entries.offer(live) for live in lives]
+        now_time = self.clock.wall()
+
+        def store(connection: sqlite3.Connection) -> int:
+            task_store.update(connection, rows)
+            last = task_entries.append(connection, TASK_LOG, offers, now_time)
+            first = last - len(lives) + 1
+            task_store.set_offer_sequences(connection, [(first + n, live.task_id) for n, live in enumerate(lives)])
+            return last
+
+        last = await self._insist(store, len(rows))
+        for number, live in enumerate(lives):
+            live.offer_sequence = last - len(lives) + 1 + number
+        self.appended(last)
+
+    def appended(self, last: int) -> None:
+        """A commit appended to the task log up to `last`; 0 for nothing."""
+        if last and self.uplink is not None:
+            self.uplink.appended(last)
+
+    async def _insist(self, store: Statement[T], count: int) -> T:
+
         while True:
             try:
-                last = await self.database.write(store)
-                break
+                return await self.database.write(store)
             except EdgenodeError as error:
                 if self.stopped:
                     raise
-                _log.error("could not store %d task changes, trying again: %s", len(rows), error)
+                _log.error("could not store %d task changes, trying again: %s", count, error)
                 await asyncio.sleep(_STORE_RETRY)
-        if last and self.uplink is not None:
-            self.uplink.appended(last)
-        return last
 
     def tell_watchers(self, live: LiveTask) -> None:
         """The task changed."""

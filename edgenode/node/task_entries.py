@@ -24,6 +24,7 @@ from edgenode.link.store.logs import Fresh
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from edgenode.node import task_store
+from edgenode.node.message_log import PARENT
 from edgenode.node.task_state import LiveTask
 
 SEGMENT_BYTES = 256 * 1024
@@ -84,6 +85,11 @@ def append(connection: sqlite3.Connection, log: str, entries: Sequence[sync_pb2.
         return 0
     base = logs.append(connection, logs.log_state(connection, log).log_id, pack(entries, accepted))
     return base + len(entries) - 1
+
+
+def acknowledged(connection: sqlite3.Connection, log: str) -> int:
+    """Up to where the hub has the task log."""
+    return logs.consumers(connection, logs.log_state(connection, log).log_id).get(PARENT, 0)
 
 
 def unpack(fresh: Fresh) -> tuple[list[tuple[int, sync_pb2.TaskEntry]], list[Rejection]]:

@@ -43,9 +43,8 @@ class HubTasks:
         for live in lives:
             self._dispatcher.discard(live)
             live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
-        last = await self._book.write(lives, [task_entries.offer(live) for live in lives])
-        for number, live in enumerate(lives):
-            live.offer_sequence = last - len(lives) + 1 + number
+        await self._book.write_offers(lives)
+        for live in lives:
             self.note_offer(live)
 
     def acknowledged(self, sequence: int) -> None:
@@ -92,8 +91,7 @@ class HubTasks:
         if ended:
             # Not awaited: a crash before it costs the changes before the end, not the end.
             self._book.spawn(self._book.database.write(lambda connection: task_store.store_history(connection, ended)))
-        if absorbed.last_appended and self._book.uplink is not None:
-            self._book.uplink.appended(absorbed.last_appended)
+        self._book.appended(absorbed.last_appended)
 
     def _take_grant(self, live: LiveTask) -> None:
         old = self._book.live.get(live.task_id)

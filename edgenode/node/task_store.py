@@ -260,6 +260,12 @@ def revive(row: Row, live: LiveTask) -> None:
     live.history = _history_decoder.decode(history)
 
 
+def offer_sequence(row: Row) -> int:
+    """Where in the task log a row of `load_live` was offered; 0 for one that was not."""
+    sequence: int = row[15]
+    return sequence
+
+
 def spec_wire(row: Row) -> bytes:
     """The stored TaskSpec of a row of `load_live`."""
     wire: bytes = row[21]

@@ -99,14 +99,18 @@ class TaskEngine:
         """Take up what the store holds. `uplink` is set when the node has joined a hub."""
         self.book.uplink = uplink
         self.dispatcher.start()
-        rows = await self.book.database.read(task_store.load_live)
+        rows, acknowledged = await self.book.database.read(
+            lambda connection: (task_store.load_live(connection), task_entries.acknowledged(connection, TASK_LOG))
+        )
         now_time = self.book.clock.wall()
-        for row in rows:
+        for row in sorted(rows, key=task_store.offer_sequence):
             message = task_pb2.TaskSpec.FromString(task_store.spec_wire(row))
             live = LiveTask(row[0], self.applier.spec(message, now_time), row[5], row[12])
             task_store.revive(row, live)
             live.sequence += SEQUENCE_SKIP
             self._resume(live)
+        # What the hub had before the stop is not acknowledged a second time.
+        self.hub.acknowledged(acknowledged)
         self.book.sweep()
         self._accepting = True
 
@@ -162,8 +166,7 @@ class TaskEngine:
                 results.append(Submitted(live.task_id, live))
             else:
                 results.append(self._resolve_known(task, found))
-        if any(sequences) and self.book.uplink is not None:
-            self.book.uplink.appended(max(sequences))
+        self.book.appended(max(sequences, default=0))
         return results
 
     def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True) -> LiveTask:
