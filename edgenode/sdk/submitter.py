@@ -23,6 +23,7 @@ from edgenode.sdk.spec import fill_spec
 from edgenode.sdk.window import Window
 
 MAX_FRAME_COUNT = 1024
+_UNDIVIDED = 32  # submissions that always fit one frame
 MAX_FRAME_BYTES = 256 * 1024
 _OVERHEAD = 96  # bytes a submission takes beside its input, roughly
 _WINDOW_COUNT = 16 * 1024
@@ -152,8 +153,14 @@ class Submitter:
         return entry
 
     def _forming(self, size: int) -> _Batch:
+        """The batch that takes another submission.
+
+        Beyond a few it takes no more than half of what is under way: were everybody's call in one frame, client, node and
+        agent would wait for each other in turn; with two on the way each has one to work on.
+        """
         batch = self._batches[-1] if self._batches else None
-        if batch is None or len(batch.entries) >= MAX_FRAME_COUNT or batch.size + size > MAX_FRAME_BYTES:
+        most = min(max(len(self._entries) // 2, _UNDIVIDED), MAX_FRAME_COUNT)
+        if batch is None or len(batch.entries) >= most or batch.size + size > MAX_FRAME_BYTES:
             batch = _Batch()
             self._batches.append(batch)
         return batch

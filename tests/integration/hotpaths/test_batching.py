@@ -108,6 +108,16 @@ async def test_calls(node: Node, frames: Counter[str], client: Client) -> None:
 
 
 @pytest.mark.usefixtures("agents")
+async def test_a_burst_of_calls_goes_in_two_halves(frames: Counter[str], client: Client) -> None:
+    """So that client, node and agents work at the same time; a few calls stay together."""
+    assert await client.call("echo", PAYLOAD) == PAYLOAD
+    for count, sent in ((20, 1), (64, 2)):
+        frames.clear()
+        await asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(count)))
+        assert frames["Submitter sent"] == sent
+
+
+@pytest.mark.usefixtures("agents")
 async def test_tasks(node: Node, frames: Counter[str], client: Client) -> None:
     async def task() -> bytes:
         handle = await client.submit("echo", PAYLOAD)
