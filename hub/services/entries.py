@@ -23,7 +23,7 @@ from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
-from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned
+from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned, Unacceptable
 from hub.store.records import TaskRecord
 
 SEGMENT_BYTES = 256 * 1024
@@ -220,24 +220,33 @@ class EntryReader:
         except EdgenodeError as error:
             return Malformed(error.problem)
 
-    def _offer(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> Offered:
-        if not 1 <= len(offer.task_id) <= 64:
+    def _offer(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> Offered | Unacceptable:
+        if not 1 <= len(offer.task_id) <= 64 or not offer.task_id.isascii() or not offer.task_id.isprintable():
             raise _bad_entry("an offer without a proper task id")
+        try:
+            return Offered(self._offered(node, offer, now))
+        except EdgenodeError as error:
+            return Unacceptable(offer.task_id, error.problem)
+
+    def _offered(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> TaskRecord:
         # A deadline in the past is no fault of the entry: the mover expires the task.
         checked_at = now
         if offer.spec.HasField("deadline_time"):
             checked_at = min(now, timestamp_from_pb(offer.spec.deadline_time, "spec.deadline_time") - 1)
         spec = task_spec_from_proto(offer.spec, limits=self._limits, now=checked_at, node=node)
-        return Offered(record_of(offer.task_id, node, spec, timestamp_from_pb(offer.submit_time, "submit_time")))
+        return record_of(offer.task_id, node, spec, timestamp_from_pb(offer.submit_time, "submit_time"))
 
 
 def _report(task: task_pb2.Task) -> Reported:
+    if task.HasField("spec"):
+        task.ClearField("spec")
     try:
         state = TaskState(task.state)
     except ValueError:
-        raise _bad_entry(f"a report with state {task.state}") from None
-    if task.HasField("spec"):
-        task.ClearField("spec")
+        # Whatever it means, its holder is not going to say it otherwise.
+        state = TaskState.FAILED
+        task.problem.CopyFrom(problem_to_pb(_bad_entry(f"{task.holder_node} reported state {task.state}").problem))
+        task.state = task_pb2.TASK_STATE_FAILED
     return Reported(
         task_id=task.task_id,
         fence=task.fence,

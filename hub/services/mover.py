@@ -6,6 +6,10 @@ before is outdated from the moment the new fence is committed, whether or not it
 counted and discarded. So a task may be worked on twice (a node is cut off, not dead), but only one outcome ever counts,
 and a terminal state never changes.
 
+An entry is rejected only if not even its task can be read, because a rejection travels once, in the acknowledgement, and may
+be lost with it. Whatever speaks of a task that the hub cannot take or does not know is answered by a report in the log of
+the node that waits.
+
 What a decision writes, it writes at once: the rows, the entries for the nodes concerned (the grant to the holder, the
 report to the origin) and the cursor of the batch that caused it go into one transaction, so no crash parts them. The
 functions here are given the rows as read inside that transaction and may run more than once; they have no effect but their
@@ -24,9 +28,12 @@ from msgspec.structs import replace
 from edgenode.link.errors import AlreadyExists, EdgenodeError, FailedPrecondition
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
+from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
-from hub.services.moves import CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned
+from hub.services.moves import Answered, CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned, Unacceptable
 from hub.store.records import Decide, Decision, TaskRecord, Tasks, WaitKey
+
+_NOTHING = Demand("")
 
 
 class Mover:
@@ -241,31 +248,28 @@ class _Book:
             case Malformed(problem):
                 self.decision.rejected.append((sequence, problem))
             case Offered(task):
-                self._offered(sequence, task, parked)
+                self._offered(task, parked)
+            case Unacceptable(task_id, problem):
+                self._unacceptable(node, task_id, problem)
             case _:
                 known = self.get(entry.task_id)
                 if known is None:
-                    self.decision.discarded["UNKNOWN_TASK"] += 1
+                    self._unknown(node, entry)
                 elif isinstance(entry, Reported):
                     self._reported(node, known, entry)
                 elif isinstance(entry, Returned):
                     self._returned(node, known, entry)
                 elif known.origin != node:
-                    self.decision.rejected.append((sequence, _foreign(known, node)))
+                    self.decision.discarded["FOREIGN_TASK"] += 1
                 elif isinstance(entry, CancelAsked):
                     self.cancel(known, entry.reason)
                 else:
                     self.answer(known, entry.key, entry.answer)
 
-    def _offered(self, sequence: int, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
+    def _offered(self, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
         known = self.get(task.task_id)
-        if known is not None and known.origin != task.origin:
-            self.decision.rejected.append((sequence, _foreign(known, task.origin)))
-        elif known is not None:
-            self.decision.discarded["DUPLICATE_OFFER"] += 1
-            # An origin that offers it again has lost its knowledge of the outcome.
-            if known.state.terminal:
-                self.tell_origin(known, known.outcome)
+        if known is not None:
+            self._offered_again(known, task.origin)
         elif 0 < task.deadline <= self._now:
             self.expire(task)
         else:
@@ -274,6 +278,46 @@ class _Book:
                 self.put(task)
             else:
                 self.conclude(task, TaskEvent.PARK, reason)
+
+    def _offered_again(self, known: TaskRecord, node: str) -> None:
+        if known.origin != node:
+            self.decision.discarded["FOREIGN_TASK"] += 1
+            self._tell_end(node, known.task_id, TaskState.FAILED, _foreign(known, node))
+            return
+        self.decision.discarded["DUPLICATE_OFFER"] += 1
+        # An origin that offers it again has lost its knowledge of the outcome.
+        if known.state.terminal:
+            self.tell_origin(known, known.outcome)
+
+    def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
+        known = self.get(task_id)
+        if known is not None:
+            self._offered_again(known, node)
+        else:
+            self.decision.discarded["UNACCEPTABLE_OFFER"] += 1
+            self._tell_end(node, task_id, TaskState.FAILED, problem)
+
+    def _unknown(self, node: str, entry: Reported | Returned | CancelAsked | Answered) -> None:
+        """A task without a row: swept long after its end was told, or lost when the hub was restored from a backup."""
+        self.decision.discarded["UNKNOWN_TASK"] += 1
+        problem = Problem(
+            Code.NOT_FOUND,
+            "UNKNOWN_TASK",
+            f"the hub has no task {entry.task_id} any more",
+            hint="it may have run; submit it again if it may twice",
+        )
+        # If the origin still waits, nobody else will tell it; if not, it discards this.
+        if isinstance(entry, CancelAsked):
+            self._tell_end(node, entry.task_id, TaskState.CANCELED, problem)
+        elif isinstance(entry, Answered):
+            self._tell_end(node, entry.task_id, TaskState.FAILED, problem)
+
+    def _tell_end(self, node: str, task_id: str, state: TaskState, problem: Problem) -> None:
+        """Report the end of a task that has no row here."""
+        end = TaskRecord(
+            task_id, node, _NOTHING, 0, self._now, state=state, state_reason=problem.reason, update_time=self._now
+        )
+        self.send(node, self._codec.report(self._codec.outcome(end, problem)))
 
     def _reported(self, node: str, task: TaskRecord, report: Reported) -> None:
         if task.state.terminal:

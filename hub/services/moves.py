@@ -50,6 +50,14 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class Unacceptable:
+    """An offer that names its task but cannot be taken."""
+
+    task_id: str
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
 class Reported:
     """A holder says what became of its grant."""
 
@@ -90,10 +98,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """An entry that cannot be taken."""
+    """An entry of which not even the task can be read."""
 
     problem: Problem
 
 
-TaskMove = Offered | Reported | Returned | CancelAsked | Answered
+TaskMove = Offered | Unacceptable | Reported | Returned | CancelAsked | Answered
 Entry = TaskMove | Malformed

@@ -125,6 +125,31 @@ async def test_a_grant_that_an_edge_refuses_goes_to_another(site: Site) -> None:
     await until_async(lambda: _balanced(site))
 
 
+async def test_an_offer_the_hub_cannot_take_ends_at_its_origin_whatever_becomes_of_the_acknowledgement(
+    site: Site,
+) -> None:
+    await site.start()
+    south = await site.edge("south")
+    await south.offer("too-urgent", "code.metrics", priority=99)
+    await south.offer("too-large", "code.metrics", context_id="x" * 1000)
+    for task_id, reason in (("too-urgent", "OUT_OF_RANGE"), ("too-large", "TOO_LONG")):
+        assert (await south.told(task_id, task_pb2.TASK_STATE_FAILED)).problem.reason == reason
+    stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
+    response = await stub.GetFleetLedger(fleet_service_pb2.GetFleetLedgerRequest())
+    assert not any(line.dropped_counts.get("REJECTED") for line in response.lines)
+    assert all(line.balanced for line in response.lines)
+
+
+async def test_a_report_that_makes_no_sense_ends_the_task(site: Site) -> None:
+    await site.start()
+    north, south = await site.edge("north"), await site.edge("south")
+    north.register("code", "code.metrics")
+    await south.offer("task-1", "code.metrics")
+    (grant,) = await north.granted()
+    await north.report("task-1", grant.fence, 99)  # type: ignore[arg-type]
+    assert (await south.told("task-1", task_pb2.TASK_STATE_FAILED)).problem.reason == "BAD_ENTRY"
+
+
 async def test_a_deadline_ends_a_task_wherever_it_is(site: Site) -> None:
     await site.start()
     north, south = await site.edge("north"), await site.edge("south")

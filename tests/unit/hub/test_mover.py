@@ -11,7 +11,7 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from hub.services.mover import Mover, conflict, duplicate_of
-from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned
+from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned, Unacceptable
 from hub.store.records import Decide, TaskRecord, WaitKey
 
 DEMAND = Demand("code.metrics")
@@ -174,12 +174,28 @@ def test_another_nodes_task_is_out_of_reach(rows: Rows) -> None:
     held(rows)
     stranger = replace(rows.task, origin="east")
     rows.intake("east", Offered(stranger), CancelAsked("t", "mine"), Answered("t", "key", b"yes"))
-    assert [(place, problem.reason) for place, problem in rows.rejected] == [
-        (1, "TASK_OF_ANOTHER_NODE"),
-        (2, "TASK_OF_ANOTHER_NODE"),
-        (3, "TASK_OF_ANOTHER_NODE"),
-    ]
+    assert rows.logs["east"] == ["report t FAILED TASK_OF_ANOTHER_NODE"]
+    assert rows.discarded == {"FOREIGN_TASK": 3}
+    assert not rows.rejected
     assert rows.task.cancel_reason is None
+
+
+def test_an_offer_that_cannot_be_taken_is_answered_in_the_log(rows: Rows) -> None:
+    problem = Problem(Code.RESOURCE_EXHAUSTED, "INPUT_TOO_LARGE", "too much")
+    rows.intake("south", Unacceptable("t", problem))
+    assert rows.logs == {"south": ["report t FAILED INPUT_TOO_LARGE"]}
+    assert (rows.tasks, rows.rejected) == ({}, [])
+    held(rows)
+    rows.intake("south", Unacceptable("t", problem))
+    assert rows.task.held, "it was taken before"
+    assert rows.logs["south"] == ["report t FAILED INPUT_TOO_LARGE"]
+
+
+def test_whoever_waits_for_a_task_without_a_row_is_told_its_end(rows: Rows) -> None:
+    rows.intake("south", CancelAsked("gone", "enough"), Answered("lost", "key", b"yes"))
+    rows.intake("north", Reported("gone", 1, TaskState.COMPLETED, "", 1, "", b""), Returned("gone", 1, "FULL"))
+    assert rows.logs == {"south": ["report gone CANCELED UNKNOWN_TASK", "report lost FAILED UNKNOWN_TASK"]}
+    assert rows.discarded == {"UNKNOWN_TASK": 4}
 
 
 def test_a_bad_entry_is_rejected_by_itself(rows: Rows) -> None:
