@@ -141,15 +141,26 @@ class Dispatcher:
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
         """Work that must not run twice is known to the store before an agent sees it."""
         await self._book.write([live for live, _ in pairs])
+        untouched: list[LiveTask] = []
         for live, worker in pairs:
-            if live.state is TaskState.ASSIGNED and not live.finishing:
+            wanted = self._book.has(live)
+            if wanted and not self._closed and self._scheduler.find_worker(worker.name) is worker:
                 self._hand_over(live, worker)
+                continue
+            # It ended or went elsewhere meanwhile, or the agent did: no agent has seen it.
+            self._scheduler.finished(worker, None, self._book.clock.monotonic())
+            self._add_credits(worker, 1)
+            if wanted:
+                live.attempts -= 1
+                live.agent = ""
+                live.apply(TaskEvent.RELEASE, self._book.clock.wall())
+                self.enqueue(live, first=True)
+                untouched.append(live)
+        if untouched:
+            await self._book.write([live for live in untouched if self._book.has(live)])
 
     def _hand_over(self, live: LiveTask, worker: Worker) -> None:
-        stream = self._streams.get(worker.name)
-        if stream is None:
-            self.lost(live)
-            return
+        stream = self._streams[worker.name]
         agent = self._registry.get(worker.name)
         timeout = live.spec.attempt_timeout or (agent.skill_timeouts.get(live.spec.skill, 0.0) if agent else 0.0)
         timeout = timeout or self._book.settings.attempt_timeout
@@ -299,8 +310,11 @@ class Dispatcher:
         """The agent can take more."""
         worker = self._scheduler.find_worker(agent)
         if worker is not None:
-            self._scheduler.add_credits(worker, count)
-            self._kick()
+            self._add_credits(worker, count)
+
+    def _add_credits(self, worker: Worker, count: int) -> None:
+        self._scheduler.add_credits(worker, count)
+        self._kick()
 
     def update(self, live: LiveTask, message_progress: task_pb2.TaskProgress | None) -> None:
         """The attempt says that it works, and perhaps how far it has come."""

@@ -100,6 +100,10 @@ class TaskBook:
         while self._background:
             await asyncio.wait(self._background)
 
+    def has(self, live: LiveTask) -> bool:
+        """Whether the task is still this one to act on: not ended, not revoked, not granted anew."""
+        return not live.finishing and self.live.get(live.task_id) is live
+
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
         """Call back on the loop in so many seconds."""
         return self._timers.at(self.clock.monotonic() + seconds, callback)

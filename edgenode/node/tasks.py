@@ -129,7 +129,12 @@ class TaskEngine:
     def _resume(self, live: LiveTask) -> None:
         self.book.live[live.task_id] = live
         self.dispatcher.watch_deadline(live)
-        if live.holder:
+        if live.cancel_requested and not live.holder:
+            # The wish was stored and acknowledged; an agent that still works on it is told to stop when it comes back.
+            problem = Cancelled("CANCELLED", "cancelled on request").problem
+            if self.book.decide(live, TaskEvent.CANCEL, problem=problem):
+                self.book.spawn(self.book.commit_ended([live]))
+        elif live.holder:
             if live.level < Level.DURABLE_HUB:
                 self.hub.note_offer(live)
         elif live.state is TaskState.RETRY_WAIT:
@@ -278,7 +283,7 @@ class TaskEngine:
 
     def _cancel_now(self, live: LiveTask, problem: Problem) -> None:
         """The agent did not stop in time; whatever it still says is refused."""
-        if live.finishing or live.state.terminal:
+        if not self.book.has(live):
             return
         self.dispatcher.withdraw(live)
         if self.book.decide(live, TaskEvent.CANCEL, problem=problem):

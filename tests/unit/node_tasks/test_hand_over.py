@@ -1,0 +1,83 @@
+"""The moment between the choice of an agent and the hand-over, and cancellations that a restart must know."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edgenode.link.model.task import TaskState
+from edgenode.node.task_state import LiveTask
+from tests.unit.node_tasks.harness import House, house
+
+RETRY, WAIT, FAIL = 1, 2, 3
+
+
+async def chosen(h: House, on_lost: int) -> LiveTask:
+    """A task that an agent was chosen for; its hand-over waits for the commit."""
+    live = await h.accepted(on_lost=on_lost)
+    await asyncio.sleep(0)
+    assert (live.state, live.sink) == (TaskState.ASSIGNED, None)
+    return live
+
+
+@pytest.mark.parametrize("how", ["cancel", "expire"])
+async def test_an_end_before_the_hand_over_gives_the_credit_back(tmp_path: Path, how: str) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work", credit=1)
+        live = await chosen(h, WAIT)
+        if how == "cancel":
+            await h.engine.cancel(live.task_id, "no")
+        else:
+            h.engine.dispatcher.expire(live)
+        await h.turn()
+        assert not agent.assigned
+        assert h.engine.dispatcher.load_of("worker")[0] == 0
+        other = await h.accepted()
+        await h.turn()
+        assert agent.assigned == [other]
+
+
+@pytest.mark.parametrize("on_lost", [WAIT, FAIL])
+async def test_work_no_agent_has_seen_is_given_to_another(tmp_path: Path, on_lost: int) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await chosen(h, on_lost)
+        h.engine.dispatcher.detach("worker", agent)
+        other = await h.agent("other", "work", credit=0)
+        await h.turn()
+        assert not agent.assigned
+        assert (live.state, live.attempts) == (TaskState.QUEUED, 0)
+        assert await h.state(live.task_id) is TaskState.QUEUED
+        h.engine.dispatcher.add_credits("other", 1)
+        await h.turn()
+        assert other.assigned == [live]
+
+
+async def test_a_drain_in_that_moment_leaves_the_task_for_the_next_start(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await chosen(h, WAIT)
+        h.engine.stop_accepting()
+        await h.turn()
+        assert not agent.assigned
+        await h.restart()
+        await h.turn()
+        agent = await h.agent("worker", "work")
+        await h.turn()
+        assert [again.task_id for again in agent.assigned] == [live.task_id]
+
+
+@pytest.mark.parametrize("on_lost", [RETRY, WAIT])
+async def test_a_cancellation_is_not_forgotten_by_a_restart(tmp_path: Path, on_lost: int) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        live = await h.accepted(on_lost=on_lost)
+        await h.turn()
+        await h.engine.cancel(live.task_id, "no")
+        assert agent.cancelled == [live.task_id]
+        await h.restart()
+        agent = await h.agent("worker", "work")
+        await h.turn()
+        assert not agent.assigned
+        assert await h.state(live.task_id) is TaskState.CANCELED
+        assert not h.engine.book.live
