@@ -18,6 +18,9 @@ class Alarm:
         self._handle: asyncio.TimerHandle | None = None
         self._closed = False
 
+    def __len__(self) -> int:
+        return len(self._timers)
+
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` at or after `when`, monotonic seconds."""
         return self._timers.at(when, callback)

@@ -78,6 +78,7 @@ class Dispatcher:
         self._retry_timer: Timer | None = None
         self._expiry_due = False
         self._sweep_due = False
+        self._absent: dict[str, Timer] = {}  # nodes out of reach that keep their tasks until then
         self._lost: dict[str, int] = {}  # node -> version of the fleet when it was last looked at
 
     # --- life ---
@@ -125,18 +126,32 @@ class Dispatcher:
 
     def node_unreachable(self, node: str) -> None:
         """The node's lease ran out: after a while others get its tasks."""
-        self._alarm.after(self._settings.reassign_after, lambda: self._give_up(node))
+        self._forgive(node)
+        self._absent[node] = self._alarm.after(self._settings.reassign_after, lambda: self._give_up(node))
 
     def node_back(self, node: str) -> None:
         """The node has a session."""
+        self._forgive(node)
         self._lost.pop(node, None)
         self._wake.set()
 
+    def _forgive(self, node: str) -> None:
+        timer = self._absent.pop(node, None)
+        if timer is not None:
+            timer.cancel()
+
     def _give_up(self, node: str) -> None:
-        known = self._view.node(node)
-        if known is not None and not known.reachable:
-            self._lost[node] = -1
-            self._wake.set()
+        self._absent.pop(node, None)
+        self._look_at_lost(node)
+
+    def _look_at_lost(self, node: str) -> None:
+        self._lost[node] = -1
+        self._wake.set()
+
+    def sweep_soon(self) -> None:
+        """Forget what ended long enough ago."""
+        self._sweep_due = True
+        self._wake.set()
 
     # --- from the hub's own callers ---
 
@@ -216,6 +231,8 @@ class Dispatcher:
                 self._watch_deadline(after.deadline)
             if after.waiting and after.avoid_until > now:
                 self._retry_after(after.avoid_until - now)
+            if after.held and after.cancel_reason is not None and after.holder in self._lost:
+                self._look_at_lost(after.holder)
             for listener in self._listeners:
                 listener(change)
         if committed.changes:
@@ -240,8 +257,7 @@ class Dispatcher:
 
     def _schedule_sweep(self) -> None:
         def due() -> None:
-            self._sweep_due = True
-            self._wake.set()
+            self.sweep_soon()
             self._schedule_sweep()
 
         self._alarm.after(self._settings.sweep_interval, due)
@@ -252,33 +268,31 @@ class Dispatcher:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            try:
-                if self._expiry_due:
-                    await self._expire()
-                for node in list(self._lost):
-                    await self._take_back(node)
-                await self._park()
-                await self._grant()
-                if self._sweep_due:
-                    await self._sweep()
-            except EdgenodeError as error:
-                _log.warning("tasks cannot be moved now: %s", error)
-                self._alarm.after(RETRY_SECONDS, self._wake.set)
-            except Exception:
-                _log.exception("the dispatcher failed; it goes on with what comes next")
-                self._alarm.after(RETRY_SECONDS, self._wake.set)
+            # Each by itself: a full store stops granting, and forgetting what ended is what makes room.
+            for step in (self._expire, self._take_back, self._park, self._grant, self._sweep):
+                try:
+                    await step()
+                except EdgenodeError as error:
+                    _log.warning("tasks cannot be moved now: %s", error)
+                    self._alarm.after(RETRY_SECONDS, self._wake.set)
+                except Exception:
+                    _log.exception("the dispatcher failed; it goes on with what comes next")
+                    self._alarm.after(RETRY_SECONDS, self._wake.set)
 
     async def _expire(self) -> None:
-        while True:
+        while self._expiry_due:
             now = self._clock.wall()
             committed = await self._commit(Selection(due=now, limit=SWEEP_BATCH), self._mover.expire(now))
             if not committed.changes:
-                break
-        self._expiry_due = False
-        self._deadline = 0.0
-        self._watch_deadline(await self._store.next_deadline())
+                self._expiry_due = False
+                self._deadline = 0.0
+                self._watch_deadline(await self._store.next_deadline())
 
-    async def _take_back(self, node: str) -> None:
+    async def _take_back(self) -> None:
+        for node in list(self._lost):
+            await self._take_back_from(node)
+
+    async def _take_back_from(self, node: str) -> None:
         """Look at what a lost node holds, once for each version of the fleet: somebody who fits may have come."""
         version = self._view.version
         if self._lost.get(node) == version or not self._placement.held(node):
@@ -325,10 +339,10 @@ class Dispatcher:
             )
             committed = await self._commit(selection, self._mover.grant(plan.slots, plan.spares, now))
             if not committed.changes:
-                return  # all of them avoid the nodes that are free; a timer will come back to them
+                self._retry_after(self._mover.avoid_seconds)
+                return  # all of them avoid the nodes that are free
 
     async def _sweep(self) -> None:
         before = self._clock.wall() - self._settings.retention
-        while await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH:
-            pass
-        self._sweep_due = False
+        while self._sweep_due:
+            self._sweep_due = await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH

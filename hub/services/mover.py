@@ -42,7 +42,7 @@ class Mover:
     def __init__(self, hub: str, codec: Codec, avoid_seconds: float = 5.0) -> None:
         self._hub = hub
         self._codec = codec
-        self._avoid_seconds = avoid_seconds
+        self.avoid_seconds = avoid_seconds
 
     def intake(
         self, node: str, entries: Sequence[tuple[int, Entry]], parked: Mapping[WaitKey, str], now: float
@@ -154,7 +154,7 @@ class Mover:
 
     def avoid_until(self, now: float) -> float:
         """Until when a node that gave a task back does not get it again."""
-        return now + self._avoid_seconds
+        return now + self.avoid_seconds
 
     @property
     def codec(self) -> Codec:
@@ -410,7 +410,7 @@ class _Book:
             )
             self.send(task.holder, revoke)
             self.conclude(task, TaskEvent.FAIL, "", problem)
-        elif task.on_lost is OnLost.RETRY and task.cancel_reason is not None:
+        elif task.cancel_reason is not None:
             self.send(task.holder, revoke)
             self._canceled(task, task.cancel_reason)
         elif task.on_lost is OnLost.RETRY and movable:

@@ -9,8 +9,10 @@ import pytest
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import ResourceExhausted
 from edgenode.link.model.agent import AgentView
 from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.store import logs
@@ -50,7 +52,7 @@ class Desk:
             clock,
             self.alarm,
             lambda node, lane, last: None,
-            DispatcherSettings(reassign_after=REASSIGN_SECONDS, sweep_interval=3600.0),
+            DispatcherSettings(reassign_after=REASSIGN_SECONDS, retention=-1.0, sweep_interval=3600.0),
         )
         self._sent: dict[str, int] = {}
 
@@ -126,3 +128,71 @@ async def test_a_task_whose_submitter_left_during_the_commit_is_moved_all_the_sa
     await asyncio.wait({submitting})
     assert submitting.cancelled()
     assert (await desk.until("t", lambda task: task.holder)).holder == "north"
+
+
+@pytest.mark.parametrize("on_lost", [OnLost.RETRY, OnLost.WAIT])
+async def test_a_task_of_a_node_that_is_gone_for_good_can_be_cancelled(desk: Desk, on_lost: OnLost) -> None:
+    desk.join("north")
+    await desk.offer("t", on_lost=int(on_lost))
+    await desk.until("t", lambda task: task.holder)
+    desk.lose("north")
+    await until(lambda: desk.dispatcher._lost.get("north") == desk.view.version)
+    assert (await desk.task("t")).held, "nobody else may have it"
+    await desk.dispatcher.cancel("t", "enough")
+    await desk.until("t", lambda task: task.state is TaskState.CANCELED)
+    reports = [entry.report.task for entry in await desk.told("south") if entry.HasField("report")]
+    assert reports[-1].state == task_pb2.TASK_STATE_CANCELED
+
+
+async def test_each_absence_of_a_node_is_waited_for_in_full(desk: Desk) -> None:
+    desk.join("north")
+    before = len(desk.alarm)
+    for _ in range(3):
+        desk.lose("north")
+        assert len(desk.alarm) == before + 1
+        desk.join("north")
+        assert len(desk.alarm) == before
+
+
+async def test_tasks_given_back_one_after_the_other_are_all_granted_again(desk: Desk) -> None:
+    desk.join("north")
+    await desk.offer("a")
+    await desk.offer("b")
+    await desk.until("b", lambda task: task.holder)
+    await desk.give_back("north", "a", 1)
+    await asyncio.sleep(AVOID_SECONDS / 2)
+    await desk.give_back("north", "b", 1)
+    for task_id in "ab":
+        await desk.until(task_id, lambda task: task.fence == 2)
+
+
+async def test_a_full_store_forgets_what_ended_although_nothing_can_be_granted(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await desk.offer("ended")
+    await desk.dispatcher.cancel("ended", "enough")
+    await desk.offer("waits")
+
+    async def full(*_: object) -> None:
+        raise ResourceExhausted("STORE_FULL", "full", retry_after=5.0)
+
+    monkeypatch.setattr(desk.store, "transact", full)
+    desk.join("north")
+    desk.dispatcher.sweep_soon()
+    await until_none(desk, "ended")
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition that something else brings about; fails after ten seconds."""
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        await asyncio.sleep(0.005)
+
+
+async def until_none(desk: Desk, task_id: str) -> None:
+    """Wait until the task is forgotten."""
+    deadline = time.monotonic() + 10.0
+    while await desk.store.get(task_id) is not None:
+        assert time.monotonic() < deadline, "it was never forgotten"
+        await asyncio.sleep(0.005)
