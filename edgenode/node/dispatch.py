@@ -350,7 +350,7 @@ class Dispatcher:
         output: task_pb2.TaskOutput | None,
         problem: Problem | None,
     ) -> bool:
-        """An attempt ended. True: the task ends with it and is marked for `commit_ended`; False: it goes on or has ended."""
+        """An attempt ended. True: `commit_outcomes` must store that before the agent may forget it."""
         if live.finishing or live.sink is None:
             return False
         self._stop_attempt(live, failed=state is TaskState.FAILED)
@@ -374,6 +374,7 @@ class Dispatcher:
             self.on_load(worker.name)
 
     def _failed(self, live: LiveTask, problem: Problem) -> bool:
+        """True: `commit_outcomes` must store it."""
         if live.cancel_requested:
             return self._book.decide(live, TaskEvent.CANCEL, problem=problem)
         if live.call:
@@ -385,9 +386,8 @@ class Dispatcher:
         live.next_attempt_time = self._book.clock.wall() + after.delay
         live.apply(TaskEvent.RETRY, self._book.clock.wall(), problem.reason)
         live.timer = self._book.after(after.delay, lambda: self.release(live))
-        self._book.spawn(self._book.write([live]))
         self._book.tell_watchers(live)
-        return False
+        return True
 
     def release(self, live: LiveTask) -> None:
         """The wait before the next attempt is over."""
@@ -409,7 +409,7 @@ class Dispatcher:
             retryable=True,
         )
         if self._failed(live, error.problem):
-            self._book.spawn(self._book.commit_ended([live]))
+            self._book.spawn(self._book.commit_outcomes([live]))
 
     def lost(self, live: LiveTask) -> None:
         """The agent of the attempt is gone for good."""
@@ -422,15 +422,15 @@ class Dispatcher:
             return
         event = after_loss(live.spec.on_lost)
         if event is TaskEvent.FAIL:
-            ended = self._book.decide(live, TaskEvent.FAIL, problem=error.problem)
+            changed = self._book.decide(live, TaskEvent.FAIL, problem=error.problem)
         elif event is TaskEvent.RETRY:
-            ended = self._failed(live, error.problem)
+            changed = self._failed(live, error.problem)
         else:
             live.reason = f"AGENT_LOST: waits for {live.agent} to come back with the result"
             self._book.tell_watchers(live)
             return
-        if ended:
-            self._book.spawn(self._book.commit_ended([live]))
+        if changed:
+            self._book.spawn(self._book.commit_outcomes([live]))
 
     def watch_deadline(self, live: LiveTask) -> None:
         """End it when its deadline passes."""
@@ -445,7 +445,7 @@ class Dispatcher:
         error = DeadlineExceeded("DEADLINE", f"not done before its deadline; it was {live.state.name}")
         self.withdraw(live)
         if self._book.decide(live, TaskEvent.EXPIRE, problem=error.problem):
-            self._book.spawn(self._book.commit_ended([live]))
+            self._book.spawn(self._book.commit_outcomes([live]))
 
     def withdraw(self, live: LiveTask) -> None:
         """Whoever has the task need not go on with it."""

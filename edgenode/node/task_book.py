@@ -116,7 +116,7 @@ class TaskBook:
         output: task_pb2.TaskOutput | None = None,
         problem: Problem | None = None,
     ) -> bool:
-        """Decide a task's end. Calls end here; for stored tasks True asks the caller to `commit_ended`."""
+        """Decide a task's end. Calls end here; for stored tasks True asks the caller to `commit_outcomes`."""
         live.output = output
         live.problem = problem
         live.input_request = None
@@ -130,10 +130,14 @@ class TaskBook:
         live.level = Level.DONE
         return True
 
-    async def commit_ended(self, lives: Sequence[LiveTask]) -> None:
-        """Store decided ends, then tell everyone. Returns after the commit, however often it must be tried. `spawn` it."""
-        await self.write(lives, self.reports(lives))
-        for live in lives:
+    async def commit_outcomes(self, lives: Sequence[LiveTask]) -> None:
+        """Store decided ends and failed attempts, then tell everyone of the ends.
+
+        Returns after the commit, however often it must be tried. `spawn` it.
+        """
+        ended = [live for live in lives if live.finishing]
+        await self.write(lives, self.reports(ended))
+        for live in ended:
             self.forget(live)
 
     def reports(self, lives: Iterable[LiveTask]) -> list[sync_pb2.TaskEntry]:

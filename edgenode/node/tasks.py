@@ -133,7 +133,7 @@ class TaskEngine:
             # The wish was stored and acknowledged; an agent that still works on it is told to stop when it comes back.
             problem = Cancelled("CANCELLED", "cancelled on request").problem
             if self.book.decide(live, TaskEvent.CANCEL, problem=problem):
-                self.book.spawn(self.book.commit_ended([live]))
+                self.book.spawn(self.book.commit_outcomes([live]))
         elif live.holder:
             if live.level < Level.DURABLE_HUB:
                 self.hub.note_offer(live)
@@ -277,7 +277,7 @@ class TaskEngine:
         else:
             self.dispatcher.discard(live)
             if self.book.decide(live, TaskEvent.CANCEL, problem=problem):
-                await self.book.commit_ended([live])
+                await self.book.commit_outcomes([live])
             return
         self.book.tell_watchers(live)
 
@@ -287,7 +287,7 @@ class TaskEngine:
             return
         self.dispatcher.withdraw(live)
         if self.book.decide(live, TaskEvent.CANCEL, problem=problem):
-            self.book.spawn(self.book.commit_ended([live]))
+            self.book.spawn(self.book.commit_outcomes([live]))
 
     def cancel_call(self, live: LiveTask) -> None:
         """Nobody waits for the call any more."""

@@ -213,10 +213,10 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         if request.results:
-            ended = [live for result in request.results if (live := self._take_result(result)) is not None]
+            changed = [live for result in request.results if (live := self._take_result(result)) is not None]
             keys = [result.key for result in request.results]
-            if ended:
-                self._spawn(self._confirm(keys, ended))
+            if changed:
+                self._spawn(self._confirm(keys, changed))
             else:  # calls: their callers have the answers, and the agent has no reason to hurry
                 self._frames.later(32 * len(keys)).confirmations.extend(keys)
         if request.credit_count:
@@ -231,7 +231,7 @@ class WorkStream:
             self._engine.book.spawn(self._engine.dispatcher.ask(live, update.input_request))
 
     def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
-        """The task if it ends with this result and must be committed."""
+        """The task if what this result makes of it must be committed."""
         live = self._attempts.pop(_attempt_id(result.key), None)
         if live is None or live.sink is not self:
             self._refuse(result.key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
@@ -252,8 +252,8 @@ class WorkStream:
     def _refuse(self, key: task_service_pb2.AttemptKey, problem: Problem) -> None:
         self._frames.open(256).result_problems.add(key=key, problem=problem_to_pb(problem))
 
-    async def _confirm(self, keys: list[task_service_pb2.AttemptKey], ended: list[LiveTask]) -> None:
-        await self._engine.book.finish(self._engine.book.commit_ended(ended))
+    async def _confirm(self, keys: list[task_service_pb2.AttemptKey], changed: list[LiveTask]) -> None:
+        await self._engine.book.finish(self._engine.book.commit_outcomes(changed))
         self._frames.open(32 * len(keys)).confirmations.extend(keys)
 
     def _was_superseded(self) -> bool:

@@ -71,7 +71,7 @@ class Agent:
     ) -> None:
         output = task_pb2.TaskOutput(data=data) if state is TaskState.COMPLETED else None
         if self.engine.dispatcher.result(live, state, output, problem):
-            await self.engine.book.commit_ended([live])
+            await self.engine.book.commit_outcomes([live])
 
 
 class Link:

@@ -47,7 +47,7 @@ async def test_an_end_is_told_only_after_its_commit(tmp_path: Path) -> None:
         live.listeners.append(lambda _: order.append("told"))
         assert h.engine.dispatcher.result(live, TaskState.COMPLETED, task_pb2.TaskOutput(), None)
         await h.database.read(lambda connection: order.append("not yet"))
-        await h.engine.book.commit_ended([live])
+        await h.engine.book.commit_outcomes([live])
         assert order == ["not yet", "told"]
         await agent.finish(live, data=b"again")
         assert (await h.stored(live.task_id)).output.data == b""

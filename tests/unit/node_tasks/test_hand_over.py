@@ -61,9 +61,10 @@ async def test_a_drain_in_that_moment_leaves_the_task_for_the_next_start(tmp_pat
         await h.turn()
         assert not agent.assigned
         await h.restart()
-        await h.turn()
         agent = await h.agent("worker", "work")
-        await h.turn()
+        async with asyncio.timeout(5):
+            while not agent.assigned:
+                await h.turn()
         assert [again.task_id for again in agent.assigned] == [live.task_id]
 
 

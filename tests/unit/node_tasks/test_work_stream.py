@@ -1,0 +1,85 @@
+"""An agent's stream from its first frame: what is confirmed to it, and when."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.model.task import TaskState
+from edgenode.link.wire.status import Context
+from edgenode.link.wire.values import problem_to_pb
+from edgenode.node.work import WorkStream
+from tests.unit.node_tasks.harness import FLAKY, House, house
+
+WAIT = 2
+Request = task_service_pb2.WorkTasksRequest
+
+
+class Wire:
+    """The agent's end of the stream: `requests` go in, what the node wrote gathers in `told`."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.told = task_service_pb2.WorkTasksResponse()
+        self.heard = asyncio.Event()
+
+    async def read(self) -> Any:
+        return await self.requests.get()
+
+    async def write(self, frame: task_service_pb2.WorkTasksResponse) -> None:
+        self.told.MergeFrom(frame)
+        self.heard.set()
+
+    def cancelled(self) -> bool:
+        return False
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                self.heard.clear()
+                await self.heard.wait()
+
+
+@asynccontextmanager
+async def stream(h: House) -> AsyncIterator[tuple[Wire, WorkStream]]:
+    await h.agent("worker", "work", attach=False)
+    wire = Wire()
+    attach = task_service_pb2.WorkAttach(agent="worker", instance_id="i")
+    served = WorkStream(h.engine, h.registry, cast(Context, wire), attach)
+    run = asyncio.create_task(served.run(Request(attach=attach, credit_count=4)))
+    await wire.until(lambda: wire.told.HasField("attached"))
+    try:
+        yield wire, served
+    finally:
+        wire.requests.put_nowait(grpc.aio.EOF)
+        await run
+
+
+def failure(key: task_service_pb2.AttemptKey) -> Request:
+    result = task_service_pb2.AttemptResult(key=key, state=task_pb2.TASK_STATE_FAILED, problem=problem_to_pb(FLAKY))
+    return Request(results=[result])
+
+
+async def test_a_failed_attempt_is_confirmed_only_once_it_is_stored(tmp_path: Path) -> None:
+    async with house(tmp_path) as h, stream(h) as (wire, _):
+        live = await h.accepted(on_lost=WAIT)
+        await wire.until(lambda: wire.told.assignments)
+        key = wire.told.assignments[0].key
+        gate = threading.Event()
+        held = asyncio.create_task(h.database.read(lambda connection: gate.wait(5)))
+        live.watchers.append(lambda _: wire.heard.set())
+        wire.requests.put_nowait(failure(key))
+        await wire.until(lambda: live.state is TaskState.RETRY_WAIT)
+        # What the stream writes next would take a confirmation along.
+        h.engine.start_call(h.spec(), lambda _: None)
+        await wire.until(lambda: len(wire.told.assignments) == 2)
+        assert not wire.told.confirmations
+        gate.set()
+        await held
+        await wire.until(lambda: wire.told.confirmations)
+        assert await h.state(live.task_id) is TaskState.RETRY_WAIT
