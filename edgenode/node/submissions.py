@@ -1,0 +1,219 @@
+"""One SubmitTasks stream: the handler reads, one task writes.
+
+A frame of submissions is stored in one commit; while it is on its way the next frames are read, so that their commits form a
+group. Receipts and outcomes gather while the writer is busy and leave together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.model.problem import Problem
+from edgenode.link.model.task import Level, TaskSpec
+from edgenode.link.wire import checks
+from edgenode.link.wire.status import Context
+from edgenode.link.wire.values import problem_to_pb
+from edgenode.node.task_state import LiveTask
+from edgenode.node.tasks import NewTask, Submitted, TaskEngine
+
+MAX_FRAME = 1024
+FRAMES_IN_FLIGHT = 16
+OUT_FRAME_BYTES = 1 << 20
+
+
+class SubmitStream:
+    """See the module. `read_spec` checks a spec, `read_task` reads a task as it stands."""
+
+    def __init__(
+        self,
+        engine: TaskEngine,
+        context: Context,
+        read_spec: Callable[[task_pb2.TaskSpec], TaskSpec],
+        read_task: Callable[[str], Awaitable[task_pb2.Task]],
+    ) -> None:
+        self._engine = engine
+        self._read_spec = read_spec
+        self._read_task = read_task
+        self._context = context
+        self._out = task_service_pb2.SubmitTasksResponse()
+        self._ready = asyncio.Event()
+        self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
+        self._frames: set[asyncio.Task[None]] = set()
+        self._waiting: dict[int, LiveTask | None] = {}
+        self._closing = False
+
+    async def run(self) -> None:
+        """Serve until the caller has closed its side and every outcome asked for was sent."""
+        writer = asyncio.create_task(self._write(), name="submit-writer")
+        try:
+            while (request := await self._context.read()) is not grpc.aio.EOF:
+                await self._slots.acquire()
+                self._take(request)
+            if self._frames:
+                await asyncio.wait(self._frames)
+            self._closing = True
+            self._ready.set()
+            await writer
+        finally:
+            writer.cancel()
+            for frame in self._frames:
+                frame.cancel()
+            await asyncio.gather(writer, *self._frames, return_exceptions=True)
+            for live in self._waiting.values():
+                if live is not None and live.call:
+                    self._engine.cancel_call(live)
+
+    def _take(self, request: task_service_pb2.SubmitTasksRequest) -> None:
+        if len(request.submissions) > MAX_FRAME:
+            raise InvalidArgument(
+                "TOO_MANY", f"{len(request.submissions)} submissions in a frame", hint=f"at most {MAX_FRAME}"
+            )
+        stored: list[tuple[int, NewTask]] = []
+        for submission in request.submissions:
+            number = submission.correlation_id
+            try:
+                spec = self._read_spec(submission.spec)
+                if submission.call:
+                    self._waiting[number] = None
+                    self._waiting[number] = self._engine.start_call(spec, _bind(self._ended, number))
+                    continue
+                request_id = checks.short(submission.request_id, 128, "request_id")
+            except EdgenodeError as error:
+                self._waiting.pop(number, None)
+                self._refused(number, error.problem)
+                continue
+            on_end = None
+            if submission.want_outcome:
+                self._waiting[number] = None
+                on_end = _bind(self._ended, number)
+            stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
+        cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
+        if stored or cancels:
+            self._spawn(self._store(stored, cancels))
+        else:
+            self._slots.release()
+
+    async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask]) -> None:
+        try:
+            if stored:
+                await self._submit(stored)
+            for live in cancels:
+                if live.call:
+                    self._engine.dispatcher.end_call(live, problem=_CANCELLED)
+                else:
+                    await self._engine.cancel(live.task_id, "cancelled by its submitter")
+        finally:
+            self._slots.release()
+
+    async def _submit(self, stored: list[tuple[int, NewTask]]) -> None:
+        try:
+            results = await self._engine.submit([new for _, new in stored])
+        except EdgenodeError as error:
+            for number, _ in stored:
+                self._waiting.pop(number, None)
+                self._refused(number, error.problem)
+            return
+        for (number, new), submitted in zip(stored, results, strict=True):
+            if submitted.problem is not None:
+                self._waiting.pop(number, None)
+                self._refused(number, submitted.problem)
+                continue
+            level = submitted.live.level if submitted.live is not None else Level.DONE
+            self._out.receipts.add(correlation_id=number, task_id=submitted.task_id, level=int(level))
+            if new.on_end is not None and number in self._waiting:
+                await self._follow(number, submitted)
+        self._ready.set()
+
+    async def _follow(self, number: int, submitted: Submitted) -> None:
+        if submitted.live is not None:
+            self._waiting[number] = submitted.live
+            return
+        task = await self._read_task(submitted.task_id)
+        self._waiting.pop(number, None)
+        outcome = self._out.outcomes.add(correlation_id=number, task_id=task.task_id, state=task.state)
+        if task.HasField("output"):
+            outcome.output.CopyFrom(task.output)
+        if task.HasField("problem"):
+            outcome.problem.CopyFrom(task.problem)
+
+    def _ended(self, number: int, live: LiveTask) -> None:
+        if number not in self._waiting:
+            return
+        del self._waiting[number]
+        outcome = self._out.outcomes.add(correlation_id=number, state=int(live.state))
+        if not live.call:
+            outcome.task_id = live.task_id
+        if live.output is not None:
+            outcome.output.CopyFrom(live.output)
+        else:
+            outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
+        self._ready.set()
+
+    def _refused(self, number: int, problem: Problem) -> None:
+        self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
+        self._ready.set()
+
+    async def _write(self) -> None:
+        while not (self._closing and not self._waiting and not self._unsent()):
+            await self._ready.wait()
+            self._ready.clear()
+            if self._unsent():
+                out, self._out = self._out, task_service_pb2.SubmitTasksResponse()
+                for frame in _bounded(out):
+                    await self._context.write(frame)
+
+    def _unsent(self) -> bool:
+        return bool(self._out.receipts or self._out.outcomes)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._frames.add(task)
+        task.add_done_callback(self._frames.discard)
+
+
+def _bounded(out: task_service_pb2.SubmitTasksResponse) -> list[task_service_pb2.SubmitTasksResponse]:
+    """`out` in frames of at most about OUT_FRAME_BYTES, so that large outcomes stay below the message limit."""
+    if out.ByteSize() <= OUT_FRAME_BYTES:
+        return [out]
+    frames = [task_service_pb2.SubmitTasksResponse(receipts=out.receipts)]
+    size = 0
+    for outcome in out.outcomes:
+        outcome_size = outcome.ByteSize()
+        if size + outcome_size > OUT_FRAME_BYTES and frames[-1].outcomes:
+            frames.append(task_service_pb2.SubmitTasksResponse())
+            size = 0
+        frames[-1].outcomes.append(outcome)
+        size += outcome_size
+    return frames
+
+
+def fingerprint(message: task_pb2.TaskSpec) -> bytes:
+    """What makes two requests with one idempotency key the same: the spec but for its deadline and trace context."""
+    if not message.idempotency_key:
+        return b""
+    bare = task_pb2.TaskSpec()
+    bare.CopyFrom(message)
+    for field in ("deadline_time", "traceparent", "tracestate"):
+        bare.ClearField(field)
+    return hashlib.blake2b(bare.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _bind(function: Callable[[int, LiveTask], None], number: int) -> Callable[[LiveTask], None]:
+    return lambda live: function(number, live)
+
+
+def problem_of(live: LiveTask) -> Problem:
+    """Why a task that ended without a result has none."""
+    if live.problem is not None:
+        return live.problem
+    return FailedPrecondition("NO_RESULT", f"the task ended {live.state.name} without a result").problem
+
+
+_CANCELLED = FailedPrecondition("CANCELLED", "cancelled by its submitter").problem
