@@ -366,7 +366,9 @@ class Dispatcher:
         if live.timer is not None:
             live.timer.cancel()
             live.timer = None
-        live.sink = None
+        if live.sink is not None:
+            live.sink.over(live)
+            live.sink = None
         worker = self._scheduler.find_worker(live.agent.rpartition("/")[2])
         if worker is not None:
             now = self._book.clock.monotonic()

@@ -29,6 +29,10 @@ class AttemptSink(Protocol):
         """Tell the agent to stop the attempt."""
         ...
 
+    def over(self, live: LiveTask) -> None:
+        """The attempt runs there no more; what is still said of it is refused."""
+        ...
+
     def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
         """Hand the submitter's answer to the attempt."""
         ...

@@ -124,6 +124,10 @@ class WorkStream:
         """See AttemptSink."""
         self._frames.open(64).cancels.add(task_id=live.task_id, attempt_number=live.attempts, fence=live.fence)
 
+    def over(self, live: LiveTask) -> None:
+        """See AttemptSink."""
+        self._attempts.pop((live.task_id, live.attempts, live.fence), None)
+
     def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
         """See AttemptSink."""
         given = self._frames.open(len(answer.data) + 128).answers.add(input_key=key, answer=answer)
@@ -145,6 +149,11 @@ class WorkStream:
 
     def _hold(self, live: LiveTask) -> None:
         self._attempts[live.task_id, live.attempts, live.fence] = live
+
+    @property
+    def attempt_count(self) -> int:
+        """Attempts that run here."""
+        return len(self._attempts)
 
     # --- the stream -------------------------------------------------------------------------------------------------
 

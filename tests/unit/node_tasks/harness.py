@@ -53,6 +53,9 @@ class Agent:
     def cancel(self, live: LiveTask) -> None:
         self.cancelled.append(live.task_id)
 
+    def over(self, live: LiveTask) -> None:
+        pass
+
     def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
         self.answered.append((key, answer.data))
 

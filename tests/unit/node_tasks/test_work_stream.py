@@ -12,7 +12,7 @@ import grpc
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.status import Context
-from edgenode.link.wire.values import problem_to_pb
+from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 from edgenode.node.work import WorkStream
 from tests.unit.node_tasks.harness import FLAKY, House, house
 
@@ -83,3 +83,19 @@ async def test_a_failed_attempt_is_confirmed_only_once_it_is_stored(tmp_path: Pa
         await held
         await wire.until(lambda: wire.told.confirmations)
         assert await h.state(live.task_id) is TaskState.RETRY_WAIT
+
+
+async def test_attempts_that_are_given_up_are_forgotten_though_the_agent_says_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path) as h, stream(h) as (wire, served):
+        expired = await h.accepted(deadline_time=timestamp_to_pb(h.clock.wall() + 5))
+        slow = await h.accepted()
+        call = h.engine.start_call(h.spec(), lambda _: None)
+        await wire.until(lambda: len(wire.told.assignments) == 3)
+        assert served.attempt_count == 3
+        h.engine.cancel_call(call)
+        assert served.attempt_count == 2
+        await h.turn(6)
+        assert expired.state is TaskState.EXPIRED
+        await h.turn(300)
+        assert slow.state is TaskState.RETRY_WAIT
+        assert served.attempt_count == 0
