@@ -118,6 +118,13 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyDelayed:
+    """In answer to Apply, before Applied: the store has no room now, it is tried again. The sender is told to be patient."""
+
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRenewed:
     """Answers RenewEpoch, or tells of a log that was made anew (quarantine) while the session was up."""
 
@@ -191,6 +198,7 @@ Event = (
     | Appended
     | ReadDone
     | Applied
+    | ApplyDelayed
     | EpochRenewed
     | RegistryChanged
     | RegistryApplied

@@ -128,6 +128,13 @@ class Exchange:
         self._send(receiver.applied(event.epoch, event.result))
         self._apply_next(receiver)
 
+    def apply_delayed(self, lane: Lane) -> None:
+        """Room for nothing more is a sign of life, too. Raises FailedPrecondition (SESSION_STATE) if nothing is applied."""
+        receiver = self._receivers.get(lane)
+        if receiver is None or not receiver.applying:
+            raise FailedPrecondition("SESSION_STATE", f"nothing is being applied on {lane.name}")
+        self._send(f.Credit(lane, 0, 0))
+
     def on_ack(self, frame: f.Ack) -> None:
         """The other side committed entries of ours."""
         if self._sender(frame.lane).acknowledged(frame):

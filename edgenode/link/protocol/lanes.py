@@ -129,7 +129,7 @@ class LaneSender:
         return batch
 
     def credited(self, credit: Credit) -> None:
-        """The receiver has more room."""
+        """The receiver has more room; none at all says that it is full, and alive."""
         if credit.added_bytes < 0 or credit.added_count < 0:
             raise protocol_error("negative credit", lane=self.lane)
         self._credit_bytes += credit.added_bytes
@@ -179,6 +179,11 @@ class LaneReceiver:
         self._held_count = 0
         self._queue: deque[Batch] = deque()
         self._applying: tuple[Batch, ...] = ()
+
+    @property
+    def applying(self) -> bool:
+        """Whether a transaction is under way."""
+        return bool(self._applying)
 
     def received(self, batch: Batch) -> None:
         """Take a batch in. Raises FailedPrecondition (PROTOCOL_ERROR) for a hole, another epoch or too much."""

@@ -18,7 +18,8 @@ the receiver's cursor decides, nor make the sender forget anything, because only
 
 A link that is cut in one direction, or half open, keeps silent: each side sends at least a heartbeat in every heartbeat
 time and gives up when it heard nothing for the lease. A receiver that lives but makes no progress is given up after the
-stall timeout. Hence every wait ends.
+stall timeout, unless it says that its store is full: a new session would find it no emptier, and end everything else that
+goes over this one. Hence every wait ends, or is known to go on.
 
 Before either side sends entries it looks whether the other knows more of its log than it has itself (a disk restored
 from a backup). Such a log gets a fresh epoch first. The accepting side does that before its Welcome; the dialing side
@@ -298,6 +299,9 @@ class LinkSession:
         except Internal as error:
             self._close(error.problem)
 
+    def _apply_delayed(self, event: e.ApplyDelayed) -> None:
+        self._open_exchange().apply_delayed(event.lane)
+
     def _registry_changed(self, event: e.RegistryChanged) -> None:
         self._require(Role.DIALING, event)  # the pump finds what is new
 
@@ -340,6 +344,7 @@ _UNGREETED: _Row = {
     e.Appended: _S._greeting_appended,
     e.ReadDone: _S._refuse,
     e.Applied: _S._refuse,
+    e.ApplyDelayed: _S._refuse,
     e.EpochRenewed: _S._epoch_renewed,
     e.RegistryChanged: _S._registry_changed,
     e.RegistryApplied: _S._refuse,
@@ -362,6 +367,7 @@ _EVENTS: dict[SessionState, _Row] = {
         e.Appended: _S._appended_now,
         e.ReadDone: _S._read_done,
         e.Applied: _S._applied,
+        e.ApplyDelayed: _S._apply_delayed,
         e.EpochRenewed: _S._epoch_renewed,
         e.RegistryChanged: _S._registry_changed,
         e.RegistryApplied: _S._registry_applied,

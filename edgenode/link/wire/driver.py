@@ -7,6 +7,7 @@ applies, acknowledgements) run as tasks and come back as events, so that a slow 
 Frames to send collect in a queue; the one writer task puts what waits there into one gRPC message, up to a bound: no
 lingering, yet a busy link sends few, large messages. The session counts what the writer has not taken and stops reading lanes.
 Memory stays bounded on the way in by the credits that the session gave, and by not reading while handlers are behind.
+A store that is full is asked again until it has room; meanwhile its lane stands still, and only its lane.
 
 The end comes once, with the session's Disconnect. Then: the stream is finished in-band if it still lives, store work already
 begun is waited for (a transaction is never abandoned half-way), handlers run dry, and only then `closed` is told.
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
-from edgenode.link.errors import EdgenodeError, Internal
+from edgenode.link.errors import EdgenodeError, Internal, ResourceExhausted
 from edgenode.link.model.frames import Hello, Pace, Passthrough, RegistryDelta
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.problem import Code, Problem
@@ -40,6 +41,7 @@ from edgenode.link.wire.streams import Stream
 
 _log = logging.getLogger(__name__)
 _SHORTEST_TIMER = 0.001
+_FULL_RETRY = 5.0  # seconds until a full store is asked again, if it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,8 +358,17 @@ class SessionDriver:
 
     def _apply(self, effect: protocol.Apply) -> None:
         async def apply() -> None:
-            result = await self._ports.inbox.apply(effect.lane, effect.epoch, effect.base, effect.segments, effect.gap)
-            self.post(protocol.Applied(effect.lane, effect.epoch, result))
+            inbox = self._ports.inbox
+            while not self._over.is_set():
+                try:
+                    result = await inbox.apply(effect.lane, effect.epoch, effect.base, effect.segments, effect.gap)
+                except ResourceExhausted as error:
+                    _log.warning("entries of lane %s wait: %s", effect.lane.name.lower(), error)
+                    self.post(protocol.ApplyDelayed(effect.lane))
+                    await self._pause(error.problem.retry_after or _FULL_RETRY)
+                else:
+                    self.post(protocol.Applied(effect.lane, effect.epoch, result))
+                    return
 
         self._start(apply(), "link apply")
 
@@ -397,6 +408,13 @@ class SessionDriver:
         if self._problem is None:
             self._problem = effect.problem
             self._over.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, at most until the session is over."""
+        try:
+            await asyncio.wait_for(self._over.wait(), seconds)
+        except TimeoutError:
+            return
 
     def _start(self, work: Any, name: str) -> None:
         """Runs store work as a task; what it raises ends the session."""

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 
 from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import ResourceExhausted
 from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Lane
 from edgenode.link.protocol.registry import RegistryLog
@@ -118,6 +119,26 @@ async def test_a_store_that_fails_ends_the_session_and_the_next_one_goes_on() ->
         assert rig.edge.side.outbox.logs[Lane.TASK].acked == 0
         north.inbox.failure = None
         await eventually(lambda: rig.edge.side.outbox.pending() == 0)
+
+
+async def test_a_full_store_holds_up_its_lane_and_nothing_else() -> None:
+    async with linked() as rig:
+        north = rig.hub.side("north")
+        apply = north.inbox.apply
+        refusals: list[Lane] = []
+
+        async def full(lane: Lane, *rest: object) -> object:
+            if lane is Lane.MESSAGE and len(refusals) < 3:
+                refusals.append(lane)
+                raise ResourceExhausted("STORE_FULL", "full", retry_after=0.05)
+            return await apply(lane, *rest)  # type: ignore[arg-type]
+
+        north.inbox.apply = full  # type: ignore[method-assign,assignment]
+        fill(rig.edge.side.outbox, Lane.MESSAGE, 0, 100)
+        fill(rig.edge.side.outbox, Lane.TASK, 0, 100)
+        await eventually(lambda: rig.edge.side.outbox.pending() == 0)
+        assert (len(refusals), len(north.inbox.entries[Lane.MESSAGE])) == (3, 100)
+        assert north.events.problems == rig.edge.side.events.problems == []
 
 
 async def test_the_registry_travels_and_changes_follow() -> None:

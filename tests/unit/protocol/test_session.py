@@ -389,6 +389,19 @@ def test_a_peer_that_gives_no_room_back_is_given_up() -> None:
     assert _reason(session.handle(e.Tick(), 22.0)) == "STALLED"
 
 
+def test_a_peer_whose_store_is_full_is_waited_for() -> None:
+    parent, _ = established_accepting(standing(fence=1), hello(head(TASK, 1)))
+    parent.handle(e.Received(f.Batch(TASK, "log-1", 1, (segment(),))), 1.0)
+    (patience,) = sent(parent.handle(e.ApplyDelayed(TASK), 2.0), f.Credit)
+    assert patience == f.Credit(TASK, 0, 0)
+    session, _ = established_dialing(standing(head(TASK, 1)), welcome(heartbeat=100.0, lease=1000.0))
+    session.handle(e.ReadDone(TASK, Chunk(1, (segment(),))), 1.0)
+    assert session.next_deadline() == 21.0
+    session.handle(e.Received(patience), 15.0)
+    assert not sent(session.handle(e.Tick(), 21.0), f.GoAway)
+    assert _reason(session.handle(e.Tick(), 35.0)) == "STALLED"
+
+
 def test_the_pace_bounds_the_bytes_and_reaches_the_driver() -> None:
     session, _ = established_dialing(standing(head(TASK, 999)), welcome(window=10_000, heartbeat=100.0, lease=999.0))
     pace = f.Pace(3.0, 100)

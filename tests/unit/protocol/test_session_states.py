@@ -21,6 +21,7 @@ EVENTS: list[e.Event] = [
     e.Appended(Lane.TASK, 5),
     e.ReadDone(Lane.TASK, Chunk(1, ())),
     e.Applied(Lane.TASK, "log-1", Applied(1)),
+    e.ApplyDelayed(Lane.TASK),
     e.EpochRenewed(head(Lane.TASK, 5, "log-2")),
     e.RegistryChanged(),
     e.RegistryApplied("r", 1),
@@ -32,7 +33,7 @@ EVENTS: list[e.Event] = [
     e.Lost(GONE),
     e.CloseRequested(GONE),
 ]
-ANSWERS_NOTHING = {e.ReadDone, e.Applied, e.RegistryApplied}  # nothing was asked for in these tests
+ANSWERS_NOTHING = {e.ReadDone, e.Applied, e.ApplyDelayed, e.RegistryApplied}  # nothing was asked for in these tests
 DIALING_ONLY = {e.RegistryChanged, e.LoadsChanged}
 REFUSED: dict[SessionState, set[type]] = {
     S.OPENING: {e.Admitted, e.Forward} | ANSWERS_NOTHING,
