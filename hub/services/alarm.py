@@ -44,7 +44,9 @@ class Alarm:
 
     def _run(self) -> None:
         self._handle = None
-        self._timers.run_due(self._clock.monotonic())
-        following = self._timers.next_due()
-        if following is not None and self._handle is None:
-            self._schedule(following)
+        try:
+            self._timers.run_due(self._clock.monotonic())
+        finally:  # one that raises is the loop's to report; the others are still to be called
+            following = self._timers.next_due()
+            if following is not None and self._handle is None:
+                self._schedule(following)

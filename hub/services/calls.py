@@ -13,7 +13,14 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from edgenode.api.sync.v1 import sync_pb2
-from edgenode.link.errors import DeadlineExceeded, EdgenodeError, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.errors import (
+    DeadlineExceeded,
+    EdgenodeError,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from edgenode.link.model.task import TaskSpec
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
@@ -131,6 +138,10 @@ class CallRouter:
     def _open(
         self, caller: str, caller_id: int, spec: TaskSpec, timeout: float, deliver: Deliver
     ) -> tuple[str, sync_pb2.Call]:
+        if (caller, caller_id) in self._by_caller:
+            raise InvalidArgument(
+                "CALL_ID_IN_USE", f"call {caller_id} is under way", hint="number calls anew", field="call_id"
+            )
         if self._counts[caller] >= MAX_CALLS:
             raise ResourceExhausted(
                 "QUEUE_FULL", f"{MAX_CALLS} calls are under way", hint="wait for answers", retry_after=1.0
@@ -203,6 +214,8 @@ class CallRouter:
         call.timer.cancel()
         del self._by_caller[call.caller, call.caller_id]
         self._counts[call.caller] -= 1
+        if not self._counts[call.caller]:
+            del self._counts[call.caller]
         return call
 
 

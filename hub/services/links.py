@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -66,6 +67,16 @@ class LinkHandlers(Protocol):
 
 Apply = Callable[[Intake], Awaitable[Applied]]
 
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A node between two sessions. `boot_id` tells the process that moved from one that was started meanwhile."""
+
+    boot_id: str
+    problem: Problem
+    timer: Timer
+
+
 MAX_WAITING = 1000  # frames kept for a node that changes its channel
 
 
@@ -88,7 +99,7 @@ class Links:
         alarm: Alarm,
     ) -> None:
         self._alarm = alarm
-        self._moving: dict[str, Timer] = {}
+        self._moving: dict[str, _Move] = {}
         # What was sent to a node while its session ended: the session that follows a move takes it.
         self._waiting: dict[str, list[sync_pb2.Frame]] = {}
         self._fleet = fleet
@@ -149,12 +160,15 @@ class Links:
 
     def established(self, node: str, link: LinkConnection) -> None:
         """A session is up."""
+        move = self._moving.pop(node, None)
+        if move is not None:
+            move.timer.cancel()
+            if move.boot_id != link.peer.boot_id:  # it knows nothing of what the other one waited for
+                self._gone(node, move.problem)
         self._connections[node] = link
         self._view.connected(node, self._clock.monotonic())
         self._handlers.node_connected(node, link.peer.applied_version)
-        move = self._moving.pop(node, None)
         if move is not None:
-            move.cancel()
             # On the next turn: the session counts as up only once this returned.
             asyncio.get_running_loop().call_soon(self._send_waiting, node)
 
@@ -172,7 +186,8 @@ class Links:
             return
         del self._connections[node]
         if problem.reason == MOVED:
-            self._moving[node] = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
+            timer = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
+            self._moving[node] = _Move(link.peer.boot_id, problem, timer)
         else:
             self._gone(node, problem)
 

@@ -54,6 +54,17 @@ async def test_a_call_crosses_the_hub_and_the_answer_finds_back(site: Site) -> N
     assert by_id[7] == b"%d" % north.calls[0].call_id
 
 
+async def test_a_number_that_is_in_use_is_refused_and_nothing_breaks(site: Site) -> None:
+    north, south = await _pair(site)
+    _call(south, 7)
+    _call(south, 7)
+    await until(lambda: len(south.results) == 1)
+    assert (south.results[0].call_id, south.results[0].problem.reason) == (7, "CALL_ID_IN_USE")
+    _answer(north, north.calls[0].call_id, b"42")
+    await until(lambda: len(south.results) == 2)
+    assert south.results[1].output.data == b"42"
+
+
 async def test_a_call_nobody_can_take_is_refused_at_once(site: Site) -> None:
     _, south = await _pair(site)
     _call(south, 1, "no.such.skill")
