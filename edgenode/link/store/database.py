@@ -66,6 +66,7 @@ class Database:
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
         self._used_bytes = 0
+        self._wal_bytes = 0  # size of the WAL at the last checkpoint
         self.commits = 0
         self.quarantined: str | None = None
 
@@ -233,8 +234,11 @@ class Database:
             wal_bytes = os.stat(self._path + "-wal").st_size
         except FileNotFoundError:
             return
-        if wal_bytes >= CHECKPOINT_BYTES:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        # After a checkpoint the file is written again from its start, which costs less than growing it anew: it is full
+        # when it grows past what it was.
+        if wal_bytes > max(CHECKPOINT_BYTES, self._wal_bytes):
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            self._wal_bytes = os.stat(self._path + "-wal").st_size
 
     async def _hop(self, function: Statement[T]) -> T:
         connection = self._connection
@@ -245,6 +249,7 @@ class Database:
     async def _connect(self) -> None:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
+        self._wal_bytes = 0
         self._connection = await aiosqlite.connect(self._path, isolation_level=None, cached_statements=256)
         try:
             await self._hop(self._prepare)

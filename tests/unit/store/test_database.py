@@ -133,3 +133,17 @@ async def test_an_opening_that_is_cancelled_leaves_nothing_behind(tmp_path: Path
         with pytest.raises(asyncio.CancelledError):
             await opening
     await (await open_database(tmp_path / "a.db")).close()
+
+
+async def test_the_wal_is_bounded_and_used_again(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    sizes = []
+    for _ in range(64):
+        await database.write(insert(os.urandom(1 << 20)))
+        sizes.append((tmp_path / "a.db-wal").stat().st_size)
+    assert max(sizes) < 24 << 20
+    assert len(set(sizes[20:])) < 24  # most commits find room in it
+    await database.close()
+    again = await open_database(tmp_path / "a.db")
+    assert await again.read(count) == 64
+    await again.close()
