@@ -335,8 +335,8 @@ class Dispatcher:
         if known is not None and live.sink is not None:
             live.sink.answer(live, request.key, known)
             return
-        if live.finishing:
-            return
+        if live.finishing or live.sink is None:
+            return  # the attempt ended right after it asked
         live.input_request = request
         event = TaskEvent.ASK_AUTHORIZATION if request.authorization else TaskEvent.ASK
         live.apply(event, self._book.clock.wall())

@@ -145,8 +145,10 @@ class TaskBook:
         return [task_entries.report(live, self.node) for live in lives if live.fence]
 
     def forget(self, live: LiveTask) -> None:
-        """The task has ended, for good: tell everyone."""
-        self.live.pop(live.task_id, None)
+        """The task has ended, for good: tell everyone. One that was granted anew meanwhile has another end to come."""
+        if self.live.get(live.task_id) is not live:
+            return
+        del self.live[live.task_id]
         self.tell_watchers(live)
         self._tell_level(live)
         for listener in live.listeners:
@@ -158,13 +160,14 @@ class TaskBook:
         Raises Unavailable (STORE_CLOSED) once the node stops.
         """
         rows = [task_store.update_row(live) for live in lives]
-        dead = [live for live in lives if live.state is TaskState.DEAD_LETTERED]
+        dead = [live.state is TaskState.DEAD_LETTERED for live in lives]
         now_time = self.clock.wall()
 
         def store(connection: sqlite3.Connection) -> int:
-            task_store.update(connection, rows)
-            for live in dead:
-                self._on_dead_letter(connection, live)
+            changed = task_store.update(connection, rows)
+            for number, live in enumerate(lives):
+                if changed[number] and dead[number]:
+                    self._on_dead_letter(connection, live)
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
         self.appended(await self._insist(store, len(rows)))

@@ -123,10 +123,9 @@ def _unreadable(detail: str) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Absorbed:
-    """What the transaction made of the hub's entries, in order, for memory to follow."""
+    """What the transaction made of the hub's entries, in order, for memory to follow; a LiveTask is a grant."""
 
-    grants: tuple[LiveTask, ...]
-    entries: tuple[sync_pb2.TaskEntry, ...]
+    steps: tuple[LiveTask | sync_pb2.TaskEntry, ...]
     last_appended: int
 
 
@@ -140,37 +139,36 @@ class EntryApplier:
 
     def apply(self, connection: sqlite3.Connection, entries: Iterable[sync_pb2.TaskEntry], now_time: float) -> Absorbed:
         """Run inside the transaction that moves the cursor."""
-        grants: list[LiveTask] = []
-        followed: list[sync_pb2.TaskEntry] = []
+        steps: list[LiveTask | sync_pb2.TaskEntry] = []
         replies: list[sync_pb2.TaskEntry] = []
         for entry in entries:
             kind = entry.WhichOneof("entry")
             if kind == "grant":
                 live, reply = self._grant(connection, entry.grant, now_time)
                 if live is not None:
-                    grants.append(live)
+                    steps.append(live)
                 if reply is not None:
                     replies.append(reply)
             elif kind == "report":
                 if _store_report(connection, entry.report.task, now_time):
-                    followed.append(entry)
+                    steps.append(entry)
                 else:
                     logs.count(connection, "task.downlink", "DISCARDED_REPORT")
             elif kind == "revoke":
                 if _store_revoke(connection, entry.revoke, self._node):
-                    followed.append(entry)
+                    steps.append(entry)
             elif kind == "cancel":
                 connection.execute(
                     "UPDATE task SET cancel_requested = 1 WHERE task_id = ? AND state < 8", (entry.cancel.task_id,)
                 )
-                followed.append(entry)
+                steps.append(entry)
             elif kind == "answer":
                 if _store_answer(connection, entry.answer):
-                    followed.append(entry)
+                    steps.append(entry)
             else:
                 logs.count(connection, "task.downlink", "UNKNOWN_ENTRY")
         last = append(connection, self._log, replies, now_time)
-        return Absorbed(tuple(grants), tuple(followed), last)
+        return Absorbed(tuple(steps), last)
 
     def _grant(
         self, connection: sqlite3.Connection, grant: sync_pb2.TaskGrant, now_time: float
@@ -184,14 +182,15 @@ class EntryApplier:
         live.fence = grant.fence
         live.attempts = grant.attempt_count
         live.answers = dict(grant.answers)
+        live.level = Level.DURABLE_HUB
         live.note()
         known = connection.execute(
-            "SELECT state, fence, holder_node FROM task WHERE task_id = ?", (grant.task_id,)
+            "SELECT state, fence, level, answers FROM task WHERE task_id = ?", (grant.task_id,)
         ).fetchone()
         if known is None:
             task_store.insert(connection, [task_store.insert_row(live)])
             return live, None
-        state, fence, _ = known
+        state, fence, level, answers = known
         if fence >= grant.fence:
             return None, None
         if TaskState(state).terminal:
@@ -202,6 +201,8 @@ class EntryApplier:
                 return None, None
             task.ClearField("spec")
             return None, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task))
+        live.level = max(live.level, Level(level))
+        live.answers = task_store.decode_answers(answers) | live.answers
         task_store.update(connection, [task_store.update_row(live)])
         return live, None
 
@@ -221,8 +222,8 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
     state = TaskState(task.state)
     changed = connection.execute(
         "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, attempt_count = ?, agent = ?, sequence = sequence + 1,"
-        " update_time = ?, output = ?, problem = ?, input_request = ?, fence = ?, level = max(level, ?),"
-        " cancel_requested = cancel_requested AND NOT ?"
+        " update_time = ?, output = ?, problem = ?, input_request = ?, level = max(level, ?),"
+        " cancel_requested = cancel_requested AND NOT ?, fence = CASE WHEN ? THEN ? ELSE fence END"
         " WHERE task_id = ? AND state < 8 AND holder_node <> ''",
         (
             task.state,
@@ -234,9 +235,10 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
             task.output.SerializeToString() if task.HasField("output") else None,
             task.problem.SerializeToString() if task.HasField("problem") else None,
             task.input_request.SerializeToString() if task.HasField("input_request") else None,
-            task.fence,
             int(Level.DONE if state.terminal else Level.DURABLE_HUB),
             state.terminal,
+            state.terminal,
+            task.fence,
             task.task_id,
         ),
     ).rowcount
@@ -253,7 +255,8 @@ def _store_revoke(connection: sqlite3.Connection, revoke: sync_pb2.TaskRevoke, n
         return False
     if row[0] == node:
         connection.execute(
-            "UPDATE task SET holder_node = 'hub', state = ? WHERE task_id = ?", (int(TaskState.QUEUED), revoke.task_id)
+            "UPDATE task SET holder_node = 'hub', state = ?, fence = 0 WHERE task_id = ?",
+            (int(TaskState.QUEUED), revoke.task_id),
         )
     else:
         task_store.delete_revoked(connection, [revoke.task_id])

@@ -76,32 +76,38 @@ class HubTasks:
     def absorb(self, absorbed: task_entries.Absorbed) -> None:
         """Follow what the transaction stored of the hub's entries."""
         ended: list[LiveTask] = []
-        for live in absorbed.grants:
-            self._take_grant(live)
-        for entry in absorbed.entries:
-            kind = entry.WhichOneof("entry")
-            if kind == "report":
-                self._follow_report(entry.report.task, ended)
-            elif kind == "cancel":
-                self._book.spawn(self._cancel(entry.cancel.task_id, entry.cancel.reason))
-            elif kind == "revoke":
-                self._revoked(entry.revoke)
-            elif kind == "answer":
-                self._take_answer(entry.answer)
+        for step in absorbed.steps:
+            if isinstance(step, LiveTask):
+                self._take_grant(step)
+            else:
+                self._follow(step, ended)
         if ended:
             # Not awaited: a crash before it costs the changes before the end, not the end.
             self._book.spawn(self._book.database.write(lambda connection: task_store.store_history(connection, ended)))
         self._book.appended(absorbed.last_appended)
 
+    def _follow(self, entry: sync_pb2.TaskEntry, ended: list[LiveTask]) -> None:
+        kind = entry.WhichOneof("entry")
+        if kind == "report":
+            self._follow_report(entry.report.task, ended)
+        elif kind == "cancel":
+            self._book.spawn(self._cancel(entry.cancel.task_id, entry.cancel.reason))
+        elif kind == "revoke":
+            self._revoked(entry.revoke)
+        elif kind == "answer":
+            self._take_answer(entry.answer)
+
     def _take_grant(self, live: LiveTask) -> None:
         old = self._book.live.get(live.task_id)
         if old is not None:
-            # The hub gave this node's own task back to it, or granted it anew.
+            # The hub gave this node's own task back to it, or granted it anew. An end that was decided under the older
+            # fence and is not stored yet will not be: the row has the new one.
             self._dispatcher.withdraw(old)
             old.clear_timers()
             live.listeners, live.watchers, live.level_waiters = old.listeners, old.watchers, old.level_waiters
             live.sequence = old.sequence + 1
-            live.request_id, live.fingerprint = old.request_id, old.fingerprint
+            live.request_id, live.fingerprint, live.replay_of = old.request_id, old.fingerprint, old.replay_of
+            live.level = max(live.level, old.level)
         self._book.live[live.task_id] = live
         self._dispatcher.watch_deadline(live)
         self._dispatcher.enqueue(live)
@@ -148,7 +154,8 @@ class HubTasks:
             live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
             self._dispatcher.watch_deadline(live)
         else:
-            self._book.live.pop(live.task_id, None)
+            del self._book.live[live.task_id]
+        self._book.tell_watchers(live)
 
     def _take_answer(self, given: sync_pb2.TaskAnswer) -> None:
         live = self._book.live.get(given.task_id)

@@ -1,6 +1,7 @@
 """Tasks as rows. Functions here run inside a transaction of the node's database.
 
-A terminal row never changes: every update carries `state < COMPLETED` (compare-and-set), and tells whether it won.
+A terminal row never changes: every update carries `state < COMPLETED` (compare-and-set), and tells whether it won. Nor does
+what was decided under an older fence: a row's fence is that of the newest grant to this node, 0 for a task of its own.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ _INSERT = f"INSERT INTO task ({_COLUMNS}) VALUES ({', '.join('?' * 27)}) ON CONF
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
     " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, output = ?, problem = ?,"
-    " input_request = ?, answers = ?, history = ? WHERE task_id = ? AND state < 8"
+    " input_request = ?, answers = ?, history = ? WHERE task_id = ? AND state < 8 AND fence <= ?"
 )
 _SUMMARY = (
     "task_id, state, state_reason, origin_node, holder_node, fence, attempt_count, agent, sequence, level, submit_time,"
@@ -136,6 +137,7 @@ def update_row(live: LiveTask) -> Row:
         live.cancel_requested,
         *_blobs(live),
         live.task_id,
+        live.fence,
     )
 
 
@@ -151,6 +153,11 @@ def _blobs(live: LiveTask) -> tuple[bytes | None, bytes | None, bytes | None, by
 
 def _encode_answers(live: LiveTask) -> bytes:
     return task_service_pb2.Assignment(answers=live.answers).SerializeToString()
+
+
+def decode_answers(stored: bytes | None) -> dict[str, task_pb2.TaskOutput]:
+    """Answers by key, of a row."""
+    return dict(task_service_pb2.Assignment.FromString(stored).answers) if stored is not None else {}
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Known | None]:
@@ -179,7 +186,7 @@ def _find(connection: sqlite3.Connection, row: Row) -> Known:
 
 
 def update(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
-    """Update tasks that have not ended; for each whether it was changed. Counts those that end."""
+    """Update tasks that have not ended or been granted anew; for each whether it was changed. Counts those that end."""
     results = [connection.execute(_UPDATE, row).rowcount > 0 for row in rows]
     ended: dict[str, int] = {}
     for row, changed in zip(rows, results, strict=True):
@@ -255,8 +262,7 @@ def revive(row: Row, live: LiveTask) -> None:
         live.problem = problem_from_pb(problem_pb2.Problem.FromString(problem))
     if input_request is not None:
         live.input_request = task_pb2.InputRequest.FromString(input_request)
-    if answers is not None:
-        live.answers = dict(task_service_pb2.Assignment.FromString(answers).answers)
+    live.answers = decode_answers(answers)
     live.history = _history_decoder.decode(history)
 
 

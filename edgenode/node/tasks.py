@@ -309,6 +309,8 @@ class TaskEngine:
         await self.book.finish(self._answer(live, key, value))
 
     async def _answer(self, live: LiveTask, key: str, value: task_pb2.TaskOutput) -> None:
+        if not self.book.has(live):
+            raise FailedPrecondition("NO_INPUT_REQUESTED", "the task went elsewhere meanwhile", hint="ask for it again")
         live.answers[key] = value
         live.input_request = None
         live.apply(TaskEvent.BEGIN, self.book.clock.wall())
