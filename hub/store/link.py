@@ -41,9 +41,10 @@ class SqliteLinkStore:
         """See LinkStore."""
         query = (
             "SELECT rejected_number, node, lane, place, reason, message, payload FROM rejected_entry"
-            " WHERE node = ?1 OR ?1 = '' ORDER BY rejected_number LIMIT ?2"
+            " WHERE node = :node OR :node = '' ORDER BY rejected_number LIMIT :limit"
         )
-        rows = await self._database.read(lambda connection: connection.execute(query, (node, limit)).fetchall())
+        values = {"node": node, "limit": limit}
+        rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
         return [RejectedEntry(row[0], row[1], Lane(row[2]), *row[3:]) for row in rows]
 
     async def forget_rejected(self, numbers: Sequence[int]) -> None:
@@ -123,10 +124,10 @@ def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
         low, high = _range(log_id)
         # Counted from what is there, not from the difference of two numbers: that is what makes the sum a check.
         held, size, oldest = connection.execute(
-            "SELECT coalesce(sum(entry_count - max(?1 + ?3 - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
-            " coalesce(min(accept_time), 0) FROM segment WHERE position >= ?1 AND position < ?2"
-            " AND position + entry_count - 1 > ?1 + ?3",
-            (low, high, acked),
+            "SELECT coalesce(sum(entry_count - max(:low + :acked - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
+            " coalesce(min(accept_time), 0) FROM segment WHERE position >= :low AND position < :high"
+            " AND position + entry_count - 1 > :low + :acked",
+            {"low": low, "high": high, "acked": acked},
         ).fetchone()
         counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, held, size, oldest))
     return counts

@@ -122,9 +122,9 @@ def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segm
     """
     key = (intake.node, intake.lane, segment.origin_epoch)
     known = connection.execute(
-        "SELECT max(sequence) FROM (SELECT sequence FROM inbox_cursor WHERE peer = ?1 AND lane = ?2 AND epoch = ?3"
-        " UNION ALL SELECT sequence FROM known_origin WHERE node = ?1 AND lane = ?2 AND epoch = ?3)",
-        key,
+        "SELECT max(sequence) FROM (SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
+        " UNION ALL SELECT sequence FROM known_origin WHERE node = ? AND lane = ? AND epoch = ?)",
+        key * 2,
     ).fetchone()[0]
     connection.execute(
         "INSERT INTO known_origin VALUES (?, ?, ?, ?)"
