@@ -43,6 +43,8 @@ SHUTDOWN_RETRY_SECONDS = 1.0
 SOCKET_GRACE_SECONDS = 1.0
 LONGEST_LEAF_WAIT = 3600.0  # the wall clock may be set meanwhile
 
+LEAF_RETRY_SECONDS = 60.0
+
 _LOCAL_FILES = (fleet_service_pb2, registry_service_pb2, task_service_pb2, message_service_pb2)
 LOCAL_SERVICES = tuple(
     service.full_name for file in _LOCAL_FILES for service in file.DESCRIPTOR.services_by_name.values()
@@ -107,7 +109,7 @@ class Hub:
         config = self._config
         self._start_time = self._clock.wall()
         authority = Authority.load(config.state_dir, self._clock, leaf_life=config.leaf_ttl_seconds)
-        authority.renew_hub_leaf()
+        await _renew_leaf(authority)
         make_private_directory(config.state_dir)
         database = await open_database(config.store_path, config.store_bytes)
         self._running.push_async_callback(database.close)
@@ -117,25 +119,26 @@ class Hub:
         self._running.push_async_callback(core.stop)
         await core.start()
         identity = ServerIdentity(authority.hub_pair())
-        self._keep_leaf(authority, identity, alarm)
+        keeping = asyncio.create_task(self._keep_leaf(authority, identity), name="hub certificate")
+        self._running.push_async_callback(_end, keeping)
         await self._serve_edges(core, authority, identity)
         await self._serve_enrollment(core, authority, identity)
         await self._serve_socket(core)
         _log.info("hub %s serves edges on port %d", core.name, self.sync_port)
 
-    def _keep_leaf(self, authority: Authority, identity: ServerIdentity, alarm: Alarm) -> None:
+    async def _keep_leaf(self, authority: Authority, identity: ServerIdentity) -> None:
         """Make the hub a new certificate before the old one ends; connections that are up keep theirs."""
-
-        def due() -> None:
+        while True:
+            left = authority.hub_renewal_time() - self._clock.wall()
+            await asyncio.sleep(min(max(left, 1.0), LONGEST_LEAF_WAIT))
             try:
-                if authority.renew_hub_leaf():
-                    identity.replace(authority.hub_pair())
-            except OSError as error:
-                _log.error("the hub's certificate could not be renewed: %s", error)
-            self._keep_leaf(authority, identity, alarm)
-
-        left = authority.hub_renewal_time() - self._clock.wall()
-        alarm.after(min(max(left, 1.0), LONGEST_LEAF_WAIT), due)
+                await _renew_leaf(authority)
+            except Exception:  # the one in use is good for a while; whatever it is, it must not end the keeping
+                _log.exception("the hub's certificate could not be renewed")
+                await asyncio.sleep(LEAF_RETRY_SECONDS)
+            pair = authority.hub_pair()
+            if pair != identity.pair:
+                identity.replace(pair)
 
     async def _serve_edges(self, core: Core, authority: Authority, identity: ServerIdentity) -> None:
         server = create_server(ServiceInterceptor(EdgesOnly(authority.trust_domain)))
@@ -177,6 +180,19 @@ class Hub:
         ).problem
         with suppress(TimeoutError):
             await asyncio.wait_for(core.end.close_all(problem), self._config.drain_seconds)
+
+
+async def _renew_leaf(authority: Authority) -> None:
+    """Renew the hub's certificate if it is time, off the loop: it waits for the disk."""
+    try:
+        await asyncio.to_thread(authority.renew_hub_leaf)
+    except OSError as error:
+        _log.error("the hub's new certificate cannot be kept, it will be made again at the next start: %s", error)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def _stop_socket(server: grpc.aio.Server, servicer: health.aio.HealthServicer, core: Core) -> None:

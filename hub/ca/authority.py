@@ -208,15 +208,18 @@ class Authority:
         return begin + (end - begin) * RENEW_SHARE
 
     def renew_hub_leaf(self) -> bool:
-        """Make the hub a new key and certificate if it is time; true if it did. Call at start and at `hub_renewal_time`."""
+        """Make the hub a new key and certificate if it is time; true if it did. Call at start and at `hub_renewal_time`.
+
+        It waits for the disk. Raises OSError where that fails: the new pair is in use all the same, until the next start.
+        """
         now = self._clock.wall()
         # A certificate that is not valid yet was made when the clock was wrong: as bad as an old one.
         begun = self._hub.certificate.not_valid_before_utc.timestamp() <= now
         if begun and now < self.hub_renewal_time():
             return False
         hub = _issue(lambda key: build_hub(self._name, key, self._hub_ca, now, self._leaf_life))
-        write_private_file(self._directory / "hub.pem", _pair_pem(hub))
         self._hub = hub
+        write_private_file(self._directory / "hub.pem", _pair_pem(hub))
         return True
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import ssl
 
 import grpc
 import pytest
@@ -15,6 +17,7 @@ from edgenode.link.identity.documents import verify_document
 from edgenode.link.ports import SystemClock
 from edgenode.link.wire.status import from_rpc_error
 from hub.app import Hub
+from hub.ca import authority
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.schema import open_database
 from tests.integration.hub.conftest import Site
@@ -224,3 +227,26 @@ async def test_a_port_that_is_taken_is_a_clear_error(site: Site) -> None:
             await site.start(listen=f"127.0.0.1:{other.getsockname()[1]}")
     assert caught.value.reason == "PORT_TAKEN"
     await site.start(listen="127.0.0.1:0")
+
+
+class Ahead(SystemClock):
+    """A wall clock that goes some days ahead."""
+
+    def wall(self) -> float:
+        return super().wall() + 5 * 86_400.0
+
+
+async def test_a_certificate_that_cannot_be_written_keeps_no_hub_from_serving(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = site.authority.hub_pair()
+
+    def full(path: object, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(authority, "write_private_file", full)
+    site.hub = Hub(site.config, clock=Ahead())
+    await site.hub.start()
+    assert "no space left on device" in caplog.text
+    shown = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", site.hub.enrollment_port))
+    assert shown not in before.certificate_chain.decode(), "it serves with the new one"
