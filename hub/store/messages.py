@@ -79,16 +79,23 @@ class SqliteMessageStore:
                 taken.append(self._cut(origin, skip) if skip else origin)
         return taken, known
 
-    async def read(self, after: int, max_count: int, max_bytes: int) -> Chunk:
+    async def read(self, after: int, max_count: int, max_bytes: int) -> tuple[Chunk, int]:
         """See MessageStore."""
-        return await self._database.read(
-            lambda connection: logs.read(connection, self._log_id, after, max_count, max_bytes)
-        )
+
+        def run(connection: sqlite3.Connection) -> tuple[Chunk, int]:
+            chunk = logs.read(connection, self._log_id, after, max_count, max_bytes)
+            return chunk, logs.log_state(connection, LOG).last
+
+        return await self._database.read(run)
 
     async def bounds(self) -> tuple[int, int]:
         """See MessageStore."""
         state = await self._database.read(lambda connection: logs.log_state(connection, LOG))
         return state.first, state.last
+
+    async def subscribed(self, name: str) -> int | None:
+        """See MessageStore."""
+        return await self._database.read(lambda connection: logs.consumers(connection, self._log_id).get(name))
 
     async def subscribe(self, name: str, after: int) -> int:
         """See MessageStore."""

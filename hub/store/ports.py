@@ -117,12 +117,16 @@ class MessageStore(Protocol):
         """Store what is new of a batch, unread, with its cursor. Returns the outcome and the log's last sequence."""
         ...
 
-    async def read(self, after: int, max_count: int, max_bytes: int) -> Chunk:
-        """Whole segments that hold entries past `after`."""
+    async def read(self, after: int, max_count: int, max_bytes: int) -> tuple[Chunk, int]:
+        """Whole segments that hold entries past `after`, and the last sequence at that moment."""
         ...
 
     async def bounds(self) -> tuple[int, int]:
         """(first, last) sequence held; first is last + 1 when nothing is."""
+        ...
+
+    async def subscribed(self, name: str) -> int | None:
+        """The acknowledged sequence of a named subscription; None if there is none."""
         ...
 
     async def subscribe(self, name: str, after: int) -> int:

@@ -40,6 +40,8 @@ VACUUM_PAGES = 512
 # Kept free of new work, so that acknowledgements, deletes and the control lane always find room.
 RESERVE_SHARE = 0.1
 
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
 _log = logging.getLogger(__name__)
 
 
@@ -155,10 +157,18 @@ class Database:
         return await future
 
     async def read(self, function: Statement[T]) -> T:
-        """Run `function` between transactions. It sees every write that was acknowledged before."""
+        """Run `function` between transactions. It sees every write that was acknowledged before.
+
+        Raises what `function` raises, or as `write`.
+        """
         if self._connection is None:
-            await self._connect()
-        return await self._hop(function)
+            return await self.write(
+                function
+            )  # only the committer opens the file: it is closed before it is opened again
+        try:
+            return await self._hop(function)
+        except sqlite3.Error as error:
+            raise _translate(error) from error
 
     async def close(self) -> None:
         """Finish what is pending, then close. Safe to call twice."""
@@ -250,14 +260,15 @@ class Database:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
         self._wal_bytes = 0
-        self._connection = await aiosqlite.connect(self._path, isolation_level=None, cached_statements=256)
+        connection = await aiosqlite.connect(self._path, isolation_level=None, cached_statements=256)
         try:
-            await self._hop(self._prepare)
+            await connection._execute(self._prepare, connection._conn)  # type: ignore[no-untyped-call]
         except BaseException as error:
-            await self._disconnect()
+            await connection.close()
             if isinstance(error, sqlite3.Error):
                 raise _open_error(self._path, error) from error
             raise
+        self._connection = connection
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -323,6 +334,10 @@ def _translate(error: BaseException) -> Exception:
             hint="free space or raise store_bytes",
             retry_after=5.0,
         )
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return DataLoss(
+            "STATE_DAMAGED", f"the store is damaged: {error}", hint="start the node again, or restore a backup"
+        )
     if isinstance(error, sqlite3.OperationalError):
         return Unavailable("STORE_FAILED", f"the store failed: {error}", hint="check the disk; see the node's log")
     if isinstance(error, Exception):
@@ -336,7 +351,7 @@ def _open_error(path: str, error: sqlite3.Error) -> EdgenodeError:
         return FailedPrecondition(
             "STATE_IN_USE", f"{path} is open in another process", hint="stop it first, or use another --state"
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in _DAMAGED:
         return DataLoss("STATE_DAMAGED", f"{path} is damaged: {error}", hint="restore a backup, or move the file away")
     return Unavailable("STORE_FAILED", f"cannot open {path}: {error}", hint="check the path, its owner and free space")
 

@@ -2,6 +2,7 @@
 
 A reader takes credits and acknowledgements; a writer reads the log in bounded chunks, passes over what does not match, and
 sends at most as many messages as there are credits. It is woken by appends, credits and acknowledgements; nothing polls.
+A subscriber that has closed its side gets what there is, as far as its credits go, and then the end.
 
 Acknowledgements of a durable subscription are committed one write at a time: those that come meanwhile are merged. When
 everything that was sent is acknowledged, what was passed over after it counts as acknowledged, too, so that a subscription
@@ -11,6 +12,7 @@ whose topics are rare holds nothing back.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import re
 from collections import deque
@@ -21,7 +23,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from edgenode.api.message.v1 import message_pb2, message_service_pb2
-from edgenode.link.errors import EdgenodeError, InvalidArgument
+from edgenode.link.errors import AlreadyExists, EdgenodeError, InvalidArgument
 from edgenode.link.model.lanes import Chunk, Segment
 from edgenode.link.model.names import check_name, topic_matcher
 from edgenode.link.wire import checks
@@ -36,6 +38,8 @@ FRAME_BYTES = 1024 * 1024
 SCAN_NOTICE = 4096
 MAX_TOPICS = 64
 _MAX_KNOWN_TOPICS = 4096
+
+_log = logging.getLogger(__name__)
 
 Request = message_service_pb2.SubscribeRequest
 Response = message_service_pb2.SubscribeResponse
@@ -94,6 +98,36 @@ class _Item:
     size: int
     message: message_pb2.ReceivedMessage | None
     gap: message_service_pb2.MessageGap | None = None
+
+
+def start_after(position: int, after: int, first: int, last: int) -> int:
+    """Where a subscription that is not known yet begins in a log that holds `first` to `last`.
+
+    Raises InvalidArgument (BAD_CURSOR).
+    """
+    if position == message_service_pb2.START_POSITION_START:
+        return first - 1
+    if position != message_service_pb2.START_POSITION_CURSOR:
+        return last
+    if after > last:
+        raise InvalidArgument(
+            "BAD_CURSOR",
+            f"start.after_sequence is {after}, the log ends at {last}",
+            hint="the log may have been made anew: begin with START",
+            field="start.after_sequence",
+            last_sequence=last,
+        )
+    return after
+
+
+def subscription_in_use(subscription: str) -> AlreadyExists:
+    """The error for a second stream."""
+    return AlreadyExists(
+        "SUBSCRIPTION_IN_USE",
+        f"another stream holds the subscription {subscription}",
+        hint="end it first, or choose another name",
+        subscription=subscription,
+    )
 
 
 class SubscribeStream:
@@ -236,8 +270,8 @@ class SubscribeStream:
             if response is not None:
                 await self._context.write(response)
             elif self._credits <= 0 or self._caught_up:
-                if self._read_all and self._credits <= 0:
-                    return  # no credit will come any more
+                if self._read_all:
+                    return  # no credit will come any more, nor an acknowledgement
                 await self._wake.wait()
 
     async def _refill(self) -> None:
@@ -266,8 +300,12 @@ class SubscribeStream:
     def _matching(self, segment: Segment, epoch: str, base: int, after: int) -> Iterator[_Item]:
         try:
             messages = message_pb2.MessageBatch.FromString(segment.payload).messages
-        except DecodeError:
-            yield _gap(max(base, after + 1), base + segment.count - 1, "DAMAGED")
+            if len(messages) != segment.count:
+                raise DecodeError(f"{len(messages)} messages where {segment.count} were announced")
+        except DecodeError as error:
+            first, last = max(base, after + 1), base + segment.count - 1
+            _log.warning("messages %d to %d cannot be read: %s", first, last, error)
+            yield _gap(first, last, "UNREADABLE")
             return
         accepted = timestamp_to_pb(segment.accepted)
         node = segment.origin_node or self._source.node

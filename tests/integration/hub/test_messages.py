@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -163,6 +164,34 @@ async def test_bad_subscriptions_are_refused(site: Site, subscribe: Callable[[],
         live = subscribe()
         await live.start(*topics, **start)  # type: ignore[misc]
         assert await live.refusal() == reason
+
+
+async def test_a_stopping_hub_ends_its_subscriptions(site: Site, subscribe: Callable[[], Subscriber]) -> None:
+    hub = await site.start()
+    north = await site.edge("north")
+    await north.publish("a")
+    live = subscribe()
+    await live.start(">", position=START)
+    await live.take(1)
+    stopping = asyncio.create_task(hub.stop())
+    assert await live.refusal() == "HUB_STOPPING"
+    await stopping
+
+
+async def test_bounds_that_were_narrowed_make_room_at_the_start(site: Site) -> None:
+    async def stored(count: int) -> bool:
+        stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
+        return bool((await stub.GetHubStatus(fleet_service_pb2.GetHubStatusRequest())).message_sequence == count)
+
+    await site.start()
+    north = await site.edge("north")
+    for _ in range(12):
+        await north.publish("a", payload=bytes(1 << 20))
+    await until_async(lambda: stored(12))
+    await site.stop()
+    await site.start(store_bytes=12 << 20, message_retention_bytes=1 << 20)
+    await north.publish("b")
+    await until_async(lambda: stored(13))
 
 
 async def test_publishing_belongs_on_an_edge(site: Site) -> None:

@@ -191,7 +191,7 @@ def messages(*topics: str) -> Segment:
 
 async def stored(store: Store) -> list[tuple[str, str, int]]:
     """(topic, epoch, sequence at the origin) of all that is held."""
-    chunk = await store.messages.read(0, 1000, 1 << 20)
+    chunk, _ = await store.messages.read(0, 1000, 1 << 20)
     found = []
     for segment in chunk.segments:
         batch = message_pb2.MessageBatch.FromString(segment.payload)
