@@ -2,6 +2,7 @@ import asyncio
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,3 +148,41 @@ async def test_the_wal_is_bounded_and_used_again(tmp_path: Path) -> None:
     again = await open_database(tmp_path / "a.db")
     assert await again.read(count) == 64
     await again.close()
+
+
+async def test_reads_while_the_file_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = await open_database(tmp_path / "a.db")
+    await database.write(insert(b"kept"))
+    run, failures = database._run, 5
+
+    def fail(*args: Any) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise sqlite3.OperationalError("disk I/O error")
+        return run(*args)
+
+    monkeypatch.setattr(database, "_run", fail)
+    while failures:
+        with pytest.raises(Unavailable, match="STORE_FAILED"):
+            await database.write(insert(b"gone"))
+        # The writer is told before the file is closed; nobody may open it a second time meanwhile.
+        results = await asyncio.gather(*(database.read(count) for _ in range(10)), return_exceptions=True)
+        assert {result if isinstance(result, int) else str(result)[:12] for result in results} <= {1, "STORE_FAILED"}
+    await database.write(insert(b"more"))
+    assert await database.read(count) == 2
+    await database.close()
+
+
+async def test_damage_found_while_running_is_told_as_such(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+
+    def damaged(connection: sqlite3.Connection) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    for attempt in (database.write, database.read):
+        with pytest.raises(DataLoss, match="STATE_DAMAGED"):
+            await attempt(damaged)
+    await database.close()
