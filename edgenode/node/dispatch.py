@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
@@ -18,7 +18,7 @@ from edgenode.link.ports import Rng
 from edgenode.link.protocol.scheduler import Demand, Scheduler, Worker
 from edgenode.link.protocol.tasks import TaskEvent, after_failure, after_loss
 from edgenode.node.registry import AgentRegistry, LocalAgent
-from edgenode.node.task_book import HUB, TaskBook
+from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
 
 ASSIGN_LIMIT = 1024  # in one turn of the event loop
@@ -46,19 +46,19 @@ class WorkerStream(AttemptSink, Protocol):
 
 
 class Dispatcher:
-    """Queues, attached agents and attempts under way. `offer` takes tasks that only the hub can find an agent for."""
+    """Queues, attached agents and attempts under way. `to_hub` takes tasks that only the hub can find an agent for."""
 
     def __init__(
         self,
         book: TaskBook,
         registry: AgentRegistry,
         rng: Rng,
-        offer: Callable[[Sequence[LiveTask]], Coroutine[Any, Any, None]],
+        to_hub: Callable[[Sequence[LiveTask]], None],
     ) -> None:
         self._book = book
         self._registry = registry
         self._rng = rng
-        self._offer = offer
+        self._to_hub = to_hub
         self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_workers, rng)
         self._streams: dict[str, WorkerStream] = {}
         self._parked: set[Demand] = set()  # demands nobody here fits
@@ -92,10 +92,10 @@ class Dispatcher:
         self._scheduler.discard(live.task_id)
 
     def enqueue(self, live: LiveTask, *, first: bool = False) -> None:
-        """Let it wait for an agent here; what nobody here fits is parked, offered to the hub or ended (calls)."""
+        """Let it wait for an agent here; what nobody here fits is parked, sent to the hub or ended (calls)."""
         if not self.fits(live.demand):
             self._park(live.demand, [live])
-            if live.holder or live.finishing:
+            if live.holder or not self._book.has(live):
                 return
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
         self._kick()
@@ -228,19 +228,19 @@ class Dispatcher:
     def _park(self, demand: Demand, lives: Sequence[LiveTask]) -> None:
         """Nobody here fits these."""
         why = self.why_parked(demand)
-        offers: list[LiveTask] = []
+        to_hub: list[LiveTask] = []
+        settled = self._book.uplink is not None and self._book.clock.monotonic() >= self._settled
         for live in lives:
             if live.call:
                 self.end_call(live, problem=Unavailable("NO_AGENT", why, hint="see: edgenode find --explain").problem)
-            elif self.offers(live.spec) and live.fence == 0 and self._book.clock.monotonic() >= self._settled:
-                live.holder = HUB
-                offers.append(live)
+            elif settled and (live.fence or self.offers(live.spec)):
+                to_hub.append(live)
             else:
                 self._parked.add(demand)
                 live.apply(TaskEvent.PARK, self._book.clock.wall(), f"NO_AGENT: {why}")
                 self._book.tell_watchers(live)
-        if offers:
-            self._book.spawn(self._offer(offers))
+        if to_hub:
+            self._to_hub(to_hub)
 
     def _settle(self) -> None:
         """Agents had time to come back after the start: what nobody fits may now go to the hub."""

@@ -190,6 +190,17 @@ class TaskBook:
             live.offer_sequence = last - len(lives) + 1 + number
         self.appended(last)
 
+    async def let_go(self, task_id: str, fence: int, entries: Sequence[sync_pb2.TaskEntry]) -> None:
+        """Store that a granted task went back to the hub, with the entries that tell it; nothing if it was revoked before."""
+        now_time = self.clock.wall()
+
+        def store(connection: sqlite3.Connection) -> int:
+            if not task_store.let_go(connection, task_id, fence, self.node, "RETURNED"):
+                return 0
+            return task_entries.append(connection, TASK_LOG, entries, now_time)
+
+        self.appended(await self._insist(store, 1))
+
     def appended(self, last: int) -> None:
         """A commit appended to the task log up to `last`; 0 for nothing."""
         if last and self.uplink is not None:

@@ -155,7 +155,7 @@ class EntryApplier:
                 else:
                     logs.count(connection, "task.downlink", "DISCARDED_REPORT")
             elif kind == "revoke":
-                if _store_revoke(connection, entry.revoke, self._node):
+                if task_store.let_go(connection, entry.revoke.task_id, entry.revoke.fence, self._node, "REVOKED"):
                     steps.append(entry)
             elif kind == "cancel":
                 connection.execute(
@@ -245,22 +245,6 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
     if changed and state.terminal:
         logs.count(connection, task_store.COUNTER, state.name)
     return changed > 0
-
-
-def _store_revoke(connection: sqlite3.Connection, revoke: sync_pb2.TaskRevoke, node: str) -> bool:
-    row = connection.execute(
-        "SELECT origin_node, fence FROM task WHERE task_id = ? AND state < 8", (revoke.task_id,)
-    ).fetchone()
-    if row is None or row[1] > revoke.fence or row[1] == 0:
-        return False
-    if row[0] == node:
-        connection.execute(
-            "UPDATE task SET holder_node = 'hub', state = ?, fence = 0 WHERE task_id = ?",
-            (int(TaskState.QUEUED), revoke.task_id),
-        )
-    else:
-        task_store.delete_revoked(connection, [revoke.task_id])
-    return True
 
 
 def _store_answer(connection: sqlite3.Connection, given: sync_pb2.TaskAnswer) -> bool:

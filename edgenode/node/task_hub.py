@@ -8,6 +8,7 @@ from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import Unavailable
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.protocol.tasks import TaskEvent
@@ -38,14 +39,32 @@ class HubTasks:
         """The task was offered at its `offer_sequence`: it is DURABLE_HUB once the hub acknowledges that."""
         self._offered.append((live.offer_sequence, live))
 
-    async def offer(self, lives: Sequence[LiveTask]) -> None:
-        """Hand tasks that waited here to the hub."""
+    def take(self, lives: Sequence[LiveTask]) -> None:
+        """The hub's turn: of tasks nobody here fits, those of this node are offered, those it was granted given back."""
+        offers = [live for live in lives if not live.fence]
         for live in lives:
             self._dispatcher.discard(live)
-            live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
+            if live.fence:
+                self._give_back(live)
+            else:
+                live.holder = HUB
+                live.enter(TaskState.QUEUED, self._book.clock.wall(), AT_HUB)
+                self._book.tell_watchers(live)
+        if offers:
+            self._book.spawn(self._store_offers(offers))
+
+    async def _store_offers(self, lives: Sequence[LiveTask]) -> None:
         await self._book.write_offers(lives)
         for live in lives:
             self.note_offer(live)
+
+    def _give_back(self, live: LiveTask) -> None:
+        why = Unavailable("NO_AGENT", self._dispatcher.why_parked(live.demand), hint="see: edgenode find --explain")
+        # The attempts made here count where it goes next.
+        entries = [task_entries.report(live, self._book.node)] if live.attempts else []
+        entries.append(task_entries.give_back(live.task_id, live.fence, why.problem))
+        self._book.spawn(self._book.let_go(live.task_id, live.fence, entries))
+        self._gone(live)
 
     def acknowledged(self, sequence: int) -> None:
         """The hub has committed the task log up to `sequence`."""
@@ -148,6 +167,10 @@ class HubTasks:
         if live is None or live.finishing or live.fence > revoke.fence:
             return
         self._dispatcher.withdraw(live)
+        self._gone(live)
+
+    def _gone(self, live: LiveTask) -> None:
+        """The hub has it again; only its origin follows it on."""
         live.clear_timers()
         if live.origin == self._book.node:
             live.holder, live.fence = HUB, 0

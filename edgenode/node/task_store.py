@@ -7,7 +7,7 @@ what was decided under an older fence: a row's fence is that of the newest grant
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,13 +230,23 @@ def store_history(connection: sqlite3.Connection, lives: Sequence[LiveTask]) -> 
     )
 
 
-def delete_revoked(connection: sqlite3.Connection, task_ids: Iterable[str]) -> None:
-    """Forget tasks that the hub gave to another node."""
-    count = 0
-    for task_id in task_ids:
-        count += connection.execute("DELETE FROM task WHERE task_id = ? AND state < 8", (task_id,)).rowcount
-    if count:
-        logs.count(connection, COUNTER, "REVOKED", count)
+def let_go(connection: sqlite3.Connection, task_id: str, fence: int, node: str, reason: str) -> bool:
+    """The hub has a task again that it granted under `fence` or before: forgotten here and counted under `reason`, or, where
+    this node is its origin, followed. False if it is not here under such a grant."""
+    row = connection.execute(
+        "SELECT origin_node, fence FROM task WHERE task_id = ? AND state < 8", (task_id,)
+    ).fetchone()
+    if row is None or not 0 < row[1] <= fence:
+        return False
+    if row[0] == node:
+        connection.execute(
+            "UPDATE task SET holder_node = 'hub', state = ?, fence = 0 WHERE task_id = ?",
+            (int(TaskState.QUEUED), task_id),
+        )
+    else:
+        connection.execute("DELETE FROM task WHERE task_id = ?", (task_id,))
+        logs.count(connection, COUNTER, reason)
+    return True
 
 
 def load_live(connection: sqlite3.Connection) -> list[Row]:

@@ -87,7 +87,7 @@ class TaskEngine:
     ) -> None:
         self.book = TaskBook(node, database, clock, settings, on_dead_letter)
         self.hub = HubTasks(self.book, self.cancel)
-        self.dispatcher = Dispatcher(self.book, registry, rng, self.hub.offer)
+        self.dispatcher = Dispatcher(self.book, registry, rng, self.hub.take)
         self.hub.connect(self.dispatcher)
         self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits)
         self._registry = registry

@@ -8,6 +8,9 @@ import pytest
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import Level, TaskState
+from edgenode.link.store import logs
+from edgenode.node import ledger
+from edgenode.node.message_log import LOG_NAME
 from edgenode.node.task_entries import Absorbed
 from edgenode.node.task_state import LiveTask
 from tests.unit.node_tasks.harness import FLAKY, House, Link, house
@@ -138,3 +141,45 @@ async def test_a_task_at_the_hub_can_be_ended_here_after_reports_and_revocations
         await h.turn()
         assert await h.state(live.task_id) is TaskState.EXPIRED
         assert await h.entries() == ["offer"]
+
+
+@pytest.mark.parametrize("origin", ["south", "north"])
+async def test_a_granted_task_nobody_here_fits_any_more_goes_back(tmp_path: Path, origin: str) -> None:
+    async with house(tmp_path, Link()) as h:
+        await h.turn(20)
+        task_id = (await h.accepted(scope=FLEET)).task_id if origin == "north" else "T1"
+        before = await h.entries()
+        agent = await h.agent("worker", "work")
+        await absorb(h, grant(task_id, 1, origin))
+        await h.turn()
+        h.engine.dispatcher.detach("worker", agent)
+        live = h.engine.book.live[task_id]
+        assert (live.state, live.attempts) == (TaskState.RETRY_WAIT, 1)
+        await h.registry.deregister("worker")
+        await h.turn(60)
+        await h.turn()
+        # The attempt is told first: whoever gets the task next counts on from there.
+        assert (await h.entries())[len(before) :] == ["report", "returned"]
+        if origin == "south":
+            assert not h.engine.book.live
+        else:
+            assert (live.holder, await h.state(task_id)) == ("hub", TaskState.QUEUED)
+        await h.agent("second", "work", credit=0)
+        await absorb(h, grant(task_id, 2, origin))
+        assert h.engine.book.live[task_id].fence == 2
+        await h.database.write(lambda connection: logs.ensure_log(connection, LOG_NAME, "epoch"))
+        assert all(line.balanced for line in await h.database.read(lambda connection: ledger.lines(connection, "")))
+
+
+async def test_granted_tasks_wait_for_their_agents_after_a_restart(tmp_path: Path) -> None:
+    async with house(tmp_path, Link()) as h:
+        await h.turn(20)
+        await h.agent("worker", "work", credit=0)
+        await absorb(h, grant("T1", 1))
+        await h.restart()
+        await h.turn(10)
+        assert h.engine.book.live["T1"].state is TaskState.PARKED
+        await h.turn(10)
+        await h.turn()
+        assert not h.engine.book.live
+        assert await h.entries() == ["returned"]
