@@ -40,9 +40,8 @@ class SubmissionStream:
         self._response = pb.SubmitTasksResponse()
         self._wake = asyncio.Event()
         self._open_calls: dict[int, int] = {}  # correlation id -> the router's number
-        self._awaited: dict[int, str] = {}  # correlation id -> task whose outcome is wanted
+        self._awaited: dict[int, ExitStack] = {}  # correlation id -> what ends the watching for its outcome
         self._tasks: dict[int, str] = {}  # correlation id -> task
-        self._watching = ExitStack()
         self._problem: EdgenodeError | None = None
         self._ended = False
 
@@ -53,18 +52,20 @@ class SubmissionStream:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                if self._response.receipts or self._response.outcomes:
+                # More may collect, and the end come, while a response is on its way.
+                while self._response.receipts or self._response.outcomes:
                     response, self._response = self._response, pb.SubmitTasksResponse()
                     yield response
                 if self._problem is not None:
                     raise self._problem
-                if self._ended and not self._open_calls and not self._awaited and not self._response.outcomes:
+                if self._ended and not self._open_calls and not self._awaited:
                     return
         finally:
             reader.cancel()
             await asyncio.wait({reader})
             self._calls.cancel("", list(self._open_calls.values()))
-            self._watching.close()
+            for watching in self._awaited.values():
+                watching.close()
 
     async def _read(self, requests: AsyncIterator[pb.SubmitTasksRequest]) -> None:
         try:
@@ -125,18 +126,16 @@ class SubmissionStream:
             self._open_calls[correlation_id] = number
 
     async def _store(self, stored: list[tuple[pb.Submission, TaskRecord]]) -> None:
-        with ExitStack() as watching:
-            for submission, task in stored:
-                if submission.want_outcome:
-                    self._watch(watching, submission.correlation_id, task.task_id)
-            try:
-                answers = await self._desk.submit([task for _, task in stored])
-            except EdgenodeError as error:
-                answers = [error] * len(stored)
-            self._watching.push(watching.pop_all())
+        for submission, task in stored:
+            if submission.want_outcome:
+                self._watch(submission.correlation_id, task.task_id)
+        try:
+            answers = await self._desk.submit([task for _, task in stored])
+        except EdgenodeError as error:
+            answers = [error] * len(stored)
         for (submission, task), answer in zip(stored, answers, strict=True):
             if isinstance(answer, EdgenodeError):
-                self._awaited.pop(submission.correlation_id, None)
+                self._unwatch(submission.correlation_id)
                 self._refuse(submission.correlation_id, answer)
             else:
                 await self._accepted(submission, task, answer)
@@ -145,22 +144,27 @@ class SubmissionStream:
         self._tasks[submission.correlation_id] = task.task_id
         level = level_of(task)
         if submission.want_outcome and task.task_id != asked.task_id:  # a task submitted before
-            self._watch(self._watching, submission.correlation_id, task.task_id)
+            self._watch(submission.correlation_id, task.task_id)
             task = await self._dispatcher.get(task.task_id)
             self._ended_task(submission.correlation_id, task)
         self._response.receipts.append(_receipt(submission.correlation_id, task.task_id, level_to_pb(level)))
 
-    def _watch(self, watching: ExitStack, correlation_id: int, task_id: str) -> None:
-        self._awaited[correlation_id] = task_id
-        watcher = self._watcher(correlation_id)
-        watching.enter_context(self._desk.watch(task_id, watcher))
+    def _watch(self, correlation_id: int, task_id: str) -> None:
+        self._unwatch(correlation_id)
+        watching = self._awaited[correlation_id] = ExitStack()
+        watching.enter_context(self._desk.watch(task_id, lambda task, notice: self._ended_task(correlation_id, task)))
 
-    def _watcher(self, correlation_id: int) -> _Watcher:
-        return _Watcher(self, correlation_id)
+    def _unwatch(self, correlation_id: int) -> bool:
+        """No longer wait for the outcome; False if nobody did."""
+        watching = self._awaited.pop(correlation_id, None)
+        if watching is not None:
+            watching.close()
+        return watching is not None
 
     def _ended_task(self, correlation_id: int, task: TaskRecord) -> None:
-        if not task.state.terminal or self._awaited.pop(correlation_id, None) is None:
+        if not task.state.terminal or not self._unwatch(correlation_id):
             return
+        self._tasks.pop(correlation_id, None)
         output, problem = outcome_parts(task)
         self._send(
             pb.SubmissionOutcome(
@@ -178,17 +182,6 @@ class SubmissionStream:
     def _send(self, outcome: pb.SubmissionOutcome) -> None:
         self._response.outcomes.append(outcome)
         self._wake.set()
-
-
-class _Watcher:
-    """Follows one task for one correlation id."""
-
-    def __init__(self, stream: SubmissionStream, correlation_id: int) -> None:
-        self._stream = stream
-        self._correlation_id = correlation_id
-
-    def __call__(self, task: TaskRecord, notice: task_pb2.Task | None) -> None:
-        self._stream._ended_task(self._correlation_id, task)
 
 
 def _receipt(correlation_id: int, task_id: str, level: receipt_pb2.ReceiptLevel) -> pb.SubmissionReceipt:
