@@ -172,6 +172,7 @@ class Core:
 
     async def stop(self) -> None:
         """End what runs. The links are closed by then."""
+        await self.links.stop()
         await self._dispatcher.stop()
         await self._handlers.stop()
         await self._messages.stop()

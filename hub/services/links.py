@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,9 +25,12 @@ from edgenode.link.wire.accepting import Child
 from edgenode.link.wire.agents import agent_view
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from hub.services.alarm import Alarm
+from hub.services.background import Background
 from hub.services.view import FleetView, KnownAgent
 from hub.store.ports import FleetStore, LinkStore
 from hub.store.records import AgentRow, Intake, NodeRow
+
+_log = logging.getLogger(__name__)
 
 
 class AppendableOutbox(Outbox, Protocol):
@@ -99,6 +103,7 @@ class Links:
         alarm: Alarm,
     ) -> None:
         self._alarm = alarm
+        self._background = Background()
         self._moving: dict[str, _Move] = {}
         # What was sent to a node while its session ended: the session that follows a move takes it.
         self._waiting: dict[str, list[sync_pb2.Frame]] = {}
@@ -119,6 +124,10 @@ class Links:
         """The live sessions by node."""
         return self._connections
 
+    async def stop(self) -> None:
+        """Wait for what the sessions had begun."""
+        await self._background.close()
+
     async def open_child(self, node: str) -> Child:
         """What the accepting end needs for a node."""
         outbox = self._outboxes.get(node)
@@ -127,7 +136,7 @@ class Links:
         return Child(
             outbox=outbox,
             inbox=_NodeInbox(node, self._store, self._lanes),
-            replica=_NodeReplica(node, self._fleet, self._view, self.rows),
+            replica=_NodeReplica(node, self._fleet, self._view, self.rows, self._background),
             events=_NodeEvents(node, self),
             admit=lambda hello: self._admit(node, hello),
         )
@@ -263,7 +272,10 @@ class _NodeInbox:
 class _NodeReplica:
     """edgenode.link.wire.accepting.ReplicaStore of one node."""
 
-    def __init__(self, node: str, fleet: FleetStore, view: FleetView, rows: Mapping[str, NodeRow]) -> None:
+    def __init__(
+        self, node: str, fleet: FleetStore, view: FleetView, rows: Mapping[str, NodeRow], background: Background
+    ) -> None:
+        self._background = background
         self._node = node
         self._fleet = fleet
         self._view = view
@@ -278,15 +290,25 @@ class _NodeReplica:
         return RegistryReplica(row.registry_epoch, row.registry_version, entries)
 
     async def commit(self, delta: RegistryDelta, changes: RegistryChanges) -> None:
-        """See ReplicaStore. Raises PermissionDenied (FOREIGN_AGENT) for a name of another node."""
-        agents = [known_agent(self._node, entry) for entry in changes.upserts]
+        """See ReplicaStore. A record that cannot be taken is left out by itself: the link has more to carry."""
+        agents: list[KnownAgent] = []
+        gone = list(changes.removals)
+        for entry in changes.upserts:
+            try:
+                agents.append(known_agent(self._node, entry))
+            except EdgenodeError as error:
+                _log.warning("an agent of %s is left out: %s", self._node, error)
+                gone.append(entry.name)  # what was known of it before is not so any more
+        own = [name for name in gone if name.startswith(_prefix(self._node))]
+        await self._background.finish(self._commit(changes, agents, own), "registry change")
+
+    async def _commit(self, changes: RegistryChanges, agents: Sequence[KnownAgent], gone: Sequence[str]) -> None:
         rows = [
             AgentRow(self._node, agent.view.name, agent.incarnation, agent.version, agent.payload, agent_text(agent))
             for agent in agents
         ]
-        own = [name for name in changes.removals if name.startswith(_prefix(self._node))]
-        await self._fleet.apply_registry(self._node, changes.epoch, changes.version, rows, own)
-        self._view.apply(agents, own)
+        await self._fleet.apply_registry(self._node, changes.epoch, changes.version, rows, gone)
+        self._view.apply(agents, gone)
 
 
 def _prefix(node: str) -> str:

@@ -66,6 +66,33 @@ async def test_a_node_out_of_reach_stays_listed_and_is_found_no_more(site: Site)
     assert agent.staleness_duration.ToTimedelta().total_seconds() >= 1.0
 
 
+async def test_an_agent_that_cannot_be_taken_is_left_out_and_the_link_stays(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.start()
+    north = await site.edge("north")
+    north.register("odd", "code.metrics")
+    await until_async(lambda: _count(site, 1))
+    link = north.link
+    foreign = registry_pb2.Agent(name="nodes/south/agents/code")
+    odd = registry_pb2.Agent(name="nodes/north/agents/odd")
+    odd.runtime.latency_duration.nanos = -5
+    for agent in (foreign, odd):
+        north.registry.put(agent.name, 1, agent.SerializeToString())
+    north.register("code", "code.metrics")
+
+    async def names() -> list[str]:
+        return [agent.name for agent in await _agents(site)]
+
+    async def as_expected() -> bool:
+        return await names() == ["nodes/north/agents/code"]
+
+    await until_async(as_expected)
+    assert north.link is link
+    assert "FOREIGN_AGENT" in caplog.text
+    assert "BAD_AGENT" in caplog.text
+
+
 async def test_edges_ask_the_hub_for_agents_of_the_fleet(site: Site) -> None:
     await site.start()
     north, south = await site.edge("north"), await site.edge("south")
