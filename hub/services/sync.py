@@ -12,6 +12,7 @@ from edgenode.link.identity.names import Kind
 from edgenode.link.identity.peers import peer_certificate, read_client_certificate
 from edgenode.link.ports import Clock
 from edgenode.link.wire.accepting import AcceptingEnd
+from edgenode.link.wire.connection import LinkConnection
 from edgenode.link.wire.interceptors import Peer
 from edgenode.link.wire.status import Context
 from hub.ca.authority import Authority
@@ -47,7 +48,6 @@ class SyncService(pb_grpc.SyncServiceServicer):
         self._enrollment = enrollment
         self._clock = clock
         self._alarm = alarm
-        self._serials: dict[str, int] = {}  # of the newest stream's certificate, by node
 
     async def Sync(self, request_iterator: AsyncIterator[sync_service_pb2.SyncRequest], context: Context) -> None:
         """One link. Raises PermissionDenied (REVOKED, STALE_GENERATION) and what the accepting end raises."""
@@ -55,22 +55,24 @@ class SyncService(pb_grpc.SyncServiceServicer):
         node = certificate.name.node
         issued = self._authority.read_edge(certificate.der)
         await self._enrollment.admit(issued, self._clock.wall())
-        # TLS looks at the dates once, at the handshake; a stream would outlive its certificate.
-        timer = self._alarm.after(
-            max(certificate.expire_time - self._clock.wall(), 0.0), lambda: self._expired(node, certificate.serial)
-        )
-        self._serials[node] = certificate.serial
-        try:
-            await self._end.serve(node, request_iterator, context)
-        finally:
-            timer.cancel()
+        timers = []
 
-    def _expired(self, node: str, serial: int) -> None:
-        link = self._end.connections.get(node)
-        if link is not None and self._serials.get(node) == serial:
-            _log.info("the certificate of %s has expired; its session ends", node)
-            link.close(
-                Unauthenticated(
-                    "CERTIFICATE_EXPIRED", f"the certificate of {node} has expired", hint="renew it and dial again"
-                ).problem
-            )
+        def opened(link: LinkConnection) -> None:
+            # TLS looks at the dates once, at the handshake; a stream would outlive its certificate.
+            left = max(certificate.expire_time - self._clock.wall(), 0.0)
+            timers.append(self._alarm.after(left, lambda: _expired(node, link)))
+
+        try:
+            await self._end.serve(node, request_iterator, context, opened)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+
+def _expired(node: str, link: LinkConnection) -> None:
+    _log.info("the certificate of %s has expired; its session ends", node)
+    link.close(
+        Unauthenticated(
+            "CERTIFICATE_EXPIRED", f"the certificate of {node} has expired", hint="renew it and dial again"
+        ).problem
+    )

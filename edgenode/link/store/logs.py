@@ -237,6 +237,15 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
     return deleted
 
 
+def trimmable(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0) -> bool:
+    """Whether `trim` left something for another time."""
+    held, first = connection.execute(
+        "SELECT held_bytes, first_sequence FROM log WHERE log_id = ?", (log_id,)
+    ).fetchone()
+    lowest = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
+    return held > keep_bytes and lowest is not None and first <= lowest
+
+
 def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogState:
     """Put the log under a new epoch. What it holds keeps the origin key of the old one, so that it is known again."""
     state = log_state(connection, name)

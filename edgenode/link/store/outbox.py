@@ -62,21 +62,29 @@ class SqliteOutbox:
     async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
         """See Outbox."""
         name = self._lanes[lane]
+        keep_bytes = self._keep_bytes.get(lane, 0)
 
-        def run(connection: sqlite3.Connection) -> bool:
+        def run(connection: sqlite3.Connection) -> int | None:
+            """The log, if there is more to trim; 0 if there is not, None if nothing was acknowledged."""
             state = logs.log_state(connection, name)
             if state.epoch != epoch:
-                return False
+                return None
             if rejections:
                 self._on_rejected(connection, lane, rejections)
             if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(rejections)):
-                return False
-            logs.trim(connection, state.log_id, self._keep_bytes.get(lane, 0))
-            return True
+                return None
+            logs.trim(connection, state.log_id, keep_bytes)
+            return state.log_id if logs.trimmable(connection, state.log_id, keep_bytes) else 0
 
-        if await self._database.write(run):
-            for notify in self._notify_acknowledged:
-                notify(lane, sequence, rejections)
+        log_id = await self._database.write(run)
+        if log_id is None:
+            return
+        for notify in self._notify_acknowledged:
+            notify(lane, sequence, rejections)
+        if log_id:
+            # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
+            while await self._database.write(lambda connection: logs.trim(connection, log_id, keep_bytes)):
+                pass
 
     async def renew_epoch(self, lane: Lane) -> LaneHead:
         """See Outbox."""

@@ -95,8 +95,16 @@ class AcceptingEnd:
         """The established sessions by node; a live view."""
         return MappingProxyType(self._connections)
 
-    async def serve(self, node_name: str, request_iterator: AsyncIterator[Any], context: Context) -> None:
+    async def serve(
+        self,
+        node_name: str,
+        request_iterator: AsyncIterator[Any],
+        context: Context,
+        opened: Callable[[LinkConnection], None] | None = None,
+    ) -> None:
         """One stream, to its end. `node_name` is the one in the verified certificate.
+
+        `opened` is given the handle of this stream's session before anything is heard on it, to end it by.
 
         Raises EdgenodeError when the session never came up: PermissionDenied (NAME_MISMATCH) and what `admit` raised.
         """
@@ -125,6 +133,8 @@ class AcceptingEnd:
         stream = AcceptedStream(request_iterator, context)
         driver = SessionDriver(session, stream, ports, self._clock, self._settings.driver)
         self._drivers.add(driver)
+        if opened is not None:
+            opened(driver)
         try:
             problem = await driver.run(Opened())
         finally:

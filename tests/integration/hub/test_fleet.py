@@ -10,7 +10,7 @@ import pytest
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
-from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2_grpc
+from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2, sync_service_pb2_grpc
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.identity.certificates import certificate_from_der, certificate_to_pem
 from edgenode.link.identity.documents import verify_document
@@ -18,6 +18,7 @@ from edgenode.link.ports import SystemClock
 from edgenode.link.wire.status import from_rpc_error
 from hub.app import Hub
 from hub.ca import authority
+from hub.ca.authority import Authority
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.schema import open_database
 from tests.integration.hub.conftest import Site
@@ -205,6 +206,25 @@ async def test_a_node_cannot_speak_for_another(site: Site) -> None:
     problem = made.dialing.status().last_problem
     assert problem is not None
     assert problem.reason == "NAME_MISMATCH"
+
+
+async def test_a_session_ends_with_its_own_certificate(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hub")
+    hub = await site.start()
+    brief = Authority.load(site.config.state_dir, SystemClock(), leaf_life=2.0)
+    edge = await FakeEdge.make("north", brief, lambda: hub.sync_port)
+    site.edges.append(edge)
+    await edge.start()
+    first = edge.link
+    # A newer stream with a certificate that is good for longer, which never gets so far as to count.
+    channel = Credentials(site.authority, "north").channel(hub.sync_port)
+    silent = sync_service_pb2_grpc.SyncServiceStub(channel).Sync()
+    await silent.write(sync_service_pb2.SyncRequest())
+    assert edge.link is first
+    await until(lambda: edge.link is not first)
+    assert "certificate of north has expired" in caplog.text
+    silent.cancel()
+    await channel.close()
 
 
 async def test_the_sync_listener_serves_the_link_and_nothing_else(site: Site) -> None:
