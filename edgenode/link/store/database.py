@@ -64,7 +64,6 @@ class Database:
         self._application_id = application_id
         self._limit_bytes = limit_bytes
         self._connection: aiosqlite.Connection | None = None
-        self._connecting = asyncio.Lock()  # a second connection would find the file locked by the first, for good
         self._pending: list[_Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
@@ -176,15 +175,15 @@ class Database:
         self._closing = True
         while self._committer is not None:
             await asyncio.wait([self._committer])
-        async with self._connecting:
-            await self._disconnect()
+        await self._disconnect()
 
     async def _commit_pending(self) -> None:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
                 try:
-                    await self._ready()
+                    if self._connection is None:
+                        await self._connect()
                     results = await self._hop(lambda connection, batch=batch: self._run(connection, batch))  # type: ignore[misc]
                 except BaseException as error:
                     await self._fail(batch, error)
