@@ -78,6 +78,13 @@ class SubmitStream:
         stored: list[tuple[int, NewTask]] = []
         for submission in request.submissions:
             number = submission.correlation_id
+            if number in self._waiting:
+                raise InvalidArgument(
+                    "DUPLICATE_CORRELATION",
+                    f"correlation_id {number} still waits for its outcome",
+                    hint="give each submission of a stream a number of its own",
+                    field="correlation_id",
+                )
             try:
                 spec = self._read_spec(submission.spec)
                 if submission.call:
@@ -135,8 +142,13 @@ class SubmitStream:
         if submitted.live is not None:
             self._waiting[number] = submitted.live
             return
-        task = await self._read_task(submitted.task_id)
-        self._waiting.pop(number, None)
+        try:
+            task = await self._read_task(submitted.task_id)
+        except EdgenodeError as error:
+            self._refused(number, error.problem)
+            return
+        finally:
+            self._waiting.pop(number, None)
         outcome = self._out.outcomes.add(correlation_id=number, task_id=task.task_id, state=task.state)
         if task.HasField("output"):
             outcome.output.CopyFrom(task.output)

@@ -1,0 +1,78 @@
+"""A submitter's stream: every number it sends has an end."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import pytest
+
+from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import InvalidArgument, Unavailable
+from edgenode.link.wire.status import Context
+from edgenode.node.submissions import SubmitStream
+from tests.unit.node_tasks.harness import House, house
+
+Request = task_service_pb2.SubmitTasksRequest
+
+
+class Wire:
+    """The submitter's end of the stream."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.told = task_service_pb2.SubmitTasksResponse()
+
+    async def read(self) -> Any:
+        return await self.requests.get()
+
+    async def write(self, frame: task_service_pb2.SubmitTasksResponse) -> None:
+        self.told.MergeFrom(frame)
+
+
+def submission(number: int, **fields: Any) -> Request:
+    spec = task_pb2.TaskSpec(skill="work", idempotency_key="k")
+    return Request(
+        submissions=[task_service_pb2.Submission(correlation_id=number, spec=spec, want_outcome=True, **fields)]
+    )
+
+
+async def submitted(h: House, wire: Wire, *, broken: bool = False) -> None:
+    async def task(task_id: str) -> task_pb2.Task:
+        if broken:
+            raise Unavailable("STORE_FAILED", "the store failed")
+        return await h.stored(task_id)
+
+    async with asyncio.timeout(5):
+        await SubmitStream(h.engine, cast(Context, wire), lambda _: h.spec(idempotency_key="k"), task).run()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_task_that_ended_before_is_answered_even_if_it_cannot_be_read(tmp_path: Path, broken: bool) -> None:
+    async with house(tmp_path) as h:
+        wire = Wire()
+        wire.requests.put_nowait(submission(1))
+        wire.requests.put_nowait(grpc.aio.EOF)
+        first = asyncio.create_task(submitted(h, wire))
+        agent = await h.agent("worker", "work")
+        async with asyncio.timeout(5):
+            while not agent.assigned:
+                await h.turn()
+        await agent.finish(agent.assigned[0])
+        await first
+        again = Wire()
+        again.requests.put_nowait(submission(2))
+        again.requests.put_nowait(grpc.aio.EOF)
+        await submitted(h, again, broken=broken)
+        (outcome,) = again.told.outcomes
+        assert (outcome.correlation_id, outcome.problem.reason) == (2, "STORE_FAILED" if broken else "")
+        assert len(again.told.receipts) == 1
+
+
+async def test_a_number_that_is_in_use_ends_the_stream(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        wire = Wire()
+        for _ in range(2):
+            wire.requests.put_nowait(submission(1))
+        with pytest.raises(InvalidArgument, match="DUPLICATE_CORRELATION"):
+            await submitted(h, wire)
