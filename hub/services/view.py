@@ -23,6 +23,7 @@ from edgenode.link.protocol.lease import LeaseTable
 from edgenode.link.protocol.scheduler import Demand
 
 HISTORY = 10_000  # changes kept for watchers that come back
+MAX_FITS = 4096  # demands whose fit is kept until the next change
 DEGRADED_SHARE = 0.5  # how much of its capacity a degraded agent counts for
 
 
@@ -217,6 +218,8 @@ class FleetView:
         """Nodes that fit `demand`, as of this version."""
         found = self._fits.get(demand)
         if found is None:
+            if len(self._fits) >= MAX_FITS:  # callers make up demands faster than the fleet changes
+                self._fits.clear()
             found = self._fits[demand] = self._find_fit(demand)
         return found
 

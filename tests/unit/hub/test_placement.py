@@ -7,7 +7,7 @@ from edgenode.link.model.agent import AgentView, Health
 from edgenode.link.model.frames import AgentLoad
 from edgenode.link.protocol.scheduler import Demand
 from hub.services.placement import MIN_WINDOW, Placement
-from hub.services.view import FleetView, KnownAgent
+from hub.services.view import MAX_FITS, FleetView, KnownAgent
 from hub.store.records import Change, TaskRecord, WaitKey, Workload
 
 LEASE = 15.0
@@ -167,3 +167,10 @@ def test_loads_are_taken_from_the_owner_only() -> None:
     assert east is not None
     assert (north.in_flight, north.queue_depth) == (3, 7)
     assert (east.in_flight, east.queue_depth) == (0, 0)
+
+
+def test_what_is_remembered_of_demands_is_bounded() -> None:
+    view = fleet(agent("north"))
+    for number in range(MAX_FITS + 10):
+        assert view.fit(Demand("code.metrics", cost_limit=float(number + 1))).nodes
+    assert len(view._fits) <= MAX_FITS
