@@ -19,7 +19,7 @@ from edgenode.link.protocol.timers import Timer
 from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
-from hub.services.mover import Mover, conflict, duplicate_of
+from hub.services.mover import Mover, Submissions, conflict
 from hub.services.moves import Offered, Returned
 from hub.services.placement import Placement
 from hub.services.view import FleetView
@@ -184,9 +184,10 @@ class Dispatcher:
 
         committed = await self._commit(selection, remember)  # type: ignore[arg-type]
         known += [change.after for change in committed.changes]
+        submissions = Submissions(known)
         answers: list[TaskRecord | EdgenodeError] = []
         for task in tasks:
-            first = duplicate_of(task, known) or task
+            first = submissions.first(task) or task
             answers.append(first if first.spec == task.spec else conflict(first))
         return answers
 
@@ -339,7 +340,7 @@ class Dispatcher:
             )
             committed = await self._commit(selection, self._mover.grant(plan.slots, plan.spares, now))
             if not committed.changes:
-                self._retry_after(self._mover.avoid_seconds)
+                self._retry_after(self._mover.terms.avoid_seconds)
                 return  # all of them avoid the nodes that are free
 
     async def _sweep(self) -> None:

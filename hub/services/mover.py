@@ -21,28 +21,21 @@ has written in the meantime is as good as any other, and is taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from msgspec.structs import replace
-
-from edgenode.link.errors import AlreadyExists, EdgenodeError, FailedPrecondition
-from edgenode.link.model.problem import Code, Problem
-from edgenode.link.model.task import OnLost, TaskState
-from edgenode.link.protocol.scheduler import Demand
-from edgenode.link.protocol.tasks import TaskEvent, next_state
-from hub.services.moves import Answered, CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned, Unacceptable
+from edgenode.link.errors import AlreadyExists, FailedPrecondition
+from edgenode.link.model.task import TaskState
+from edgenode.link.protocol.tasks import TaskEvent
+from hub.services.book import Book, Terms
+from hub.services.moves import Codec, Entry
 from hub.store.records import Decide, Decision, TaskRecord, Tasks, WaitKey
-
-_NOTHING = Demand("")
 
 
 class Mover:
     """Makes the decisions. `hub` is the hub's own name: tasks of that origin have no log to report to."""
 
     def __init__(self, hub: str, codec: Codec, avoid_seconds: float = 5.0) -> None:
-        self._hub = hub
-        self._codec = codec
-        self.avoid_seconds = avoid_seconds
+        self.terms = Terms(hub, codec, avoid_seconds)
 
     def intake(
         self, node: str, entries: Sequence[tuple[int, Entry]], parked: Mapping[WaitKey, str], now: float
@@ -51,7 +44,7 @@ class Mover:
         reasons = dict(parked)
 
         def decide(known: Tasks, applied_before: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             for sequence, entry in entries:
                 if sequence > applied_before:
                     book.take(sequence, node, entry, reasons)
@@ -63,10 +56,12 @@ class Mover:
         """Store tasks of the hub's own callers, but for those whose request id or idempotency key is known."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
+            submissions = Submissions(known.values())
             for task in tasks:
-                if duplicate_of(task, [*known.values(), *book.decision.tasks.values()]) is None:
+                if submissions.first(task) is None:
                     book.put(task)
+                    submissions.add(task)
             return book.decision
 
         return decide
@@ -75,7 +70,7 @@ class Mover:
         """The end of a task was asked for on the hub."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             if task_id in known:
                 book.cancel(known[task_id], reason)
             return book.decision
@@ -86,7 +81,7 @@ class Mover:
         """A question was answered on the hub. Refusal: FailedPrecondition (NO_INPUT_REQUESTED)."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             task = known.get(task_id)
             if task is not None:
                 if task.state not in (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED):
@@ -106,7 +101,7 @@ class Mover:
         """Give waiting tasks, in order, to the nodes of their queue's slots; see placement.Plan for the spares."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             free = {key: list(nodes) for key, nodes in slots.items()}
             for task in known.values():
                 node = _take_slot(task, free[task.wait_key], spares.get(task.wait_key, ""), now)
@@ -120,7 +115,7 @@ class Mover:
         """Nobody fits these queues: say so in the rows and to the origins."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             for task in known.values():
                 book.conclude(task, TaskEvent.PARK, reasons[task.wait_key])
             return book.decision
@@ -131,7 +126,7 @@ class Mover:
         """End what is past its deadline."""
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             for task in known.values():
                 if 0 < task.deadline <= now:
                     book.expire(task)
@@ -144,7 +139,7 @@ class Mover:
         keys = frozenset(movable)
 
         def decide(known: Tasks, _: int) -> Decision:
-            book = _Book(self, known, now)
+            book = Book(self.terms, known, now)
             for task in known.values():
                 if task.holder == node:
                     book.lost(task, task.wait_key in keys)
@@ -152,29 +147,26 @@ class Mover:
 
         return decide
 
-    def avoid_until(self, now: float) -> float:
-        """Until when a node that gave a task back does not get it again."""
-        return now + self.avoid_seconds
 
-    @property
-    def codec(self) -> Codec:
-        """The entries' form."""
-        return self._codec
+class Submissions:
+    """Tasks of the hub's own callers, by the keys that tell a submission from its repetition."""
 
-    @property
-    def hub(self) -> str:
-        """The hub's own name."""
-        return self._hub
+    def __init__(self, known: Iterable[TaskRecord]) -> None:
+        self._by_request: dict[str, TaskRecord] = {}
+        self._by_key: dict[str, TaskRecord] = {}
+        for task in known:
+            self.add(task)
 
+    def add(self, task: TaskRecord) -> None:
+        """One more; the first under a key stays."""
+        if task.request_id:
+            self._by_request.setdefault(task.request_id, task)
+        if task.idempotency_key:
+            self._by_key.setdefault(task.idempotency_key, task)
 
-def duplicate_of(task: TaskRecord, known: Collection[TaskRecord]) -> TaskRecord | None:
-    """The task submitted before under the same request id or idempotency key."""
-    for other in known:
-        if task.request_id and other.request_id == task.request_id:
-            return other
-        if task.idempotency_key and other.idempotency_key == task.idempotency_key:
-            return other
-    return None
+    def first(self, task: TaskRecord) -> TaskRecord | None:
+        """The task submitted before under the same request id or idempotency key."""
+        return self._by_request.get(task.request_id) or self._by_key.get(task.idempotency_key)
 
 
 def conflict(first: TaskRecord) -> AlreadyExists:
@@ -201,229 +193,3 @@ def _take_slot(task: TaskRecord, slots: list[str], spare: str, now: float) -> st
         slots.pop()
         return spare
     return None if best is None else slots.pop(best)
-
-
-class _Book:
-    """One decision under way: tasks as read, overlaid by what was decided so far."""
-
-    def __init__(self, mover: Mover, known: Tasks, now: float) -> None:
-        self._mover = mover
-        self._codec = mover.codec
-        self._known = known
-        self._now = now
-        self.decision = Decision()
-
-    def get(self, task_id: str) -> TaskRecord | None:
-        return self.decision.tasks.get(task_id) or self._known.get(task_id)
-
-    def put(self, task: TaskRecord) -> None:
-        self.decision.tasks[task.task_id] = task
-
-    def change(self, task: TaskRecord, **changes: object) -> TaskRecord:
-        before = self._known.get(task.task_id)
-        sequence = task.sequence if before is None else before.sequence + 1
-        after = replace(task, update_time=self._now, sequence=sequence, **changes)
-        self.put(after)
-        return after
-
-    def send(self, node: str, entry: bytes) -> None:
-        self.decision.entries.append((node, entry))
-
-    def tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
-        if task.origin != self._mover.hub:
-            self.send(task.origin, self._codec.report(outcome))
-
-    def conclude(
-        self, task: TaskRecord, event: TaskEvent, reason: str = "", problem: Problem | None = None, **changes: object
-    ) -> None:
-        """A change the hub makes by itself, of which the origin is told."""
-        after = self.change(task, state=next_state(task.state, event), state_reason=reason, **changes)
-        after = replace(after, outcome=self._codec.outcome(after, problem))
-        self.put(after)
-        self.tell_origin(after, after.outcome)
-
-    def take(self, sequence: int, node: str, entry: Entry, parked: Mapping[WaitKey, str]) -> None:
-        """One entry of a node."""
-        match entry:
-            case Malformed(problem):
-                self.decision.rejected.append((sequence, problem))
-            case Offered(task):
-                self._offered(task, parked)
-            case Unacceptable(task_id, problem):
-                self._unacceptable(node, task_id, problem)
-            case _:
-                known = self.get(entry.task_id)
-                if known is None:
-                    self._unknown(node, entry)
-                elif isinstance(entry, Reported):
-                    self._reported(node, known, entry)
-                elif isinstance(entry, Returned):
-                    self._returned(node, known, entry)
-                elif known.origin != node:
-                    self.decision.discarded["FOREIGN_TASK"] += 1
-                elif isinstance(entry, CancelAsked):
-                    self.cancel(known, entry.reason)
-                else:
-                    self.answer(known, entry.key, entry.answer)
-
-    def _offered(self, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
-        known = self.get(task.task_id)
-        if known is not None:
-            self._offered_again(known, task.origin)
-        elif 0 < task.deadline <= self._now:
-            self.expire(task)
-        else:
-            reason = parked.get(task.wait_key)
-            if reason is None:
-                self.put(task)
-            else:
-                self.conclude(task, TaskEvent.PARK, reason)
-
-    def _offered_again(self, known: TaskRecord, node: str) -> None:
-        if known.origin != node:
-            self.decision.discarded["FOREIGN_TASK"] += 1
-            self._tell_end(node, known.task_id, TaskState.FAILED, _foreign(known, node))
-            return
-        self.decision.discarded["DUPLICATE_OFFER"] += 1
-        # An origin that offers it again has lost its knowledge of the outcome.
-        if known.state.terminal:
-            self.tell_origin(known, known.outcome)
-
-    def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
-        known = self.get(task_id)
-        if known is not None:
-            self._offered_again(known, node)
-        else:
-            self.decision.discarded["UNACCEPTABLE_OFFER"] += 1
-            self._tell_end(node, task_id, TaskState.FAILED, problem)
-
-    def _unknown(self, node: str, entry: Reported | Returned | CancelAsked | Answered) -> None:
-        """A task without a row: swept long after its end was told, or lost when the hub was restored from a backup."""
-        self.decision.discarded["UNKNOWN_TASK"] += 1
-        problem = Problem(
-            Code.NOT_FOUND,
-            "UNKNOWN_TASK",
-            f"the hub has no task {entry.task_id} any more",
-            hint="it may have run; submit it again if it may twice",
-        )
-        # If the origin still waits, nobody else will tell it; if not, it discards this.
-        if isinstance(entry, CancelAsked):
-            self._tell_end(node, entry.task_id, TaskState.CANCELED, problem)
-        elif isinstance(entry, Answered):
-            self._tell_end(node, entry.task_id, TaskState.FAILED, problem)
-
-    def _tell_end(self, node: str, task_id: str, state: TaskState, problem: Problem) -> None:
-        """Report the end of a task that has no row here."""
-        end = TaskRecord(
-            task_id, node, _NOTHING, 0, self._now, state=state, state_reason=problem.reason, update_time=self._now
-        )
-        self.send(node, self._codec.report(self._codec.outcome(end, problem)))
-
-    def _reported(self, node: str, task: TaskRecord, report: Reported) -> None:
-        if task.state.terminal:
-            self.decision.discarded["ENDED"] += 1
-            return
-        taken_back = not task.holder and task.avoid == node and report.state.terminal
-        if report.fence != task.fence or not (task.holder == node or taken_back):
-            self.decision.discarded["FENCED"] += 1
-            return
-        state = report.state
-        if state in (TaskState.QUEUED, TaskState.PARKED):
-            state = TaskState.ASSIGNED  # it waits over there; here it has been given away
-        self.change(
-            task,
-            state=state,
-            state_reason=report.state_reason,
-            attempt_count=max(task.attempt_count, report.attempt_count),
-            agent=report.agent or task.agent,
-            outcome=report.outcome,
-            holder=node if state.terminal else task.holder,
-        )
-        self.tell_origin(task, report.outcome)
-
-    def _returned(self, node: str, task: TaskRecord, returned: Returned) -> None:
-        if task.state.terminal or task.holder != node or task.fence != returned.fence:
-            self.decision.discarded["ENDED" if task.state.terminal else "FENCED"] += 1
-            return
-        if task.cancel_reason is not None:
-            self._canceled(task, task.cancel_reason)
-            return
-        self.change(
-            task,
-            state=TaskState.QUEUED,
-            state_reason=f"given back by {node}: {returned.reason}",
-            holder="",
-            avoid=node,
-            avoid_until=self._mover.avoid_until(self._now),
-        )
-
-    def cancel(self, task: TaskRecord, reason: str) -> None:
-        if task.state.terminal or task.cancel_reason is not None:
-            return
-        if task.holder:
-            self.change(task, cancel_reason=reason)
-            self.send(task.holder, self._codec.cancel(task.task_id, reason))
-        else:
-            self._canceled(task, reason)
-
-    def _canceled(self, task: TaskRecord, reason: str) -> None:
-        problem = Problem(Code.CANCELLED, "CANCELED", reason or "its submitter asked for its end")
-        self.conclude(task, TaskEvent.CANCEL, reason, problem, cancel_reason=reason)
-
-    def answer(self, task: TaskRecord, key: str, answer: bytes) -> None:
-        if task.state.terminal:
-            self.decision.discarded["ENDED"] += 1
-            return
-        self.change(task, answers=task.answers + self._codec.answers(key, answer))
-        if task.holder:
-            self.send(task.holder, self._codec.answer(task.task_id, key, answer))
-
-    def grant(self, task: TaskRecord, node: str) -> None:
-        after = self.change(
-            task,
-            state=next_state(task.state, TaskEvent.ASSIGN),
-            state_reason="",
-            holder=node,
-            fence=task.fence + 1,
-        )
-        self.send(node, self._codec.grant(after))
-
-    def expire(self, task: TaskRecord) -> None:
-        problem = Problem(
-            Code.DEADLINE_EXCEEDED,
-            "DEADLINE_PASSED",
-            "its deadline passed first",
-            hint="submit it with a later deadline",
-        )
-        if task.held:
-            self.send(task.holder, self._codec.revoke(task.task_id, task.fence))
-        self.conclude(task, TaskEvent.EXPIRE, "", problem)
-
-    def lost(self, task: TaskRecord, movable: bool) -> None:
-        revoke = self._codec.revoke(task.task_id, task.fence)
-        if task.on_lost is OnLost.FAIL:
-            problem = Problem(
-                Code.UNAVAILABLE,
-                "NODE_LOST",
-                f"{task.holder} went out of reach while it had the task",
-                hint="it may have run there; check before you submit it again",
-            )
-            self.send(task.holder, revoke)
-            self.conclude(task, TaskEvent.FAIL, "", problem)
-        elif task.cancel_reason is not None:
-            self.send(task.holder, revoke)
-            self._canceled(task, task.cancel_reason)
-        elif task.on_lost is OnLost.RETRY and movable:
-            self.send(task.holder, revoke)
-            reason = f"taken back from {task.holder}: out of reach"
-            self.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder)
-
-
-def _foreign(task: TaskRecord, node: str) -> Problem:
-    error: EdgenodeError = AlreadyExists(
-        "TASK_OF_ANOTHER_NODE",
-        f"task {task.task_id} belongs to {task.origin}, not to {node}",
-        hint="task ids are minted by the node that accepts the task",
-        task_id=task.task_id,
-    )
-    return error.problem

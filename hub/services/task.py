@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 
 from edgenode.api.receipt.v1 import receipt_pb2
@@ -122,8 +123,8 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def WatchTask(self, request: pb.WatchTaskRequest, context: Context) -> AsyncIterator[pb.WatchTaskResponse]:
         """The task as it is, then its changes as they come. The hub keeps no history: what went before is a gap."""
-        changes: asyncio.Queue[tuple[TaskRecord, task_pb2.Task | None]] = asyncio.Queue()
-        with self._desk.watch(request.task_id, lambda task, notice: changes.put_nowait((task, notice))):
+        changes = _Changes()
+        with self._desk.watch(request.task_id, changes.put):
             task = await self._dispatcher.get(request.task_id)
             sequence = task.sequence
             first = pb.WatchTaskResponse(task=self._message(task), gap=sequence > request.after_sequence + 1)
@@ -131,7 +132,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
                 first.events.append(self._event(task, None))
             yield first
             while not task.state.terminal:
-                task, notice = await changes.get()
+                task, notice = await changes.take()
                 if task.sequence <= sequence and notice is None:
                     continue
                 gap = task.sequence > sequence + 1
@@ -190,6 +191,28 @@ class TaskService(pb_grpc.TaskServiceServicer):
             if notice.HasField("progress"):
                 event.progress.CopyFrom(notice.progress)
         return event
+
+
+class _Changes:
+    """What a watcher has not seen yet. Of progress only the newest waits, so that a slow watcher costs no memory."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[TaskRecord, task_pb2.Task | None]] = deque()
+        self._filled = asyncio.Event()
+
+    def put(self, task: TaskRecord, notice: task_pb2.Task | None) -> None:
+        """A change of the row, or progress."""
+        if notice is not None and self._waiting and self._waiting[-1][1] is not None:
+            self._waiting.pop()
+        self._waiting.append((task, notice))
+        self._filled.set()
+
+    async def take(self) -> tuple[TaskRecord, task_pb2.Task | None]:
+        """The next one, once there is one."""
+        while not self._waiting:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._waiting.popleft()
 
 
 def _number(token: str) -> int:

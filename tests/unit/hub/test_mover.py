@@ -10,7 +10,7 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
-from hub.services.mover import Mover, conflict, duplicate_of
+from hub.services.mover import Mover, Submissions, conflict
 from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned, Unacceptable
 from hub.store.records import Decide, TaskRecord, WaitKey
 
@@ -355,5 +355,5 @@ def test_the_hubs_own_tasks_have_no_log_to_report_to(rows: Rows) -> None:
     rows.report("north", 1, TaskState.COMPLETED)
     assert set(rows.logs) == {"north"}
     again = replace(task, task_id="v", request_id="r-1", idempotency_key="")
-    assert duplicate_of(again, list(rows.tasks.values())) == rows.task
+    assert Submissions(rows.tasks.values()).first(again) == rows.task
     assert conflict(rows.task).problem.metadata["task_id"] == "t"

@@ -1,0 +1,259 @@
+"""One decision under way: what each of its steps does to rows and logs. `mover` says when, and why it is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from edgenode.link.errors import AlreadyExists, EdgenodeError
+from edgenode.link.model.problem import Code, Problem
+from edgenode.link.model.task import OnLost, TaskState
+from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.protocol.tasks import TaskEvent, next_state
+from hub.services.moves import Answered, CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned, Unacceptable
+from hub.store.records import Decision, TaskRecord, Tasks, WaitKey
+
+_NOTHING = Demand("")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every decision. `hub` is the hub's own name: tasks of that origin have no log to report to."""
+
+    hub: str
+    codec: Codec
+    avoid_seconds: float  # for how long a node that gave a task back does not get it again
+
+
+class Book:
+    """Tasks as read, overlaid by what was decided so far."""
+
+    def __init__(self, terms: Terms, known: Tasks, now: float) -> None:
+        self._terms = terms
+        self._codec = terms.codec
+        self._known = known
+        self._now = now
+        self.decision = Decision()
+
+    def _get(self, task_id: str) -> TaskRecord | None:
+        return self.decision.tasks.get(task_id) or self._known.get(task_id)
+
+    def put(self, task: TaskRecord) -> None:
+        """This is how the task is now."""
+        self.decision.tasks[task.task_id] = task
+
+    def _change(self, task: TaskRecord, **changes: object) -> TaskRecord:
+        before = self._known.get(task.task_id)
+        sequence = task.sequence if before is None else before.sequence + 1
+        after = replace(task, update_time=self._now, sequence=sequence, **changes)
+        self.put(after)
+        return after
+
+    def _send(self, node: str, entry: bytes) -> None:
+        self.decision.entries.append((node, entry))
+
+    def _tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
+        if task.origin != self._terms.hub:
+            self._send(task.origin, self._codec.report(outcome))
+
+    def conclude(
+        self, task: TaskRecord, event: TaskEvent, reason: str = "", problem: Problem | None = None, **changes: object
+    ) -> None:
+        """A change the hub makes by itself, of which the origin is told."""
+        after = self._change(task, state=next_state(task.state, event), state_reason=reason, **changes)
+        after = replace(after, outcome=self._codec.outcome(after, problem))
+        self.put(after)
+        self._tell_origin(after, after.outcome)
+
+    def take(self, sequence: int, node: str, entry: Entry, parked: Mapping[WaitKey, str]) -> None:
+        """One entry of a node."""
+        match entry:
+            case Malformed(problem):
+                self.decision.rejected.append((sequence, problem))
+            case Offered(task):
+                self._offered(task, parked)
+            case Unacceptable(task_id, problem):
+                self._unacceptable(node, task_id, problem)
+            case _:
+                known = self._get(entry.task_id)
+                if known is None:
+                    self._unknown(node, entry)
+                elif isinstance(entry, Reported):
+                    self._reported(node, known, entry)
+                elif isinstance(entry, Returned):
+                    self._returned(node, known, entry)
+                elif known.origin != node:
+                    self.decision.discarded["FOREIGN_TASK"] += 1
+                elif isinstance(entry, CancelAsked):
+                    self.cancel(known, entry.reason)
+                else:
+                    self.answer(known, entry.key, entry.answer)
+
+    def _offered(self, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
+        known = self._get(task.task_id)
+        if known is not None:
+            self._offered_again(known, task.origin)
+        elif 0 < task.deadline <= self._now:
+            self.expire(task)
+        else:
+            reason = parked.get(task.wait_key)
+            if reason is None:
+                self.put(task)
+            else:
+                self.conclude(task, TaskEvent.PARK, reason)
+
+    def _offered_again(self, known: TaskRecord, node: str) -> None:
+        if known.origin != node:
+            self.decision.discarded["FOREIGN_TASK"] += 1
+            self._tell_end(node, known.task_id, TaskState.FAILED, _foreign(known, node))
+            return
+        self.decision.discarded["DUPLICATE_OFFER"] += 1
+        # An origin that offers it again has lost its knowledge of the outcome.
+        if known.state.terminal:
+            self._tell_origin(known, known.outcome)
+
+    def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
+        known = self._get(task_id)
+        if known is not None:
+            self._offered_again(known, node)
+        else:
+            self.decision.discarded["UNACCEPTABLE_OFFER"] += 1
+            self._tell_end(node, task_id, TaskState.FAILED, problem)
+
+    def _unknown(self, node: str, entry: Reported | Returned | CancelAsked | Answered) -> None:
+        """A task without a row: swept long after its end was told, or lost when the hub was restored from a backup."""
+        self.decision.discarded["UNKNOWN_TASK"] += 1
+        problem = Problem(
+            Code.NOT_FOUND,
+            "UNKNOWN_TASK",
+            f"the hub has no task {entry.task_id} any more",
+            hint="it may have run; submit it again if it may twice",
+        )
+        # If the origin still waits, nobody else will tell it; if not, it discards this.
+        if isinstance(entry, CancelAsked):
+            self._tell_end(node, entry.task_id, TaskState.CANCELED, problem)
+        elif isinstance(entry, Answered):
+            self._tell_end(node, entry.task_id, TaskState.FAILED, problem)
+
+    def _tell_end(self, node: str, task_id: str, state: TaskState, problem: Problem) -> None:
+        """Report the end of a task that has no row here."""
+        end = TaskRecord(
+            task_id, node, _NOTHING, 0, self._now, state=state, state_reason=problem.reason, update_time=self._now
+        )
+        self._send(node, self._codec.report(self._codec.outcome(end, problem)))
+
+    def _reported(self, node: str, task: TaskRecord, report: Reported) -> None:
+        if task.state.terminal:
+            self.decision.discarded["ENDED"] += 1
+            return
+        taken_back = not task.holder and task.avoid == node and report.state.terminal
+        if report.fence != task.fence or not (task.holder == node or taken_back):
+            self.decision.discarded["FENCED"] += 1
+            return
+        state = report.state
+        if state in (TaskState.QUEUED, TaskState.PARKED):
+            state = TaskState.ASSIGNED  # it waits over there; here it has been given away
+        self._change(
+            task,
+            state=state,
+            state_reason=report.state_reason,
+            attempt_count=max(task.attempt_count, report.attempt_count),
+            agent=report.agent or task.agent,
+            outcome=report.outcome,
+            holder=node if state.terminal else task.holder,
+        )
+        self._tell_origin(task, report.outcome)
+
+    def _returned(self, node: str, task: TaskRecord, returned: Returned) -> None:
+        if task.state.terminal or task.holder != node or task.fence != returned.fence:
+            self.decision.discarded["ENDED" if task.state.terminal else "FENCED"] += 1
+            return
+        if task.cancel_reason is not None:
+            self._canceled(task, task.cancel_reason)
+            return
+        self._change(
+            task,
+            state=TaskState.QUEUED,
+            state_reason=f"given back by {node}: {returned.reason}",
+            holder="",
+            avoid=node,
+            avoid_until=self._now + self._terms.avoid_seconds,
+        )
+
+    def cancel(self, task: TaskRecord, reason: str) -> None:
+        """Its end is asked for."""
+        if task.state.terminal or task.cancel_reason is not None:
+            return
+        if task.holder:
+            self._change(task, cancel_reason=reason)
+            self._send(task.holder, self._codec.cancel(task.task_id, reason))
+        else:
+            self._canceled(task, reason)
+
+    def _canceled(self, task: TaskRecord, reason: str) -> None:
+        problem = Problem(Code.CANCELLED, "CANCELED", reason or "its submitter asked for its end")
+        self.conclude(task, TaskEvent.CANCEL, reason, problem, cancel_reason=reason)
+
+    def answer(self, task: TaskRecord, key: str, answer: bytes) -> None:
+        """A question is answered, for whoever works on it, now or later."""
+        if task.state.terminal:
+            self.decision.discarded["ENDED"] += 1
+            return
+        self._change(task, answers=task.answers + self._codec.answers(key, answer))
+        if task.holder:
+            self._send(task.holder, self._codec.answer(task.task_id, key, answer))
+
+    def grant(self, task: TaskRecord, node: str) -> None:
+        """The node gets it."""
+        after = self._change(
+            task,
+            state=next_state(task.state, TaskEvent.ASSIGN),
+            state_reason="",
+            holder=node,
+            fence=task.fence + 1,
+        )
+        self._send(node, self._codec.grant(after))
+
+    def expire(self, task: TaskRecord) -> None:
+        """Its deadline passed."""
+        problem = Problem(
+            Code.DEADLINE_EXCEEDED,
+            "DEADLINE_PASSED",
+            "its deadline passed first",
+            hint="submit it with a later deadline",
+        )
+        if task.held:
+            self._send(task.holder, self._codec.revoke(task.task_id, task.fence))
+        self.conclude(task, TaskEvent.EXPIRE, "", problem)
+
+    def lost(self, task: TaskRecord, movable: bool) -> None:
+        """Its holder is out of reach; `movable`: somebody else fits."""
+        revoke = self._codec.revoke(task.task_id, task.fence)
+        if task.on_lost is OnLost.FAIL:
+            problem = Problem(
+                Code.UNAVAILABLE,
+                "NODE_LOST",
+                f"{task.holder} went out of reach while it had the task",
+                hint="it may have run there; check before you submit it again",
+            )
+            self._send(task.holder, revoke)
+            self.conclude(task, TaskEvent.FAIL, "", problem)
+        elif task.cancel_reason is not None:
+            self._send(task.holder, revoke)
+            self._canceled(task, task.cancel_reason)
+        elif task.on_lost is OnLost.RETRY and movable:
+            self._send(task.holder, revoke)
+            reason = f"taken back from {task.holder}: out of reach"
+            self._change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder)
+
+
+def _foreign(task: TaskRecord, node: str) -> Problem:
+    error: EdgenodeError = AlreadyExists(
+        "TASK_OF_ANOTHER_NODE",
+        f"task {task.task_id} belongs to {task.origin}, not to {node}",
+        hint="task ids are minted by the node that accepts the task",
+        task_id=task.task_id,
+    )
+    return error.problem
