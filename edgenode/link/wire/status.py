@@ -28,6 +28,7 @@ _MAX_MESSAGE = 1024
 _MAX_HINT = 512
 _MAX_METADATA_COUNT = 16
 _MAX_METADATA_VALUE = 128
+_RESERVED = frozenset({"hint", "retryable"})  # what the status says under these names is the problem's own
 
 _log = logging.getLogger(__name__)
 
@@ -42,9 +43,8 @@ _BARE_REASONS = {
 
 def problem_to_status(problem: Problem) -> status_pb2.Status:
     """The Status that carries `problem`; texts for people are clipped so that it always fits."""
-    facts = {
-        key: _clip(value, _MAX_METADATA_VALUE) for key, value in list(problem.metadata.items())[:_MAX_METADATA_COUNT]
-    }
+    told = [(key, value) for key, value in problem.metadata.items() if key not in _RESERVED]
+    facts = {key: _clip(value, _MAX_METADATA_VALUE) for key, value in told[:_MAX_METADATA_COUNT]}
     if problem.hint:
         facts["hint"] = _clip(problem.hint, _MAX_HINT)
     if problem.retryable:

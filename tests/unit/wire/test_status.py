@@ -26,7 +26,13 @@ def test_a_problem_survives_the_status(problem: Problem) -> None:
     )
     assert back.retryable is problem.retryable
     assert back.retry_after == (problem.retry_after if problem.retryable else None)
-    assert back.metadata == problem.metadata
+    assert back.metadata == {key: value for key, value in problem.metadata.items() if key not in ("hint", "retryable")}
+
+
+def test_metadata_cannot_pose_as_the_problems_own_facts() -> None:
+    posing = Problem(Code.INTERNAL, "BUG", "no", metadata={"retryable": "true", "hint": "again!", "skill": "ocr"})
+    back = problem_from_status(problem_to_status(posing))
+    assert (back.retryable, back.hint, back.metadata) == (False, "", {"skill": "ocr"})
 
 
 def test_details_are_those_of_the_contract() -> None:
