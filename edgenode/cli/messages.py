@@ -16,7 +16,7 @@ from edgenode.link.errors import DeadlineExceeded
 from edgenode.link.model.task import Level
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.messages import Shown, gap_line, message_json, message_line
-from edgenode.link.terminal.options import SECONDS, output_option
+from edgenode.link.terminal.options import SECONDS, output_option, subscribe_options
 from edgenode.link.terminal.output import JSON, emit
 from edgenode.link.terminal.rpc import run
 from edgenode.sdk.client import Client
@@ -105,29 +105,17 @@ def publish(
 
 
 @click.command()
-@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
-@click.option("--name", help="Name of a durable subscription: it goes on where it stopped.")
-@click.option(
-    "--from",
-    "position",
-    type=click.Choice(["start", "new"]),
-    default="new",
-    show_default=True,
-    help="Where a subscription begins that is not known yet.",
-)
-@click.option("--count", type=click.IntRange(min=1), help="End after this many.")
+@subscribe_options
 @output_option
 @state_option
-def subscribe(
-    state: Path, output: str, topics: tuple[str, ...], name: str | None, position: str, count: int | None
-) -> None:
+def subscribe(state: Path, output: str, topics: tuple[str, ...], name: str, position: str, count: int | None) -> None:
     """Print messages of TOPIC as they come; `*` stands for one word, a final `>` for the rest."""
 
     async def work() -> None:
         left = count
         async with (
             node_client(state) as client,
-            client.subscribe(topics, name, position, auto_ack=False, on_gap=_say_gap) as subscription,
+            client.subscribe(topics, name or None, position, auto_ack=False, on_gap=_say_gap) as subscription,
         ):
             async for message in subscription:
                 shown = _shown(message)

@@ -9,7 +9,7 @@ import click
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
 from edgenode.link.terminal.fleet import show_agents, show_found
-from edgenode.link.terminal.options import SECONDS, limit_option, output_option
+from edgenode.link.terminal.options import find_options, limit_option, output_option
 from edgenode.link.terminal.rpc import run
 
 
@@ -23,18 +23,10 @@ def agents(state: Path, output: str, limit: int) -> None:
 
 
 @click.command()
-@click.argument("skill", default="")
-@click.option(
-    "--selector", default="", help="Labels: key=value, key!=value, key in (a,b), key, !key, joined by commas."
-)
-@click.option("--query", default="", help="Free text over names, descriptions and tags.")
+@find_options
 @click.option(
     "--scope", type=click.Choice(["local", "fleet"]), default="local", show_default=True, help="Where to look."
 )
-@click.option("--max-cost", type=float, help="At most this cost.")
-@click.option("--max-staleness", type=SECONDS, help="Not older knowledge than this.")
-@click.option("--explain", is_flag=True, help="Also say who was left out and why.")
-@limit_option(20)
 @output_option
 @state_option
 def find(

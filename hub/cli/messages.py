@@ -12,7 +12,7 @@ import grpc
 
 from edgenode.api.message.v1 import message_pb2, message_service_pb2, message_service_pb2_grpc
 from edgenode.link.terminal.messages import Shown, gap_line, message_json, message_line
-from edgenode.link.terminal.options import output_option
+from edgenode.link.terminal.options import output_option, subscribe_options
 from edgenode.link.terminal.output import JSON
 from edgenode.link.terminal.rpc import channel_to, run
 from edgenode.link.wire.values import timestamp_from_pb
@@ -23,17 +23,7 @@ _END_SECONDS = 5.0
 
 
 @click.command()
-@click.argument("topics", nargs=-1, required=True, metavar="TOPIC...")
-@click.option("--name", default="", help="Name of a durable subscription: it goes on where it stopped.")
-@click.option(
-    "--from",
-    "position",
-    type=click.Choice(["start", "new"]),
-    default="new",
-    show_default=True,
-    help="Where a subscription begins that is not known yet.",
-)
-@click.option("--count", type=click.IntRange(min=1), help="End after this many.")
+@subscribe_options
 @output_option
 @state_option
 def subscribe(state: Path, output: str, topics: tuple[str, ...], name: str, position: str, count: int | None) -> None:

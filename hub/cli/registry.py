@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgenode.link.terminal.fleet import show_agents, show_found
-from edgenode.link.terminal.options import SECONDS, limit_option, output_option
+from edgenode.link.terminal.options import find_options, limit_option, output_option
 from edgenode.link.terminal.rpc import run
 from hub.cli.place import hub_target, state_option
 
@@ -22,15 +22,7 @@ def agents(state: Path, output: str, limit: int) -> None:
 
 
 @click.command()
-@click.argument("skill", default="")
-@click.option(
-    "--selector", default="", help="Labels: key=value, key!=value, key in (a,b), key, !key, joined by commas."
-)
-@click.option("--query", default="", help="Free text over names, descriptions and tags.")
-@click.option("--max-cost", type=float, help="At most this cost.")
-@click.option("--max-staleness", type=SECONDS, help="Not older knowledge than this.")
-@click.option("--explain", is_flag=True, help="Also say who was left out and why.")
-@limit_option(20)
+@find_options
 @output_option
 @state_option
 def find(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from edgenode.link.model.task import TaskState
 from edgenode.link.terminal.fleet import show_task, show_tasks
 from edgenode.link.terminal.lazy import DefaultGroup
-from edgenode.link.terminal.options import limit_option, output_option
+from edgenode.link.terminal.options import output_option, task_filter_options
 from edgenode.link.terminal.rpc import run
 from hub.cli.place import hub_target, state_option
 
@@ -20,16 +19,7 @@ def tasks() -> None:
 
 
 @tasks.command("list")
-@click.option(
-    "--status",
-    "states",
-    multiple=True,
-    type=click.Choice([state.name for state in TaskState], case_sensitive=False),
-    help="In this state; may be given again.",
-)
-@click.option("--skill", default="", help="For this skill.")
-@click.option("--context", default="", help="Of this job.")
-@limit_option(50)
+@task_filter_options
 @output_option
 @state_option
 def list_(state: Path, output: str, states: tuple[str, ...], skill: str, context: str, limit: int) -> None:

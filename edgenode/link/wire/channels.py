@@ -7,7 +7,6 @@ too_many_pings. Each channel has its own subchannels: a fresh one really dials a
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from edgenode.link.config import is_loopback
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.link.wire.interceptors import ServiceInterceptor
 
@@ -122,16 +122,6 @@ def split_host_port(address: str) -> tuple[str, int]:
             field="address",
         )
     return host, number
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address stays on this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_plaintext(target: str, *, plaintext_loopback: bool) -> None:
