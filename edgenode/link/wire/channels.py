@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from edgenode.link.config import is_loopback
+from edgenode.link.config import is_loopback, parse_address
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.link.wire.interceptors import ServiceInterceptor
 
@@ -110,18 +110,12 @@ def unix_target(path: str | os.PathLike[str]) -> str:
 
 def split_host_port(address: str) -> tuple[str, int]:
     """(host, port) of `HOST:PORT` or `[IPV6]:PORT`. Raises InvalidArgument (BAD_ADDRESS)."""
-    host, separator, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    number = int(port) if port.isascii() and port.isdecimal() else -1
-    if not separator or not host or (":" in host) != bracketed or not 0 <= number <= 65535:
+    try:
+        return parse_address(address)
+    except ValueError as error:
         raise InvalidArgument(
-            "BAD_ADDRESS",
-            f"the address is {address!r}",
-            hint="expected HOST:PORT, e.g. hub.example:7443",
-            field="address",
-        )
-    return host, number
+            "BAD_ADDRESS", f"the address is {address!r}", hint=f"expected {error}", field="address"
+        ) from None
 
 
 def check_plaintext(target: str, *, plaintext_loopback: bool) -> None:
