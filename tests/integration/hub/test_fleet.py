@@ -218,7 +218,9 @@ async def test_a_session_ends_with_its_own_certificate(site: Site, caplog: pytes
     first = edge.link
     # A newer stream with a certificate that is good for longer, which never gets so far as to count.
     channel = Credentials(site.authority, "north").channel(hub.sync_port)
+    await channel.channel_ready()
     silent = sync_service_pb2_grpc.SyncServiceStub(channel).Sync()
+    await silent.wait_for_connection()
     await silent.write(sync_service_pb2.SyncRequest())
     assert edge.link is first
     await until(lambda: edge.link is not first)

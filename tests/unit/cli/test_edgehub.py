@@ -105,7 +105,7 @@ def test_subscribe(edgehub: Run, hub: FakeHub) -> None:
     assert result.exit_code == 0, result.stderr
     assert [json.loads(line)["sequence"] for line in result.stdout.splitlines()] == [3, 4]
     # Not the whole of it: grpc logs a harmless BlockingIOError where two event loops share a process, as they do here.
-    assert result.stderr.splitlines()[0] == "messages 1 to 2 are gone: RETENTION"
+    assert "messages 1 to 2 are gone: RETENTION" in result.stderr.splitlines()
     assert hub.messages.ended.wait(10)
     assert hub.messages.acked == 4
 
