@@ -5,11 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from edgenode.api.message.v1 import message_service_pb2
-from edgenode.link.errors import AlreadyExists, InvalidArgument
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
-from edgenode.link.wire.subscriptions import Stretch
+from edgenode.link.wire.subscriptions import Stretch, start_after, subscription_in_use
 from edgenode.node.message_log import LOG_NAME, MessageLog
 
 CONSUMER_PREFIX = "sub/"
@@ -41,12 +39,7 @@ class LogSubscriptions:
         """See MessageSource."""
         if subscription:
             if subscription in self._attached:
-                raise AlreadyExists(
-                    "SUBSCRIPTION_IN_USE",
-                    f"another stream holds the subscription {subscription}",
-                    hint="end it first, or choose another name",
-                    subscription=subscription,
-                )
+                raise subscription_in_use(subscription)
             self._attached.add(subscription)
         try:
             return await self._cursor(subscription, position, after)
@@ -63,20 +56,7 @@ class LogSubscriptions:
             if known is not None:
                 return known
             state = logs.log_state(connection, LOG_NAME)
-            if position == message_service_pb2.START_POSITION_START:
-                cursor = state.first - 1
-            elif position == message_service_pb2.START_POSITION_CURSOR:
-                cursor = after
-                if after > state.last:
-                    raise InvalidArgument(
-                        "BAD_CURSOR",
-                        f"start.after_sequence is {after}, the log ends at {state.last}",
-                        hint="the log may have been made anew: begin with START",
-                        field="start.after_sequence",
-                        last_sequence=state.last,
-                    )
-            else:
-                cursor = state.last
+            cursor = start_after(position, after, state.first, state.last)
             if subscription:
                 logs.ensure_consumer(connection, log_id, name, cursor)
             return cursor
