@@ -8,12 +8,12 @@ balance shows a defect or a loss; nothing is computed as a remainder of the othe
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.task import TaskState
 from edgenode.link.store import logs
+from edgenode.link.wire.ledger import ledger_line
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.node import message_log, task_store
 from edgenode.node.message_log import LOG_NAME, PARENT
@@ -42,31 +42,6 @@ def lines(connection: sqlite3.Connection, parent: str, unwritten_duplicates: int
     return result
 
 
-def _line(
-    hop: str,
-    *,
-    produced: int,
-    delivered: int,
-    pending: int,
-    dropped: Mapping[str, int],
-    duplicates: int = 0,
-    peer: str = "",
-    epoch: str = "",
-) -> admin_pb2.LedgerLine:
-    kept = {reason: count for reason, count in dropped.items() if count}
-    return admin_pb2.LedgerLine(
-        hop=hop,
-        peer=peer,
-        produced_count=produced,
-        delivered_count=delivered,
-        pending_count=pending,
-        dropped_counts=kept,
-        duplicate_count=duplicates,
-        epoch=epoch,
-        balanced=produced == delivered + pending + sum(kept.values()),
-    )
-
-
 def _publish_line(connection: sqlite3.Connection, unwritten_duplicates: int) -> admin_pb2.LedgerLine:
     """From the publishers into the log: taken (counted with the producers' numbers) against the log's own position."""
     counts = logs.counters(connection, message_log.PRODUCED)
@@ -75,7 +50,7 @@ def _publish_line(connection: sqlite3.Connection, unwritten_duplicates: int) -> 
     counts.pop(message_log.STORED, None)
     counts.pop(message_log.REPLAYED, None)
     state = logs.log_state(connection, LOG_NAME)
-    return _line(
+    return ledger_line(
         "message.publish",
         produced=produced,
         delivered=state.last,
@@ -92,7 +67,7 @@ def _task_line(connection: sqlite3.Connection) -> admin_pb2.LedgerLine:
     produced = counts.pop(task_store.ACCEPTED, 0)
     delivered = counts.pop(TaskState.COMPLETED.name, 0)
     pending = connection.execute("SELECT count(*) FROM task INDEXED BY task_live WHERE state < 8").fetchone()[0]
-    return _line("tasks", produced=produced, delivered=delivered, pending=pending, dropped=counts)
+    return ledger_line("tasks", produced=produced, delivered=delivered, pending=pending, dropped=counts)
 
 
 def _uplink_line(connection: sqlite3.Connection, lane: Lane, log_name: str, parent: str) -> admin_pb2.LedgerLine:
@@ -101,7 +76,7 @@ def _uplink_line(connection: sqlite3.Connection, lane: Lane, log_name: str, pare
     before = logs.counters(connection, UPLINK_COUNTER + log_name).get(BEFORE_JOIN, 0)
     # What is not acknowledged must still be held: a hole between the two shows as an imbalance.
     pending = state.last - max(acked, state.first - 1)
-    return _line(
+    return ledger_line(
         f"{lane.name.lower()}.uplink",
         peer=parent,
         produced=state.last,
@@ -119,7 +94,7 @@ def _downlink_lines(connection: sqlite3.Connection, parent: str) -> list[admin_p
         (PARENT,),
     )
     return [
-        _line(
+        ledger_line(
             f"{Lane(lane).name.lower()}.downlink",
             peer=parent,
             produced=applied + rejected + gaps,

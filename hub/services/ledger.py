@@ -10,6 +10,7 @@ from collections import Counter
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
+from edgenode.link.wire.ledger import ledger_line
 from hub.store.records import LedgerFacts
 
 
@@ -21,34 +22,9 @@ def ledger_lines(facts: LedgerFacts, node: str = "") -> list[admin_pb2.LedgerLin
     return lines
 
 
-def _line(
-    hop: str,
-    produced: int,
-    delivered: int,
-    pending: int,
-    dropped: dict[str, int],
-    *,
-    peer: str = "",
-    duplicates: int = 0,
-    epoch: str = "",
-) -> admin_pb2.LedgerLine:
-    given_up = {reason: count for reason, count in dropped.items() if count}
-    return admin_pb2.LedgerLine(
-        hop=hop,
-        peer=peer,
-        produced_count=produced,
-        delivered_count=delivered,
-        pending_count=pending,
-        dropped_counts=given_up,
-        duplicate_count=duplicates,
-        epoch=epoch,
-        balanced=produced == delivered + pending + sum(given_up.values()),
-    )
-
-
 def _uplinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
     return [
-        _line(
+        ledger_line(
             f"{up.lane.name.lower()}.uplink",
             up.sequence - up.start,
             up.applied,
@@ -65,7 +41,7 @@ def _uplinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
 
 def _downlinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
     return [
-        _line(
+        ledger_line(
             f"{down.lane.name.lower()}.downlink",
             down.last,
             down.acked - down.rejected,
@@ -82,7 +58,7 @@ def _downlinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
 def _tasks(facts: LedgerFacts) -> admin_pb2.LedgerLine:
     ended = Counter(facts.tasks_ended)
     done = ended.pop("COMPLETED", 0)
-    return _line(
+    return ledger_line(
         "tasks",
         facts.tasks_accepted,
         done,
@@ -95,9 +71,9 @@ def _tasks(facts: LedgerFacts) -> admin_pb2.LedgerLine:
 def _intake(facts: LedgerFacts) -> admin_pb2.LedgerLine:
     """Messages taken from the links against messages in the hub's log."""
     applied = sum(up.applied for up in facts.uplinks if up.lane is Lane.MESSAGE)
-    return _line("message.intake", applied, facts.messages_last, 0, {})
+    return ledger_line("message.intake", applied, facts.messages_last, 0, {})
 
 
 def _messages(facts: LedgerFacts) -> admin_pb2.LedgerLine:
     """The hub's log: what was stored is still held or was let go, by reason."""
-    return _line("message.log", facts.messages_stored, 0, facts.messages_held, dict(facts.messages_dropped))
+    return ledger_line("message.log", facts.messages_stored, 0, facts.messages_held, dict(facts.messages_dropped))
