@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import click
@@ -31,4 +32,11 @@ def run(state: Path, **flags: str | None) -> None:
 
 async def _serve(config: NodeConfig) -> None:
     node = Node(config)
-    await serve(node, lambda: f"ready node={node.name} socket={config.socket_path}")
+
+    def ready() -> str:
+        # What lives as long as the node is not looked at by the collector again.
+        gc.collect()
+        gc.freeze()
+        return f"ready node={node.name} socket={config.socket_path}"
+
+    await serve(node, ready)

@@ -59,7 +59,7 @@ from edgenode.link.identity.credentials import client_credentials
 from edgenode.link.identity.names import Kind, check_trust_domain, edge_name, hub_host
 from edgenode.link.identity.tokens import JoinToken, parse_join_token
 from edgenode.link.ports import Clock
-from edgenode.link.wire.channels import ChannelSettings, open_channel, split_host_port
+from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel, split_host_port
 from edgenode.link.wire.status import from_rpc_error
 from edgenode.node.identity import Facts, IdentityDirectory, NodeIdentity
 
@@ -125,7 +125,9 @@ async def join(directory: IdentityDirectory, hub_address: str, text: str, clock:
     return await _save(directory, facts, key, certificate, bundle.pem)
 
 
-async def renew(directory: IdentityDirectory, identity: NodeIdentity, clock: Clock) -> NodeIdentity:
+async def renew(
+    directory: IdentityDirectory, identity: NodeIdentity, clock: Clock, open_channel: OpenChannel = open_channel
+) -> NodeIdentity:
     """Trade the identity for one with a new key and certificate; safe to repeat.
 
     Raises Unavailable (HUB_UNREACHABLE), PermissionDenied (REVOKED, STALE_GENERATION), Unauthenticated (BAD_CERTIFICATE),
@@ -142,7 +144,7 @@ async def renew(directory: IdentityDirectory, identity: NodeIdentity, clock: Clo
         generation=identity.generation,
     )
     address = identity.enrollment_address
-    async with _channel(address, identity.hub_ca, identity.server_name) as channel:
+    async with _channel(address, identity.hub_ca, identity.server_name, open_channel) as channel:
         try:
             response = await pb_grpc.EnrollmentServiceStub(channel).Renew(request, timeout=RPC_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -291,7 +293,9 @@ async def _save(
         raise _not_writable(error) from error
 
 
-def _channel(address: str, anchor: bytes, server_name: str) -> grpc.aio.Channel:
+def _channel(
+    address: str, anchor: bytes, server_name: str, open_channel: OpenChannel = open_channel
+) -> grpc.aio.Channel:
     settings = ChannelSettings(server_name=server_name, connect_timeout=CONNECT_SECONDS)
     return open_channel(address, client_credentials(None, anchor), settings=settings)
 

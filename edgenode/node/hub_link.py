@@ -16,7 +16,7 @@ from edgenode.link.errors import EdgenodeError, Unauthenticated
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.sharing import DEFAULT_WEIGHTS
-from edgenode.link.wire.channels import ChannelSettings, open_channel
+from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel
 from edgenode.link.wire.dialing import DialingSettings, DialingStatus
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
@@ -41,12 +41,14 @@ class HubLink:
         clock: Clock,
         rng: Rng,
         new_epoch: Callable[[], str],
+        open_channel: OpenChannel = open_channel,
     ) -> None:
+        self._open = open_channel
         self._config = config
         self._rooms = rooms
         self._clock = clock
         self._address = config.hub or identity.sync_address
-        self._renewer = Renewer(config.state_dir, identity, clock, rng, self._renewed)
+        self._renewer = Renewer(config.state_dir, identity, clock, rng, self._renewed, open_channel)
         self._renewal: asyncio.Task[None] | None = None
         self._moves: set[asyncio.Task[None]] = set()
         # Every new session reads it, so that the shares of the moment count.
@@ -132,7 +134,7 @@ class HubLink:
         # Each dial is a good moment to see whether the clock was set: a device without one starts in the past.
         self._renewer.wake()
         settings = ChannelSettings(server_name=self.identity.server_name)
-        return open_channel(self._address, self.identity.channel_credentials(), settings=settings)
+        return self._open(self._address, self.identity.channel_credentials(), settings=settings)
 
     def _keep_rejected(self, connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
         dead_letters.add_rejected(

@@ -35,6 +35,7 @@ from edgenode.link.identity.names import SpiffeName, edge_name, hub_host, hub_na
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
+from edgenode.link.wire.channels import OpenChannel, open_channel
 
 FORMAT = 1
 
@@ -217,7 +218,9 @@ class Renewer:
         clock: Clock,
         rng: Rng,
         on_renewed: Callable[[NodeIdentity], None],
+        open_channel: OpenChannel = open_channel,
     ) -> None:
+        self._open_channel = open_channel
         self._directory = IdentityDirectory(state_dir)
         self._clock = clock
         self._rng = rng
@@ -255,7 +258,7 @@ class Renewer:
         backoff = ReconnectBackoff(self._rng)
         while True:
             try:
-                identity = await enrolling.renew(self._directory, self.identity, self._clock)
+                identity = await enrolling.renew(self._directory, self.identity, self._clock, self._open_channel)
             except EdgenodeError as error:
                 self.problem = error.problem
                 if not error.problem.retryable:

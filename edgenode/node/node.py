@@ -10,7 +10,6 @@ streams, the rooms, the store. A stop while the start is under way ends the star
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 import sqlite3
 from contextlib import AsyncExitStack
@@ -32,9 +31,10 @@ from edgenode.node.admin import AdminService, NodeFacts
 from edgenode.node.agent_text import AgentText
 from edgenode.node.config import NodeConfig, name_from_host
 from edgenode.node.desired import DesiredSettings, DesiredStates
+from edgenode.node.host import Host, Server
 from edgenode.node.hub_link import HubLink, verifier
 from edgenode.node.identity import NodeIdentity, load_identity
-from edgenode.node.local_server import LocalServer, Services
+from edgenode.node.local_server import Services
 from edgenode.node.message_log import MessageLog
 from edgenode.node.message_rules import MessageRules
 from edgenode.node.messages import MessageService
@@ -64,19 +64,22 @@ class _Phase(Enum):
 class Node:
     """One edge node. `start` once, `stop` whenever; `name` and `socket_path` say where it is found."""
 
-    def __init__(self, config: NodeConfig, *, clock: Clock | None = None, rng: Rng | None = None) -> None:
+    def __init__(
+        self, config: NodeConfig, *, clock: Clock | None = None, rng: Rng | None = None, host: Host | None = None
+    ) -> None:
         self.config = config
         self.name = config.node
         self.socket_path: Path = config.socket_path
         self._clock = clock or SystemClock()
         self._rng = rng or system_rng()
+        self._host = host or Host()
         self._phase = _Phase.NEW
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
         self._rooms: Rooms | None = None
         self._link: HubLink | None = None
-        self._server: LocalServer | None = None
+        self._server: Server | None = None
 
     @property
     def rooms(self) -> Rooms:
@@ -136,7 +139,6 @@ class Node:
         await self._stack.aclose()
         self._phase = _Phase.STOPPED
         if running:
-            gc.unfreeze()
             _log.info(telemetry.NODE_STOPPED, node=self.name)
 
     async def _drain(self) -> None:
@@ -176,7 +178,7 @@ class Node:
         if identity is not None and config.node and config.node != identity.node:
             raise other_node(identity.node, config.node)
 
-        database = await open_store(config)
+        database = await open_store(config, self._host.connect)
         stack.push_async_callback(database.close)
         joined = identity.node if identity is not None else ""
         boot = await database.write(
@@ -186,16 +188,15 @@ class Node:
         boot_id = self._new_id()
         rooms = self._rooms = await self._make_rooms(database, boot_id, boot.number)
         if identity is not None:
-            self._link = HubLink(config, identity, boot_id, rooms, self._clock, self._rng, self._new_id)
+            self._link = HubLink(
+                config, identity, boot_id, rooms, self._clock, self._rng, self._new_id, self._host.open_channel
+            )
             await self._link.prepare()
         await rooms.engine.start(self._link.uplink if self._link is not None else None)
         await self._serve(rooms, start_time)
         if self._link is not None:
             stack.push_async_callback(self._link.stop)
             await self._link.start()
-        # What lives as long as the node is not looked at by the collector again.
-        gc.collect()
-        gc.freeze()
         self._phase = _Phase.RUNNING
         _log.info(telemetry.NODE_READY, node=self.name, socket=str(self.socket_path))
 
@@ -263,7 +264,7 @@ class Node:
         )
         admin = AdminService(rooms.database, rooms.registry, rooms.messages, self._clock, facts)
         services = Services(registry_service, task_service, message_service, admin)
-        server = self._server = LocalServer(self.socket_path, config.listen, services)
+        server = self._server = self._host.make_server(self.socket_path, config.listen, services)
 
         async def end_streams() -> None:
             registry_service.stop()

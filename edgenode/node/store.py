@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.store import database, logs
+from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
 from edgenode.node import dead_letters, desired, message_log, registry, task_store
 from edgenode.node.config import NodeConfig
@@ -45,14 +46,19 @@ class Boot:
     number: int
 
 
-async def open_store(config: NodeConfig) -> Database:
+async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -> Database:
     """Open or make the store under the state directory; a damaged file is moved aside.
 
     Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW), Unavailable (STORE_FAILED).
     """
     path = database.IN_MEMORY if config.in_memory else config.state_dir / FILE_NAME
     return await Database.open(
-        path, MIGRATIONS, application_id=APPLICATION_ID, limit_bytes=config.store_bytes, quarantine=True
+        path,
+        MIGRATIONS,
+        application_id=APPLICATION_ID,
+        limit_bytes=config.store_bytes,
+        quarantine=True,
+        connect=connect,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgenode.link.store import logs
+from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import IN_MEMORY, Database
 from hub.store import enrollment
 
@@ -107,8 +108,12 @@ def migrations() -> tuple[str, ...]:
     return (logs.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
 
 
-async def open_database(path: Path | None, limit_bytes: int) -> Database:
+async def open_database(path: Path | None, limit_bytes: int, connect: Connect = connect_on_thread) -> Database:
     """Open or make the hub's file (None: in memory). Raises as Database.open."""
     return await Database.open(
-        IN_MEMORY if path is None else path, migrations(), application_id=APPLICATION_ID, limit_bytes=limit_bytes
+        IN_MEMORY if path is None else path,
+        migrations(),
+        application_id=APPLICATION_ID,
+        limit_bytes=limit_bytes,
+        connect=connect,
     )

@@ -12,8 +12,7 @@ If the commit itself fails, what is on disk is unknown: the batch fails, the con
 opens the file anew (see the ATC'20 paper "Can Applications Recover from fsync Failures?").
 
 The connection holds the file exclusively: a second process is told so at once, and SQLite's WAL-reset defect, which needs
-two connections, cannot occur. aiosqlite owns the thread; whole transactions go to it through its `_execute`, since an await
-for each statement would cost a hop each.
+two connections, cannot occur. `connector` owns the thread.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
-
-import aiosqlite
+from typing import Any, Generic, TypeVar
 
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from edgenode.link.store.connector import Connect, Connection, connect_on_thread
 
 T = TypeVar("T")
 Statement = Callable[[sqlite3.Connection], T]
@@ -58,12 +56,15 @@ class _Write(Generic[T]):
 class Database:
     """Opens with `await Database.open(...)`; `write` and `read` run functions of the connection; close it at the end."""
 
-    def __init__(self, path: str, migrations: Sequence[str], application_id: int, limit_bytes: int) -> None:
+    def __init__(
+        self, path: str, migrations: Sequence[str], application_id: int, limit_bytes: int, connect: Connect
+    ) -> None:
         self._path = path
+        self._open_connection = connect
         self._migrations = migrations
         self._application_id = application_id
         self._limit_bytes = limit_bytes
-        self._connection: aiosqlite.Connection | None = None
+        self._connection: Connection | None = None
         self._pending: list[_Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
@@ -81,14 +82,16 @@ class Database:
         application_id: int,
         limit_bytes: int = 1 << 30,
         quarantine: bool = False,
+        connect: Connect = connect_on_thread,
     ) -> Database:
         """Open or make the file and bring its schema up to date.
 
         `migrations[i]` is the script that leads from schema version i to i + 1; `application_id` tells edge files from hub
-        files. With `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it.
+        files. With `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it. `connect`
+        opens the connection.
         Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW, STATE_DAMAGED).
         """
-        database = cls(str(path), migrations, application_id, limit_bytes)
+        database = cls(str(path), migrations, application_id, limit_bytes, connect)
         opening = asyncio.ensure_future(database._open(Path(path), quarantine))
         try:
             await asyncio.shield(opening)
@@ -254,15 +257,15 @@ class Database:
         connection = self._connection
         if connection is None:
             raise Unavailable("STORE_CLOSED", "the store is closed", hint="start the node again")
-        return cast(T, await connection._execute(function, connection._conn))  # type: ignore[no-untyped-call]
+        return await connection.run(function)
 
     async def _connect(self) -> None:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
         self._wal_bytes = 0
-        connection = await aiosqlite.connect(self._path, isolation_level=None, cached_statements=256)
+        connection = await self._open_connection(self._path)
         try:
-            await connection._execute(self._prepare, connection._conn)  # type: ignore[no-untyped-call]
+            await connection.run(self._prepare)
         except BaseException as error:
             await connection.close()
             if isinstance(error, sqlite3.Error):

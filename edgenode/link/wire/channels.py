@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -129,6 +129,20 @@ def check_plaintext(target: str, *, plaintext_loopback: bool) -> None:
     if is_loopback(host):
         hint += "; plaintext on loopback must be asked for"
     raise InvalidArgument("PLAINTEXT_REFUSED", f"{target} would be plaintext", hint=hint, field="address")
+
+
+class OpenChannel(Protocol):
+    """`open_channel`, or what stands in its place."""
+
+    def __call__(
+        self,
+        target: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        settings: ChannelSettings | None = None,
+    ) -> grpc.aio.Channel:
+        """See open_channel."""
+        ...
 
 
 def open_channel(

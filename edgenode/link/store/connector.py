@@ -1,0 +1,54 @@
+"""How a `Database` gets its connection: the one place where SQLite meets the file system and a thread.
+
+The simulation puts its own in its place (`tests/simulation`), so that every disk fault can be drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar, cast
+
+import aiosqlite
+
+T = TypeVar("T")
+
+
+class Connection(Protocol):
+    """One open file."""
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `function` of the connection after everything that was given before; one hop. Raises what it raises.
+
+        It runs to its end even if the caller is cancelled.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Run what was given, then give the file back."""
+        ...
+
+
+Connect = Callable[[str], Awaitable[Connection]]
+
+
+class _ThreadConnection:
+    """aiosqlite owns the thread; whole functions go to it through its `_execute`, since an await for each statement
+    would cost a hop each."""
+
+    __slots__ = ("_aiosqlite", "_execute")
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._aiosqlite = connection
+        self._execute = connection._execute
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        return cast(T, await self._execute(function, self._aiosqlite._conn))  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        await self._aiosqlite.close()
+
+
+async def connect_on_thread(path: str) -> Connection:
+    """Open `path` (or `:memory:`) on a thread of its own; transactions are begun by hand. Raises sqlite3.Error."""
+    return _ThreadConnection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
