@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,10 +90,17 @@ class Fleet:
         await self.run(EDGEHUB, "init", "--state", str(self.state("hub")), "--domain", DOMAIN)
         return await self.serve_hub("127.0.0.1:0", "127.0.0.1:0")
 
-    async def serve_hub(self, listen: str, enroll: str) -> int:
+    async def serve_hub(
+        self,
+        listen: str,
+        enroll: str,
+        *,
+        command: Sequence[str] = EDGEHUB,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
         """Serve the hub that was made; the port of its sync listener."""
         where = ["--state", str(self.state("hub")), "--listen", listen, "--enroll-listen", enroll]
-        hub = await self.spawn("hub", EDGEHUB, "serve", *where)
+        hub = await self.spawn("hub", command, "serve", *where, environment=environment)
         ready = await hub.ready()
         self.enroll_address = ready["enroll"]
         return int(ready["listen"].rpartition(":")[2])
@@ -105,12 +112,19 @@ class Fleet:
         where = ["--state", str(self.state(node)), "--hub", self.enroll_address]
         await self.run(EDGENODE, "join", *where, "--token", token)
 
-    async def start_edge(self, node: str, sync_port: int) -> None:
+    async def start_edge(
+        self,
+        node: str,
+        sync_port: int,
+        *,
+        command: Sequence[str] = EDGENODE,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Run an edge that dials the hub at `sync_port`."""
         where = ["--state", str(self.state(node)), "--hub", f"127.0.0.1:{sync_port}"]
         # A demo has no patience for a field device's backoff.
         pace = {"EDGENODE_RECONNECT_MIN_SECONDS": "0.2", "EDGENODE_RECONNECT_MAX_SECONDS": "1"}
-        edge = await self.spawn(node, EDGENODE, "run", *where, environment=pace)
+        edge = await self.spawn(node, command, "run", *where, environment={**pace, **(environment or {})})
         await edge.ready()
 
     async def start_agent(self, name: str, kind: str, node: str) -> None:
@@ -119,7 +133,7 @@ class Fleet:
         await self.spawn(name, [sys.executable, "-m", "edgenode.cli.demo.agents"], *arguments)
 
     async def spawn(
-        self, name: str, command: Sequence[str], *arguments: str, environment: dict[str, str] | None = None
+        self, name: str, command: Sequence[str], *arguments: str, environment: Mapping[str, str] | None = None
     ) -> Child:
         """Start a process and remember it."""
         log = self.folder / f"{name}.log"

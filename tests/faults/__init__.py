@@ -1,0 +1,1 @@
+"""Faults under real load: real processes that die, stop and lose their network; what was acknowledged must survive."""

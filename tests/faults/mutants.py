@@ -1,0 +1,83 @@
+"""Protections taken away on purpose, for processes started by `tests.faults.mutated`.
+
+Each mutant patches the product in a process that has not begun yet. A fault's test must fail under the mutant that takes
+away what it tests: that is how we know that it tests it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def acknowledge_before_the_commit() -> None:
+    """A publisher is told DURABLE_LOCAL as soon as the node has the message, not once it is on disk."""
+    from edgenode.node.message_log import Frame, MessageLog
+
+    honest = MessageLog.submit
+
+    def hasty(self: MessageLog, frame: Frame) -> None:
+        honest(self, frame)
+        frame.producer.committed = frame.last
+        frame.settled(frame)
+        frame.settled = lambda _frame: None
+
+    MessageLog.submit = hasty  # type: ignore[method-assign]
+
+
+def acknowledge_before_the_hub_commits() -> None:
+    """The hub acknowledges a batch before its commit, and stores it a while later."""
+    import asyncio
+
+    from edgenode.link.model.lanes import Applied
+    from hub.services.message import MessageDesk
+    from hub.store.records import Intake
+
+    honest = MessageDesk.apply
+    late: set[asyncio.Task[Any]] = set()
+
+    async def apply_late(self: MessageDesk, intake: Intake) -> None:
+        await asyncio.sleep(0.5)
+        await honest(self, intake)
+
+    async def hasty(self: MessageDesk, intake: Intake) -> Applied:
+        task = asyncio.create_task(apply_late(self, intake))
+        late.add(task)
+        task.add_done_callback(late.discard)
+        return Applied(intake.base - 1 + sum(segment.count for segment in intake.segments))
+
+    MessageDesk.apply = hasty  # type: ignore[method-assign]
+
+
+def forget_the_cursor() -> None:
+    """The receiving side of the link applies whatever comes, also what it has applied before."""
+    from edgenode.link.store import logs
+
+    def blind(connection: Any, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str) -> Any:
+        honest(connection, peer, lane, epoch, base, segments, gap)
+        return logs.Fresh(base, 0, tuple(segments))
+
+    honest = logs.accept
+    logs.accept = blind
+
+
+def hand_over_without_a_note() -> None:
+    """Work that must not run twice is given to its agent before the store knows that it was."""
+    from edgenode.node.dispatch import Dispatcher
+
+    async def careless(self: Dispatcher, pairs: Any) -> None:
+        for live, worker in pairs:
+            self._hand_over(live, worker)
+
+    Dispatcher._hand_over_stored = careless  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    mutant.__name__.replace("_", "-"): mutant
+    for mutant in (
+        acknowledge_before_the_commit,
+        acknowledge_before_the_hub_commits,
+        forget_the_cursor,
+        hand_over_without_a_note,
+    )
+}
