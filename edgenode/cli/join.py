@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from edgenode.cli.state import state_option
+from edgenode.link.parent.identity import join as join_fleet
 from edgenode.link.terminal.options import output_option
 from edgenode.link.terminal.output import emit, facts, human_seconds
 from edgenode.link.terminal.rpc import run
-from edgenode.node.identity import join as join_fleet
 
 
 @click.command()

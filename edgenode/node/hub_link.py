@@ -14,6 +14,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import EdgenodeError, Unauthenticated
 from edgenode.link.model.lanes import Lane, Rejection
+from edgenode.link.parent.identity import NodeIdentity, Renewer
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.sharing import DEFAULT_WEIGHTS
 from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel
@@ -22,7 +23,6 @@ from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node import dead_letters, ledger
 from edgenode.node.config import NodeConfig
-from edgenode.node.identity import NodeIdentity, Renewer
 from edgenode.node.rooms import Rooms
 from edgenode.node.uplink import Uplink, UplinkPorts
 

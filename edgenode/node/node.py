@@ -22,6 +22,7 @@ from edgenode.link import telemetry
 from edgenode.link.errors import Cancelled, FailedPrecondition
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.model.names import make_id
+from edgenode.link.parent.identity import NodeIdentity, load_identity
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
@@ -33,7 +34,6 @@ from edgenode.node.config import NodeConfig, name_from_host
 from edgenode.node.desired import DesiredSettings, DesiredStates
 from edgenode.node.host import Host, Server
 from edgenode.node.hub_link import HubLink, verifier
-from edgenode.node.identity import NodeIdentity, load_identity
 from edgenode.node.local_server import Services
 from edgenode.node.message_log import MessageLog
 from edgenode.node.message_rules import MessageRules

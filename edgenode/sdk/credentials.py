@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 from edgenode.link.identity.certificates import CLIENT_AUTH, SERVER_AUTH, certificate_to_pem, key_to_pem, new_key
 from edgenode.link.identity.credentials import KeyPair
 from edgenode.link.identity.names import edge_name, hub_host, hub_name
-from edgenode.node.identity import Facts, IdentityDirectory
+from edgenode.link.parent.identity import Facts, IdentityDirectory
 
 TRUST_DOMAIN = "test.invalid"
 _LIFE = datetime.timedelta(days=30)

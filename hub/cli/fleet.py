@@ -75,6 +75,7 @@ def _node_columns(now: float) -> list[Column]:
 
     return [
         col("node"),
+        col("kind"),
         col("state"),
         col("contact", "last_contact_time", age_from(now), True),
         col("agents", "agent_count", right=True),

@@ -157,6 +157,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
         desired = await self._fleet.desired(name)
         node = pb.Node(
             node=name,
+            kind="hub" if row is not None and row.hub else "edge",
             state="never" if row is None or known is None else "connected" if known.connected else "unreachable",
             agent_count=0 if known is None else len(known.agents),
             lanes=lanes.get(name, []),
@@ -169,6 +170,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
             node.last_contact_time.CopyFrom(timestamp_to_pb(self._clock.wall() - age))
             node.software = row.software
             node.generation = row.generation
+            node.hub_id = row.hub
         if record is not None:
             node.certificate_expire_time.CopyFrom(timestamp_to_pb(record.current.expire_time))
             node.generation = record.current.generation

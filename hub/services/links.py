@@ -16,6 +16,7 @@ from edgenode.link.errors import EdgenodeError, InvalidArgument, PermissionDenie
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import AgentLoad, Hello, RegistryDelta
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
+from edgenode.link.model.names import parse_agent_resource
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Outbox
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
@@ -163,7 +164,9 @@ class Links:
         return True
 
     async def _admit(self, node: str, hello: Hello) -> int:
-        row = await self._fleet.open_session(node, hello.boot_id, hello.generation, hello.software, self._clock.wall())
+        row = await self._fleet.open_session(
+            node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub
+        )
         self.rows[node] = row
         return row.fence
 
@@ -299,7 +302,7 @@ class _NodeReplica:
             except EdgenodeError as error:
                 _log.warning("an agent of %s is left out: %s", self._node, error)
                 gone.append(entry.name)  # what was known of it before is not so any more
-        own = [name for name in gone if name.startswith(_prefix(self._node))]
+        own = [name for name in gone if _is_of(self._node, name)]
         await self._background.finish(self._commit(changes, agents, own), "registry change")
 
     async def _commit(self, changes: RegistryChanges, agents: Sequence[KnownAgent], gone: Sequence[str]) -> None:
@@ -311,18 +314,22 @@ class _NodeReplica:
         self._view.apply(agents, gone)
 
 
-def _prefix(node: str) -> str:
-    return f"nodes/{node}/agents/"
+def _is_of(node: str, name: str) -> bool:
+    """Whether an agent is the node's own or, where the node is a hub, of a node below it."""
+    return name.startswith(f"nodes/{node}/")
 
 
 def known_agent(node: str, entry: RegistryEntry) -> KnownAgent:
     """An agent as its node sent it. Raises InvalidArgument (BAD_AGENT), PermissionDenied (FOREIGN_AGENT)."""
-    if not entry.name.startswith(_prefix(node)):
+    if not _is_of(node, entry.name):
         raise PermissionDenied(
-            "FOREIGN_AGENT", f"{node} sent an agent named {entry.name!r}", hint="a node speaks for its own agents only"
+            "FOREIGN_AGENT",
+            f"{node} sent an agent named {entry.name!r}",
+            hint="a node speaks for its own agents only, a hub for those below it",
         )
     payload = entry.payload or b""
     try:
+        parse_agent_resource(entry.name, "")
         view = agent_view(registry_pb2.Agent.FromString(payload))
     except (DecodeError, EdgenodeError) as error:
         raise InvalidArgument(

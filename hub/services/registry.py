@@ -56,13 +56,13 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
             raise InvalidArgument(
                 "BAD_NAME", f"name is {request.name!r}", hint="on a hub: nodes/NODE/agents/AGENT", field="name"
             )
-        node, _ = parse_agent_resource(request.name, "")
+        parse_agent_resource(request.name, "")
         agent = self._view.agent(request.name)
         if agent is None:
             raise NotFound(
                 "UNKNOWN_AGENT", f"no agent {request.name}", hint="list the agents to see which are", name=request.name
             )
-        staleness = self._view.staleness(node, self._clock.monotonic())
+        staleness = self._view.staleness(agent.node, self._clock.monotonic())
         return pb.GetAgentResponse(agent=self._finder.message(agent), staleness_duration=duration_to_pb(staleness))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:

@@ -56,16 +56,19 @@ class SqliteFleetStore:
 
         return SqliteOutbox(self._database, down_logs(node), node, self._new_epoch, rejected)
 
-    async def open_session(self, node: str, boot_id: str, generation: int, software: str, now: float) -> NodeRow:
+    async def open_session(
+        self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
+    ) -> NodeRow:
         """See FleetStore."""
         epochs = [self._new_epoch() for _ in down_logs(node)]
 
         def run(connection: sqlite3.Connection) -> NodeRow:
             connection.execute(
-                "INSERT INTO node (node, fence, boot_id, generation, software, last_contact) VALUES (?, 1, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET fence = fence + 1, boot_id = excluded.boot_id,"
-                " generation = excluded.generation, software = excluded.software, last_contact = excluded.last_contact",
-                (node, boot_id, generation, software, now),
+                "INSERT INTO node (node, fence, boot_id, generation, software, last_contact, hub)"
+                " VALUES (?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET fence = fence + 1, boot_id = excluded.boot_id,"
+                " generation = excluded.generation, software = excluded.software, last_contact = excluded.last_contact,"
+                " hub = excluded.hub",
+                (node, boot_id, generation, software, now, hub),
             )
             for name, epoch in zip(down_logs(node).values(), epochs, strict=True):
                 log = logs.ensure_log(connection, name, epoch)
@@ -160,7 +163,7 @@ class SqliteFleetStore:
 
 
 _SELECT_NODE = (
-    "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version FROM node"
+    "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version, hub FROM node"
 )
 
 

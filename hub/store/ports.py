@@ -79,8 +79,10 @@ class FleetStore(Protocol):
         """All agents of the fleet."""
         ...
 
-    async def open_session(self, node: str, boot_id: str, generation: int, software: str, now: float) -> NodeRow:
-        """A session begins: note who, raise the fence, make the node's logs. Returns the row."""
+    async def open_session(
+        self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
+    ) -> NodeRow:
+        """A session begins: note who (`hub`: its id if it is one), raise the fence, make the node's logs. Returns the row."""
         ...
 
     async def touch(self, last_contacts: Mapping[str, float]) -> None:

@@ -167,7 +167,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node that was connected at least once. `last_contact` is wall clock, seconds."""
+    """A node that was connected at least once. `last_contact` is wall clock, seconds; `hub` its id, if it is one."""
 
     node: str
     fence: int
@@ -177,6 +177,7 @@ class NodeRow:
     last_contact: float
     registry_epoch: str
     registry_version: int
+    hub: str = ""
 
 
 @dataclass(frozen=True, slots=True)

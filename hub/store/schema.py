@@ -62,7 +62,8 @@ CREATE TABLE node (
     software TEXT NOT NULL,
     last_contact REAL NOT NULL,
     registry_epoch TEXT NOT NULL DEFAULT '',
-    registry_version INTEGER NOT NULL DEFAULT 0
+    registry_version INTEGER NOT NULL DEFAULT 0,
+    hub TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE agent (
     agent_number INTEGER PRIMARY KEY,

@@ -35,6 +35,7 @@ class Hello:
     min_protocol_version: int = 1
     max_protocol_version: int = 1
     software: str = ""
+    hub: str = ""  # id of the hub that dials; empty for an edge
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Welcome:
     protocol_version: int
     heartbeat: float
     lease: float
+    path: tuple[str, ...] = ()  # ids of the hubs from the root of the tree down to the accepting one
 
 
 @dataclass(frozen=True, slots=True)

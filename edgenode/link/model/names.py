@@ -13,6 +13,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOPIC = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _TOPIC_PATTERN = re.compile(r"(?:[a-z0-9_-]+|\*)(?:\.(?:[a-z0-9_-]+|\*))*(?:\.>)?|>")
 MAX_TOPIC_LENGTH = 200
+MAX_TREE_DEPTH = 8  # hubs from the root of a tree down to the lowest
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = tuple(first + second for first in _CROCKFORD for second in _CROCKFORD)  # ten bits at a time
@@ -71,18 +72,52 @@ def topic_matcher(patterns: list[str] | tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(f"(?:{part})" for part in parts))
 
 
+def check_node_path(value: str, field: str) -> str:
+    """A node's name or, for one below a hub, names down the tree (`berlin/north`); returns it.
+
+    Raises InvalidArgument (BAD_NAME).
+    """
+    parts = value.split("/")
+    if len(parts) > MAX_TREE_DEPTH:
+        raise InvalidArgument(
+            "BAD_NAME",
+            f"{field} lies below {len(parts) - 1} hubs",
+            hint=f"a tree has at most {MAX_TREE_DEPTH} hubs one below the other",
+            field=field,
+        )
+    for part in parts:
+        check_name(part, field)
+    return value
+
+
 def agent_resource(node: str, agent: str) -> str:
     """`nodes/{node}/agents/{agent}`."""
     return f"nodes/{node}/agents/{agent}"
 
 
+def below(hub: str, resource: str) -> str:
+    """What the parent of `hub` calls the agent that `hub` calls `resource`: `nodes/berlin/north/agents/camera`."""
+    return f"nodes/{hub}/{resource.removeprefix('nodes/')}"
+
+
+def seen_from(hub: str, resource: str) -> str:
+    """What `hub` calls the agent that its parent calls `resource`; one that is not below it keeps the parent's name."""
+    prefix = f"nodes/{hub}/"
+    inside = resource.removeprefix(prefix)
+    # `nodes/berlin/agents/camera` is an agent of a node, not of something below it.
+    return f"nodes/{inside}" if resource.startswith(prefix) and inside.count("/") > 1 else resource
+
+
 def parse_agent_resource(name: str, default_node: str, field: str = "name") -> tuple[str, str]:
-    """(node, agent) of `nodes/{node}/agents/{agent}` or of an agent's bare name. Raises InvalidArgument (BAD_NAME)."""
+    """(node, agent) of `nodes/{node}/agents/{agent}` or of an agent's bare name; a node below a hub has a path for a name.
+
+    Raises InvalidArgument (BAD_NAME).
+    """
     parts = name.split("/")
     if len(parts) == 1:
         return default_node, check_name(name, field)
-    if len(parts) == 4 and parts[0] == "nodes" and parts[2] == "agents":
-        return check_name(parts[1], field), check_name(parts[3], field)
+    if len(parts) >= 4 and parts[0] == "nodes" and parts[-2] == "agents":
+        return check_node_path("/".join(parts[1:-2]), field), check_name(parts[-1], field)
     raise InvalidArgument("BAD_NAME", f"{field} is {name!r}", hint="expected nodes/NODE/agents/AGENT", field=field)
 
 

@@ -57,7 +57,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side of an established session. `generation`, `applied_version` and `software` are a dialing peer's."""
+    """The other side of an established session.
+
+    `generation`, `applied_version`, `software` and `hub` (its id, empty for an edge) are a dialing peer's; `path` (ids of the
+    hubs from the root down to it) is an accepting peer's.
+    """
 
     node: str
     boot_id: str
@@ -66,6 +70,8 @@ class Peer:
     generation: int = 0
     applied_version: int = 0
     software: str = ""
+    hub: str = ""
+    path: tuple[str, ...] = ()
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

@@ -1,14 +1,20 @@
-"""How two sides of a link get to know each other: Hello up, Welcome down, and what must be put right before entries flow."""
+"""How two sides of a link get to know each other: Hello up, Welcome down, and what must be put right before entries flow.
+
+Hubs form a tree. A Welcome names the hubs from the root down to the accepting one, a Hello the hub that dials. Whichever
+side sees first that the dialing hub is its own ancestor refuses with LOOP_IN_TREE. A hub passes its path on, so however
+long a circle is, the path that runs around it comes back to a hub that is in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.link.model.frames import Credit, Hello, Welcome
 from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead
+from edgenode.link.model.names import MAX_TREE_DEPTH
 from edgenode.link.protocol.events import Peer, Role, Standing
 from edgenode.link.protocol.lanes import ahead, protocol_error
 from edgenode.link.protocol.registry import RegistryLog
@@ -16,12 +22,17 @@ from edgenode.link.protocol.registry import RegistryLog
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Who we are. `generation` and `software` are told by a dialing side only."""
+    """Who we are. `generation`, `software` and `hub` (our id, if we are a hub) are told by a dialing side only.
+
+    `path` gives, on an accepting side, the ids of the hubs from the root of the tree down to ourselves.
+    """
 
     node: str
     boot_id: str
     generation: int = 0
     software: str = ""
+    hub: str = ""
+    path: Callable[[], tuple[str, ...]] = tuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +114,7 @@ class Greeting:
             min_protocol_version=self._config.min_protocol_version,
             max_protocol_version=self._config.max_protocol_version,
             software=self._local.software,
+            hub=self._local.hub,
         )
 
     def welcome(self) -> Welcome:
@@ -121,13 +133,17 @@ class Greeting:
             protocol_version=self.version,
             heartbeat=self._config.heartbeat,
             lease=self._config.lease,
+            path=self._local.path(),
         )
 
     def _windows(self) -> tuple[Credit, ...]:
         return tuple(Credit(lane, self._config.window_bytes, self._config.window_count) for lane in Lane)
 
     def hear(self, theirs: Hello | Welcome) -> None:
-        """The other side's first frame. Raises FailedPrecondition (PROTOCOL_VERSION, PROTOCOL_ERROR)."""
+        """The other side's first frame.
+
+        Raises FailedPrecondition (PROTOCOL_VERSION, PROTOCOL_ERROR, LOOP_IN_TREE, TREE_TOO_DEEP).
+        """
         if self.theirs is not None:
             raise protocol_error(f"a second {type(theirs).__name__}")
         if isinstance(theirs, Hello):
@@ -136,6 +152,10 @@ class Greeting:
             self.version = self._agree(theirs.protocol_version, theirs.protocol_version)
             if not 0 < theirs.heartbeat < theirs.lease:
                 raise protocol_error(f"heartbeat {theirs.heartbeat} s, lease {theirs.lease} s")
+        if isinstance(theirs, Hello):
+            check_tree(self._local.path(), theirs.hub)
+        else:
+            check_tree(theirs.path, self._local.hub)
         _check_logs(theirs.heads, theirs.cursors, theirs.credits)
         self.theirs = theirs
         self._compare()
@@ -173,7 +193,7 @@ class Greeting:
         assert self.standing is not None
         theirs = self.theirs
         if isinstance(theirs, Welcome):
-            return Peer(theirs.node, theirs.boot_id, theirs.fence, self.version)
+            return Peer(theirs.node, theirs.boot_id, theirs.fence, self.version, path=theirs.path)
         assert theirs is not None
         return Peer(
             theirs.node,
@@ -183,6 +203,30 @@ class Greeting:
             theirs.generation,
             theirs.applied_version,
             theirs.software,
+            theirs.hub,
+        )
+
+
+def check_tree(path: tuple[str, ...], child: str) -> None:
+    """Whether hub `child` (empty: an edge) may be below the hub that `path` leads to from the root.
+
+    Raises FailedPrecondition (LOOP_IN_TREE, TREE_TOO_DEEP).
+    """
+    if not child:
+        return
+    if child in path:
+        raise FailedPrecondition(
+            "LOOP_IN_TREE",
+            f"hub {child} would be below itself: {' > '.join((*path, child))}",
+            hint="hubs form a tree: one of these hubs must not have joined the one before it",
+            path=" > ".join(path),
+        )
+    if len(path) >= MAX_TREE_DEPTH:
+        raise FailedPrecondition(
+            "TREE_TOO_DEEP",
+            f"hub {child} would be number {len(path) + 1} from the root of its tree",
+            hint=f"a tree has at most {MAX_TREE_DEPTH} hubs one below the other",
+            limit=MAX_TREE_DEPTH,
         )
 
 

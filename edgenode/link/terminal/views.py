@@ -162,9 +162,9 @@ def ledger_table(lines: Sequence[Plain]) -> str:
 
 
 def short_agent(name: str) -> str:
-    """`north/camera` for `nodes/north/agents/camera`."""
+    """`north/camera` for `nodes/north/agents/camera`, `berlin/north/camera` where the node is below a hub."""
     parts = name.split("/")
-    return f"{parts[1]}/{parts[3]}" if len(parts) == 4 else name
+    return "/".join([*parts[1:-2], parts[-1]]) if len(parts) >= 4 else name
 
 
 def counts_text(counts: Mapping[str, int]) -> str:

@@ -78,8 +78,10 @@ class AcceptingEnd:
         clock: Clock,
         settings: AcceptingSettings | None = None,
         software: str = "",
+        path: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
-        self._local = Local(node, boot_id, software=software)
+        """`path` gives the ids of the hubs from the root of the tree down to this one."""
+        self._local = Local(node, boot_id, software=software, path=path)
         self._open_child = open_child
         self._clock = clock
         self._settings = settings or AcceptingSettings()

@@ -82,8 +82,12 @@ class DialingEnd:
         settings: DialingSettings | None = None,
         applied_version: Callable[[], int] = lambda: 0,
         software: str = "",
+        hub: str = "",
     ) -> None:
-        """`open_channel` makes a fresh channel with the present credentials and may raise EdgenodeError."""
+        """`open_channel` makes a fresh channel with the present credentials and may raise EdgenodeError.
+
+        `hub` is the id of the hub that dials, empty for an edge.
+        """
         self._node = node
         self._boot_id = boot_id
         self._generation = generation
@@ -96,6 +100,7 @@ class DialingEnd:
         self._settings = settings or DialingSettings()
         self._applied_version = applied_version
         self._software = software
+        self._hub = hub
         self._backoff = ReconnectBackoff(
             rng,
             initial=self._settings.initial_backoff,
@@ -265,7 +270,7 @@ class DialingEnd:
     async def _session(self, channel: grpc.aio.Channel) -> Problem:
         session = LinkSession(
             Role.DIALING,
-            Local(self._node, self._boot_id, self._generation(), self._software),
+            Local(self._node, self._boot_id, self._generation(), self._software, self._hub),
             self._settings.driver.session,
             registry=self._registry,
             weights=self._settings.driver.weights,

@@ -74,6 +74,7 @@ def _hello_to_pb(hello: frames.Hello) -> sync_pb2.Frame:
             min_protocol_version=hello.min_protocol_version,
             max_protocol_version=hello.max_protocol_version,
             software=hello.software,
+            hub_id=hello.hub,
         )
     )
 
@@ -92,6 +93,7 @@ def _welcome_to_pb(welcome: frames.Welcome) -> sync_pb2.Frame:
             protocol_version=welcome.protocol_version,
             heartbeat_duration=duration_to_pb(welcome.heartbeat),
             lease_duration=duration_to_pb(welcome.lease),
+            hub_path=welcome.path,
         )
     )
 
@@ -228,6 +230,7 @@ def _hello_from_pb(message: sync_pb2.Hello) -> frames.Hello:
         min_protocol_version=message.min_protocol_version,
         max_protocol_version=message.max_protocol_version,
         software=message.software,
+        hub=message.hub_id,
     )
 
 
@@ -244,6 +247,7 @@ def _welcome_from_pb(message: sync_pb2.Welcome) -> frames.Welcome:
         protocol_version=message.protocol_version,
         heartbeat=duration_from_pb(message.heartbeat_duration, "welcome.heartbeat_duration"),
         lease=duration_from_pb(message.lease_duration, "welcome.lease_duration"),
+        path=tuple(message.hub_path),
     )
 
 

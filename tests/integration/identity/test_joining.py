@@ -27,9 +27,9 @@ from edgenode.link.identity.certificates import certificate_from_der, make_csr, 
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.identity.files import write_private_file
 from edgenode.link.identity.tokens import JoinToken, parse_join_token
+from edgenode.link.parent.identity import NodeIdentity, join, load_identity
 from edgenode.link.wire.channels import bind, create_server
 from edgenode.link.wire.interceptors import ServiceInterceptor
-from edgenode.node.identity import NodeIdentity, join, load_identity
 from hub.services.enrollment import AnyCaller
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ async def test_a_crash_after_the_answer_leaves_the_key_to_ask_again(
                 raise OSError(28, "No space left on device")
             write_private_file(path, data)
 
-        monkeypatch.setattr("edgenode.node.identity.write_private_file", crash)
+        monkeypatch.setattr("edgenode.link.parent.identity.write_private_file", crash)
         with pytest.raises(FailedPrecondition) as full:
             await join(tmp_path, fleet.address, token)
         assert full.value.reason == "STATE_NOT_WRITABLE"
@@ -240,7 +240,7 @@ class TestUnreachable:
     async def test_a_listener_that_says_nothing(
         self, tmp_path: Path, fleet: "Fleet", monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("edgenode.node.enrolling.CONNECT_SECONDS", 0.2)
+        monkeypatch.setattr("edgenode.link.parent.enrolling.CONNECT_SECONDS", 0.2)
         with socket.create_server(("127.0.0.1", 0)) as silent:
             address = f"127.0.0.1:{silent.getsockname()[1]}"
             error = await self.refused(tmp_path, address, await fleet.token())
@@ -358,7 +358,7 @@ async def test_a_damaged_credential_is_healed_by_joining_again(tmp_path: Path, f
 async def test_a_running_edge_starts_without_cryptography(tmp_path: Path, fleet: "Fleet") -> None:
     await join(tmp_path, fleet.address, await fleet.token())
     program = (
-        "import sys; from pathlib import Path; from edgenode.node.identity import load_identity\n"
+        "import sys; from pathlib import Path; from edgenode.link.parent.identity import load_identity\n"
         f"identity = load_identity(Path({str(tmp_path)!r})); identity.channel_credentials()\n"
         "print(identity.node, 'cryptography' in sys.modules)"
     )

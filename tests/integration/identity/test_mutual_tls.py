@@ -11,7 +11,7 @@ import pytest
 from edgenode.link.identity.certificates import certificate_to_pem, certificates_from_pem, key_to_pem, make_csr, new_key
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.peers import peer_certificate, peer_identity
-from edgenode.node.identity import NodeIdentity, join
+from edgenode.link.parent.identity import NodeIdentity, join
 from hub.ca.authority import Authority
 
 if TYPE_CHECKING:

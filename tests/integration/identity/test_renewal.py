@@ -23,8 +23,8 @@ from edgenode.link.identity.certificates import (
 )
 from edgenode.link.identity.files import write_private_file
 from edgenode.link.identity.lifetime import renewal_time
-from edgenode.node import enrolling
-from edgenode.node.identity import IdentityDirectory, NodeIdentity, Renewer, join, load_identity
+from edgenode.link.parent import enrolling
+from edgenode.link.parent.identity import IdentityDirectory, NodeIdentity, Renewer, join, load_identity
 from hub.ca.authority import Authority
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def test_a_crash_at_any_write_leaves_a_usable_pair(
             raise OSError(5, "Input/output error")
         write_private_file(path, data)
 
-    monkeypatch.setattr("edgenode.node.identity.write_private_file", crash)
+    monkeypatch.setattr("edgenode.link.parent.identity.write_private_file", crash)
     with pytest.raises(EdgenodeError) as refusal:
         await renew(tmp_path, north, fleet)
     assert refusal.value.reason == "STATE_NOT_WRITABLE"

@@ -355,6 +355,7 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
     async def ListNodes(self, request: Any, context: Context) -> fleet_service_pb2.ListNodesResponse:
         node = fleet_service_pb2.Node(
             node="north",
+            kind="edge",
             state="unreachable",
             last_contact_time=timestamp_to_pb(T0),
             agent_count=2,

@@ -57,10 +57,11 @@ def test_status(edgehub: Run, hub: FakeHub) -> None:
 
 def test_nodes(edgehub: Run, hub: FakeHub) -> None:
     titles, row = edgehub("nodes", state=hub.state).stdout.splitlines()
-    assert titles.split() == ["NODE", "STATE", "CONTACT", "AGENTS", "UP", "DOWN", "DESIRED", "CERTIFICATE", "SOFTWARE"]
+    assert titles.split()[:5] == ["NODE", "KIND", "STATE", "CONTACT", "AGENTS"]
+    assert titles.split()[5:] == ["UP", "DOWN", "DESIRED", "CERTIFICATE", "SOFTWARE"]
     words = row.split()
-    assert words[:2] == ["north", "unreachable"]
-    assert words[3:8] == ["2", "3", "0", "2", "pending"]
+    assert words[:3] == ["north", "edge", "unreachable"]
+    assert words[4:9] == ["2", "3", "0", "2", "pending"]
     assert json.loads(edgehub("nodes", "-o", "json", state=hub.state).stdout)[0]["lanes"][0]["pending_bytes"] == 2048
 
 

@@ -17,7 +17,7 @@ class GetHubStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetHubStatusResponse(_message.Message):
-    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash")
+    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash", "parent_link", "parent_lanes", "hub_path", "parent_identity")
     class TaskCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -35,6 +35,10 @@ class GetHubStatusResponse(_message.Message):
     TASK_COUNTS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ROOT_HASH_FIELD_NUMBER: _ClassVar[int]
+    PARENT_LINK_FIELD_NUMBER: _ClassVar[int]
+    PARENT_LANES_FIELD_NUMBER: _ClassVar[int]
+    HUB_PATH_FIELD_NUMBER: _ClassVar[int]
+    PARENT_IDENTITY_FIELD_NUMBER: _ClassVar[int]
     hub: str
     trust_domain: str
     version: str
@@ -45,7 +49,11 @@ class GetHubStatusResponse(_message.Message):
     task_counts: _containers.ScalarMap[str, int]
     message_sequence: int
     root_hash: str
-    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ...) -> None: ...
+    parent_link: _admin_pb2.LinkStatus
+    parent_lanes: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneStatus]
+    hub_path: _containers.RepeatedScalarFieldContainer[str]
+    parent_identity: str
+    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ..., parent_link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., parent_lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., hub_path: _Optional[_Iterable[str]] = ..., parent_identity: _Optional[str] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -56,7 +64,7 @@ class ListNodesRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "state", "last_contact_time", "agent_count", "lanes", "desired_version", "applied_version", "refused_version", "software", "certificate_expire_time", "generation")
+    __slots__ = ("node", "state", "last_contact_time", "agent_count", "lanes", "desired_version", "applied_version", "refused_version", "software", "certificate_expire_time", "generation", "kind", "hub_id")
     NODE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_CONTACT_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +76,8 @@ class Node(_message.Message):
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    HUB_ID_FIELD_NUMBER: _ClassVar[int]
     node: str
     state: str
     last_contact_time: _timestamp_pb2.Timestamp
@@ -79,7 +89,9 @@ class Node(_message.Message):
     software: str
     certificate_expire_time: _timestamp_pb2.Timestamp
     generation: int
-    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_count: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., desired_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., software: _Optional[str] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., generation: _Optional[int] = ...) -> None: ...
+    kind: str
+    hub_id: str
+    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_count: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., desired_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., software: _Optional[str] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., hub_id: _Optional[str] = ...) -> None: ...
 
 class ListNodesResponse(_message.Message):
     __slots__ = ("nodes", "next_page_token")

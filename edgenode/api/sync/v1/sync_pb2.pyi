@@ -61,7 +61,7 @@ class LaneCredit(_message.Message):
     def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., added_bytes: _Optional[int] = ..., added_count: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node", "boot_id", "generation", "heads", "cursors", "credits", "registry_epoch", "registry_version", "applied_version", "min_protocol_version", "max_protocol_version", "software")
+    __slots__ = ("node", "boot_id", "generation", "heads", "cursors", "credits", "registry_epoch", "registry_version", "applied_version", "min_protocol_version", "max_protocol_version", "software", "hub_id")
     NODE_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -74,6 +74,7 @@ class Hello(_message.Message):
     MIN_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     MAX_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    HUB_ID_FIELD_NUMBER: _ClassVar[int]
     node: str
     boot_id: str
     generation: int
@@ -86,10 +87,11 @@ class Hello(_message.Message):
     min_protocol_version: int
     max_protocol_version: int
     software: str
-    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., generation: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., min_protocol_version: _Optional[int] = ..., max_protocol_version: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
+    hub_id: str
+    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., generation: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., min_protocol_version: _Optional[int] = ..., max_protocol_version: _Optional[int] = ..., software: _Optional[str] = ..., hub_id: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("node", "boot_id", "fence", "heads", "cursors", "credits", "registry_epoch", "registry_version", "protocol_version", "heartbeat_duration", "lease_duration")
+    __slots__ = ("node", "boot_id", "fence", "heads", "cursors", "credits", "registry_epoch", "registry_version", "protocol_version", "heartbeat_duration", "lease_duration", "hub_path")
     NODE_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,7 @@ class Welcome(_message.Message):
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_DURATION_FIELD_NUMBER: _ClassVar[int]
     LEASE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    HUB_PATH_FIELD_NUMBER: _ClassVar[int]
     node: str
     boot_id: str
     fence: int
@@ -112,7 +115,8 @@ class Welcome(_message.Message):
     protocol_version: int
     heartbeat_duration: _duration_pb2.Duration
     lease_duration: _duration_pb2.Duration
-    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., fence: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., protocol_version: _Optional[int] = ..., heartbeat_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    hub_path: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., fence: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., protocol_version: _Optional[int] = ..., heartbeat_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., hub_path: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("entry_count", "payload", "accept_time", "origin_node", "origin_epoch", "origin_sequence")

@@ -58,10 +58,10 @@ from edgenode.link.identity.certificates import (
 from edgenode.link.identity.credentials import client_credentials
 from edgenode.link.identity.names import Kind, check_trust_domain, edge_name, hub_host
 from edgenode.link.identity.tokens import JoinToken, parse_join_token
+from edgenode.link.parent.identity import Facts, IdentityDirectory, NodeIdentity
 from edgenode.link.ports import Clock
 from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel, split_host_port
 from edgenode.link.wire.status import from_rpc_error
-from edgenode.node.identity import Facts, IdentityDirectory, NodeIdentity
 
 CONNECT_SECONDS = 10.0
 RPC_SECONDS = 10.0
@@ -87,7 +87,7 @@ class _Bundle:
 
 
 async def join(directory: IdentityDirectory, hub_address: str, text: str, clock: Clock) -> NodeIdentity:
-    """See edgenode.node.identity.join."""
+    """See edgenode.link.parent.identity.join."""
     token = parse_join_token(text)
     host, _ = split_host_port(hub_address)
     before = directory.facts()

@@ -11,7 +11,7 @@ identity.json is written last and replaced whole, so at every instant it points 
 together. A new key is on disk before the hub hears of it: if the answer is lost, with the network or with this process, the
 same key asks again and the hub answers it as before. The pending key goes when identity.json points at its certificate.
 
-A running node loads this module at start, so it does without `cryptography`; `edgenode.node.enrolling` needs it and is
+A running node loads this module at start, so it does without `cryptography`; `edgenode.link.parent.enrolling` needs it and is
 loaded when there is something to enroll or renew.
 """
 
@@ -200,7 +200,7 @@ async def join(state_dir: Path, hub_address: str, token: str, *, clock: Clock | 
     CLOCK_WRONG, STATE_NOT_WRITABLE), Unavailable (HUB_UNREACHABLE), Unauthenticated (WRONG_CA, UNKNOWN_TOKEN,
     WRONG_SECRET, TOKEN_EXPIRED), PermissionDenied (TOKEN_USED), AlreadyExists (NODE_EXISTS), DataLoss (IDENTITY_DAMAGED).
     """
-    from edgenode.node import enrolling  # loads cryptography, see above
+    from edgenode.link.parent import enrolling  # loads cryptography, see above
 
     return await enrolling.join(IdentityDirectory(state_dir), hub_address, token, clock or SystemClock())
 
@@ -253,7 +253,7 @@ class Renewer:
 
     async def _renew(self) -> None:
         """Try until it is done."""
-        from edgenode.node import enrolling  # loads cryptography, see above
+        from edgenode.link.parent import enrolling  # loads cryptography, see above
 
         backoff = ReconnectBackoff(self._rng)
         while True:
