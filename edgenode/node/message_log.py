@@ -146,7 +146,7 @@ class MessageLog:
         """Make the log if it is missing, and read where it stands."""
 
         def run(connection: sqlite3.Connection) -> tuple[logs.LogState, int]:
-            state = logs.ensure_log(connection, LOG_NAME, new_epoch)
+            state = logs.open_log(connection, LOG_NAME, new_epoch)
             return state, logs.consumers(connection, state.log_id).get(PARENT, 0)
 
         state, self.hub_acknowledged = await self._database.write(run)

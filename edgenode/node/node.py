@@ -211,7 +211,7 @@ class Node:
         await messages.open(self._new_id())
         subscriptions = LogSubscriptions(database, messages, self.name, config.message_retention_bytes)
 
-        await database.write(lambda connection: logs.ensure_log(connection, TASK_LOG, self._new_id()))
+        await database.write(lambda connection: logs.open_log(connection, TASK_LOG, self._new_id()))
         engine = self._make_engine(database, registry)
         stack.push_async_callback(engine.stop)
 

@@ -71,10 +71,9 @@ class SqliteMessageStore:
                 origin = dataclasses.replace(segment, origin_node=intake.node)
             if not segment.origin_epoch:
                 origin = dataclasses.replace(origin, origin_epoch=intake.epoch, origin_sequence=start)
-            elif segment.origin_epoch != intake.epoch:
-                old = _known_entries(connection, intake, segment)
-                known += max(old - skip, 0)
-                skip = max(skip, old)
+            old = _known_entries(connection, intake, origin)
+            known += max(old - skip, 0)
+            skip = max(skip, old)
             if skip < segment.count:
                 taken.append(self._cut(origin, skip) if skip else origin)
         return taken, known
@@ -123,22 +122,25 @@ class SqliteMessageStore:
 
 
 def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segment) -> int:
-    """How many of a segment's entries came before under the epoch they were stored in first; notes that now all have.
+    """How many of a segment's entries came before under another epoch than this time.
 
-    What comes under a later epoch is noted apart from the cursors: the cursor of the old epoch is done with.
+    What comes under a later epoch than its own is noted apart from the cursors, for the copy of a disk may send it as well.
     """
     key = (intake.node, intake.lane, segment.origin_epoch)
     known = connection.execute(
-        "SELECT max(sequence) FROM (SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
-        " UNION ALL SELECT sequence FROM known_origin WHERE node = ? AND lane = ? AND epoch = ?)",
-        key * 2,
-    ).fetchone()[0]
-    connection.execute(
-        "INSERT INTO known_origin VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
-        (*key, segment.origin_sequence + segment.count - 1),
-    )
-    return 0 if known is None else int(min(max(known - segment.origin_sequence + 1, 0), segment.count))
+        "SELECT sequence FROM known_origin WHERE node = ? AND lane = ? AND epoch = ?", key
+    ).fetchone()
+    if segment.origin_epoch != intake.epoch:
+        cursor = connection.execute(
+            "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?", key
+        ).fetchone()
+        known = max((row for row in (known, cursor) if row is not None), default=None)
+        connection.execute(
+            "INSERT INTO known_origin VALUES (?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
+            (*key, segment.origin_sequence + segment.count - 1),
+        )
+    return 0 if known is None else int(min(max(known[0] - segment.origin_sequence + 1, 0), segment.count))
 
 
 def _uncount(connection: sqlite3.Connection, intake: Intake, known: int) -> None:

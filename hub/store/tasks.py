@@ -271,11 +271,9 @@ def _accept(connection: sqlite3.Connection, intake: Intake) -> int:
 
 def uplink_accept(connection: sqlite3.Connection, intake: Intake) -> logs.Fresh:
     """logs.accept for a node's lane; notes where a log that is new here begins, so that the ledger can add it up."""
-    seen = connection.execute(
-        "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?", (intake.node, intake.lane, intake.epoch)
-    ).fetchone()
-    if seen is None and not intake.gap and intake.base > 1:
-        logs.count(connection, "uplink.start", uplink_reason(intake.node, intake.lane, intake.epoch), intake.base - 1)
+    start = logs.begin(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.gap)
+    if start:
+        logs.count(connection, "uplink.start", uplink_reason(intake.node, intake.lane, intake.epoch), start)
     return logs.accept(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.segments, intake.gap)
 
 

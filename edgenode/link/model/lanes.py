@@ -18,13 +18,25 @@ class Lane(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class EpochEnd:
+    """An earlier epoch of a log and the last sequence that was appended under it."""
+
+    epoch: str
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class LaneHead:
-    """The log of one lane on the sending side. `first` is `last` + 1 when it holds nothing."""
+    """The log of one lane on the sending side. `first` is `last` + 1 when it holds nothing.
+
+    `earlier` are epochs that the log had before, newest first; its sequences went on from each to the next.
+    """
 
     lane: Lane
     epoch: str
     first: int
     last: int
+    earlier: tuple[EpochEnd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class Exchange:
             sender.appended(self._greeting.appended.get(head.lane, 0))
             self.sending.senders[head.lane] = sender
             # The cursor is an acknowledgement, too: the Ack that said so may have been lost with the last session.
-            if cursor.epoch == head.epoch and cursor.sequence >= head.first:
-                self._emit(e.Acknowledge(head.lane, head.epoch, cursor.sequence, ()))
+            if sender.acked >= head.first:
+                self._emit(e.Acknowledge(head.lane, head.epoch, sender.acked, ()))
         if isinstance(theirs, f.Welcome) and registry is not None:
             self._source = RegistrySource(
                 registry,

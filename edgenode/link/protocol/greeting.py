@@ -234,6 +234,8 @@ def _check_logs(heads: Iterable[LaneHead], cursors: Iterable[LaneCursor], credit
     for head in heads:
         if not head.epoch or not 1 <= head.first <= head.last + 1:
             raise protocol_error(f"log {head.first}-{head.last} of epoch {head.epoch!r}", lane=head.lane)
+        if any(not earlier.epoch or not 0 <= earlier.last <= head.last for earlier in head.earlier):
+            raise protocol_error(f"an earlier epoch ended beyond the log, which ends at {head.last}", lane=head.lane)
     for cursor in cursors:
         if cursor.sequence < 0:
             raise protocol_error(f"cursor {cursor.sequence}", lane=cursor.lane)

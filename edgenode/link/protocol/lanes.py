@@ -41,11 +41,15 @@ def protocol_error(message: str, lane: Lane | None = None) -> FailedPrecondition
 def resume_point(head: LaneHead, cursor: LaneCursor) -> int:
     """Sequence after which the receiver at `cursor` wants to go on with the log `head`; both sides compute the same.
 
-    Same epoch: its cursor. Nothing ever seen: the very beginning, so that what is gone is stated as a gap. Another
-    epoch: the log was made anew, and its first entry starts the count.
+    Same epoch: its cursor. An earlier epoch of the same log: its cursor, at most where that epoch ended here, for what the
+    receiver knows beyond is another disk's. Nothing ever seen: the very beginning, so that what is gone is stated as a gap.
+    Any other epoch: the log was made anew, and its first entry starts the count.
     """
     if cursor.epoch == head.epoch:
         return cursor.sequence
+    for earlier in head.earlier:
+        if cursor.epoch == earlier.epoch:
+            return min(cursor.sequence, earlier.last)
     return 0 if not cursor.epoch else head.first - 1
 
 

@@ -4,6 +4,11 @@ A log is a row with an epoch and the next sequence; its segments are rows that h
 never used twice: the next sequence is persisted and survives the deletion of every segment. Each consumer (the link, a
 durable subscription) has an acknowledged sequence; what all of them have acknowledged is trimmed.
 
+Sequences go on from epoch to epoch; `log_epoch` says where each earlier one ended, so an entry keeps the key (epoch,
+sequence) under which it was appended. A process that appends opens the log under an epoch of its own (`open_log`). That is
+what keeps disks apart that were one once: of a copied or restored disk, what was there before has the keys it always had,
+on every copy, and what any process appends later has a key that no other process can give. Nobody has to notice the copy.
+
 Everything here takes a connection and runs inside somebody's transaction, so that entries, cursors and the rows they
 speak of are committed together.
 """
@@ -12,9 +17,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgenode.link.model.lanes import Chunk, Lane, LaneCursor, LaneHead, Segment
+from edgenode.link.model.lanes import Chunk, EpochEnd, Lane, LaneCursor, LaneHead, Segment
 
 SCHEMA = """
 CREATE TABLE log (
@@ -26,6 +31,12 @@ CREATE TABLE log (
     held_bytes INTEGER NOT NULL DEFAULT 0,
     dropped_count INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE TABLE log_epoch (
+    log_id INTEGER NOT NULL REFERENCES log (log_id),
+    last_sequence INTEGER NOT NULL,
+    epoch TEXT NOT NULL,
+    PRIMARY KEY (log_id, last_sequence)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE segment (
     position INTEGER PRIMARY KEY,
     entry_count INTEGER NOT NULL,
@@ -65,6 +76,9 @@ CREATE TABLE counter (
 # A segment's rowid is its log and its first sequence in one integer, so that reading a log is a range scan.
 _SEQUENCE_BITS = 44
 
+# Earlier epochs that a log remembers although it holds nothing of them any more, and cursors kept of a peer's lane.
+KEPT_EPOCHS = 64
+
 
 def _position(log_id: int, sequence: int) -> int:
     return log_id << _SEQUENCE_BITS | sequence
@@ -82,10 +96,6 @@ class LogState:
     held_bytes: int
     dropped: int
 
-    def head(self, lane: Lane) -> LaneHead:
-        """As the link states it."""
-        return LaneHead(lane, self.epoch, self.first, self.last)
-
 
 def ensure_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> LogState:
     """The log of that name; made with `new_epoch` if there is none."""
@@ -100,6 +110,22 @@ def log_state(connection: sqlite3.Connection, name: str) -> LogState:
         (name,),
     ).fetchone()
     return LogState(*row)
+
+
+def open_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> LogState:
+    """The log of that name for a process that is about to append to it: made if there is none, and under a new epoch."""
+    ensure_log(connection, name, new_epoch)
+    return renew_epoch(connection, name, new_epoch)
+
+
+def head(connection: sqlite3.Connection, name: str, lane: Lane) -> LaneHead:
+    """The log of that name as the link states it."""
+    state = log_state(connection, name)
+    rows = connection.execute(
+        "SELECT epoch, last_sequence FROM log_epoch WHERE log_id = ? ORDER BY last_sequence DESC LIMIT ?",
+        (state.log_id, KEPT_EPOCHS),
+    )
+    return LaneHead(lane, state.epoch, state.first, state.last, tuple(EpochEnd(*row) for row in rows))
 
 
 def append(connection: sqlite3.Connection, log_id: int, segments: Sequence[Segment]) -> int:
@@ -165,7 +191,29 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
         count += segment.count
         size += len(segment.payload)
     cursor.close()
-    return Chunk(base, tuple(segments))
+    return Chunk(base, _under_their_epochs(connection, log_id, base, segments))
+
+
+def _under_their_epochs(
+    connection: sqlite3.Connection, log_id: int, base: int, segments: list[Segment]
+) -> tuple[Segment, ...]:
+    """`segments` with the origin key of those that were appended under an earlier epoch."""
+    ends = connection.execute(
+        "SELECT last_sequence, epoch FROM log_epoch WHERE log_id = ? AND last_sequence >= ? ORDER BY last_sequence",
+        (log_id, base),
+    ).fetchall()
+    if not ends:
+        return tuple(segments)
+    keyed = []
+    sequence = base
+    for segment in segments:
+        while ends and ends[0][0] < sequence:
+            del ends[0]
+        if ends and not segment.origin_epoch:
+            segment = replace(segment, origin_epoch=ends[0][1], origin_sequence=sequence)
+        keyed.append(segment)
+        sequence += segment.count
+    return tuple(keyed)
 
 
 def ensure_consumer(connection: sqlite3.Connection, log_id: int, name: str, acked: int) -> int:
@@ -247,25 +295,48 @@ def trimmable(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0) 
 
 
 def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogState:
-    """Put the log under a new epoch. What it holds keeps the origin key of the old one, so that it is known again."""
+    """Put the log under a new epoch. What it holds keeps the key of the old one, so that it is known again."""
     state = log_state(connection, name)
+    if epoch == state.epoch:
+        return state
+    # An epoch that ends where the one before it did has no entries: nobody knows it.
     connection.execute(
-        "UPDATE segment SET origin_epoch = ?, origin_sequence = position - ?"
-        " WHERE position >= ? AND position < ? AND origin_epoch = ''",
-        (state.epoch, _position(state.log_id, 0), _position(state.log_id, 0), _position(state.log_id + 1, 0)),
+        "INSERT INTO log_epoch VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (state.log_id, state.last, state.epoch)
+    )
+    connection.execute(
+        "DELETE FROM log_epoch WHERE log_id = :log AND last_sequence < :first AND last_sequence NOT IN"
+        " (SELECT last_sequence FROM log_epoch WHERE log_id = :log ORDER BY last_sequence DESC LIMIT :kept)",
+        {"log": state.log_id, "first": state.first, "kept": KEPT_EPOCHS},
     )
     connection.execute("UPDATE log SET epoch = ? WHERE log_id = ?", (epoch, state.log_id))
     return log_state(connection, name)
 
 
 def inbox_cursors(connection: sqlite3.Connection, peer: str) -> list[LaneCursor]:
-    """The newest cursor of each lane of a peer."""
+    """For each lane of a peer the cursor that moved last."""
     rows = connection.execute(
         "SELECT lane, epoch, sequence FROM inbox_cursor WHERE cursor_id IN"
         " (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = ? GROUP BY lane)",
         (peer,),
     )
     return [LaneCursor(Lane(lane), epoch, sequence) for lane, epoch, sequence in rows]
+
+
+def begin(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, gap: str) -> int | None:
+    """Where the cursor of an epoch that is new here begins; None if the epoch is known.
+
+    It may begin past 0: what the log held before went to earlier epochs. If the sender states a gap before `base`, the
+    newest of those tells what had come.
+    """
+    key = (peer, lane)
+    known = "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
+    if connection.execute(known, (*key, epoch)).fetchone() is not None:
+        return None
+    if not gap:
+        return base - 1
+    newest = "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? ORDER BY cursor_id DESC LIMIT 1"
+    row = connection.execute(newest, key).fetchone()
+    return 0 if row is None else min(int(row[0]), base - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,14 +356,20 @@ def accept(
     Counts duplicates and, where the sender states a gap, the entries missing before `base`. Call it in the transaction
     that stores the entries.
     """
-    row = connection.execute(
-        "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?", (peer, lane, epoch)
-    ).fetchone()
-    # A log that is new here may begin past 1: what it held before went to another epoch, unless the sender states a gap.
-    known: int = row[0] if row is not None else 0 if gap else base - 1
-    if row is None:
+    start = begin(connection, peer, lane, epoch, base, gap)
+    if start is not None:
         connection.execute(
-            "INSERT INTO inbox_cursor (peer, lane, epoch, sequence) VALUES (?, ?, ?, ?)", (peer, lane, epoch, known)
+            "INSERT INTO inbox_cursor (peer, lane, epoch, sequence) VALUES (?, ?, ?, ?)", (peer, lane, epoch, start)
+        )
+    cursor, known, newest = connection.execute(
+        "SELECT cursor_id, sequence, (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = :peer AND lane = :lane)"
+        " FROM inbox_cursor WHERE peer = :peer AND lane = :lane AND epoch = :epoch",
+        {"peer": peer, "lane": lane, "epoch": epoch},
+    ).fetchone()
+    if cursor != newest:  # of two copies of a disk, this one is back
+        connection.execute(
+            "UPDATE inbox_cursor SET cursor_id = (SELECT max(cursor_id) + 1 FROM inbox_cursor) WHERE cursor_id = ?",
+            (cursor,),
         )
     fresh: list[Segment] = []
     skip = 0

@@ -47,7 +47,7 @@ class SqliteOutbox:
     async def heads(self) -> Sequence[LaneHead]:
         """Every lane's log."""
         return await self._database.read(
-            lambda connection: [logs.log_state(connection, name).head(lane) for lane, name in self._lanes.items()]
+            lambda connection: [logs.head(connection, name, lane) for lane, name in self._lanes.items()]
         )
 
     async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
@@ -90,7 +90,12 @@ class SqliteOutbox:
         """See Outbox."""
         name = self._lanes[lane]
         epoch = self._new_epoch()
-        return await self._database.write(lambda connection: logs.renew_epoch(connection, name, epoch).head(lane))
+
+        def run(connection: sqlite3.Connection) -> LaneHead:
+            logs.renew_epoch(connection, name, epoch)
+            return logs.head(connection, name, lane)
+
+        return await self._database.write(run)
 
     def on_append(self, notify: Callable[[Lane, int], None]) -> None:
         """See Outbox."""

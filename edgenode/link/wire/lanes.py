@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import InvalidArgument
-from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import EpochEnd, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
 
 _LANES = {int(lane): lane for lane in Lane}
@@ -37,13 +37,18 @@ def lane_from_pb(number: int) -> Lane:
 def head_to_pb(head: LaneHead) -> sync_pb2.LaneHead:
     """The message of a head."""
     return sync_pb2.LaneHead(
-        lane=lane_to_pb(head.lane), epoch=head.epoch, first_sequence=head.first, last_sequence=head.last
+        lane=lane_to_pb(head.lane),
+        epoch=head.epoch,
+        first_sequence=head.first,
+        last_sequence=head.last,
+        earlier_epochs=[sync_pb2.EpochEnd(epoch=end.epoch, last_sequence=end.last) for end in head.earlier],
     )
 
 
 def head_from_pb(message: sync_pb2.LaneHead) -> LaneHead:
     """A head. Raises InvalidArgument (UNKNOWN_LANE)."""
-    return LaneHead(lane_from_pb(message.lane), message.epoch, message.first_sequence, message.last_sequence)
+    earlier = tuple(EpochEnd(end.epoch, end.last_sequence) for end in message.earlier_epochs)
+    return LaneHead(lane_from_pb(message.lane), message.epoch, message.first_sequence, message.last_sequence, earlier)
 
 
 def cursor_to_pb(cursor: LaneCursor) -> sync_pb2.LaneCursor:

@@ -227,6 +227,33 @@ async def test_what_a_renewed_log_sends_again_is_known(store: Store) -> None:
     assert (cursor.epoch, cursor.sequence) == ("e3", 4)
 
 
+def keyed(epoch: str, sequence: int, *topics: str) -> Segment:
+    return dataclasses.replace(messages(*topics), origin_epoch=epoch, origin_sequence=sequence)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_two_copies_of_a_disk_append_is_never_taken_for_the_same(store: Store, restarted: bool) -> None:
+    """Both have a and b; the copy sends them and its own c; the original has another c at the same place."""
+
+    async def take(epoch: str, base: int, segments: tuple[Segment, ...]) -> None:
+        await store.messages.append(Intake("north", Lane.MESSAGE, epoch, base, segments))
+
+    await take("original", 1, (messages("a"),))
+    await take("copy", 2, (keyed("original", 2, "b"), messages("copy's c")))
+    if restarted:  # ... and one held entry that the hub has from it
+        await take("restarted", 1, (keyed("original", 1, "a", "b", "original's c"), messages("d")))
+    else:
+        await take("original", 1, (messages("a", "b", "original's c"), messages("d")))
+    assert await stored(store) == [
+        ("a", "original", 1),
+        ("b", "original", 2),
+        ("copy's c", "copy", 3),
+        ("original's c", "original", 3),
+        ("d", "restarted" if restarted else "original", 4),
+    ]
+    assert await store.unbalanced() == []
+
+
 async def test_retention_keeps_what_is_not_read_until_the_hard_bound(store: Store) -> None:
     await store.messages.subscribe("reader", 0)
     for index in range(10):

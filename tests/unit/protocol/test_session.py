@@ -8,7 +8,7 @@ import pytest
 
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import frames as f
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor
+from edgenode.link.model.lanes import Applied, Chunk, EpochEnd, Lane, LaneCursor
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.protocol import events as e
 from edgenode.link.protocol.events import SessionState
@@ -131,10 +131,13 @@ def test_what_was_appended_during_the_greeting_is_sent() -> None:
         (LaneCursor(TASK, "log-1", 6), 6),  # known log: go on behind its cursor
         (LaneCursor(TASK, "other", 80), 4),  # another log: from the first entry held
         (LaneCursor(TASK, "", 0), 0),  # nothing ever seen: from the beginning
+        (LaneCursor(TASK, "log-0", 7), 7),  # an earlier epoch of this log: behind its cursor
+        (LaneCursor(TASK, "log-0", 30), 8),  # ... and what it knows beyond is another disk's
     ],
 )
 def test_the_peers_cursor_says_where_to_go_on(cursor: LaneCursor, after: int) -> None:
-    _, effects = established_dialing(standing(head(TASK, 9, first=5)), welcome(cursors=(cursor,)))
+    log = replace(head(TASK, 9, first=5), earlier=(EpochEnd("log-0", 8),))
+    _, effects = established_dialing(standing(log), welcome(cursors=(cursor,)))
     assert [(read.lane, read.after) for read in only(effects, e.ReadLane)] == [(TASK, after)]
 
 
@@ -142,6 +145,20 @@ def test_the_peers_cursor_counts_as_an_acknowledgement() -> None:
     cursors = (LaneCursor(TASK, "log-1", 6),)
     _, effects = established_dialing(standing(head(TASK, 9)), welcome(cursors=cursors))
     assert only(effects, e.Acknowledge) == [e.Acknowledge(TASK, "log-1", 6, ())]
+
+
+def test_a_cursor_of_an_earlier_epoch_counts_as_an_acknowledgement_of_what_was_appended_under_it() -> None:
+    log = replace(head(TASK, 9), earlier=(EpochEnd("log-0", 4),))
+    _, effects = established_dialing(standing(log), welcome(cursors=(LaneCursor(TASK, "log-0", 6),)))
+    assert only(effects, e.Acknowledge) == [e.Acknowledge(TASK, "log-1", 4, ())]
+
+
+def test_both_sides_go_on_at_the_same_entry_of_a_log_that_a_new_process_opened() -> None:
+    log = replace(head(TASK, 9, first=5), earlier=(EpochEnd("log-0", 8),))
+    session, _ = established_accepting(standing(cursors=(LaneCursor(TASK, "log-0", 7),)), hello(log))
+    batch = f.Batch(TASK, "log-1", 8, (segment(2),))
+    (apply,) = only(session.handle(e.Received(batch), 0.0), e.Apply)
+    assert (apply.base, apply.gap) == (8, "")
 
 
 @pytest.mark.parametrize(

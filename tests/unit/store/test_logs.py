@@ -77,6 +77,45 @@ def test_new_epoch_keeps_the_origin(db: sqlite3.Connection) -> None:
     assert [(s.origin_epoch, s.origin_sequence) for s in held] == [("old", 1), ("old", 3)]
 
 
+def test_each_process_appends_under_an_epoch_of_its_own(db: sqlite3.Connection) -> None:
+    for epoch, counts in (("boot-1", [2, 3]), ("boot-2", []), ("boot-3", [1])):
+        log = logs.open_log(db, "log", epoch).log_id
+        logs.append(db, log, [segment(count) for count in counts])
+    head = logs.head(db, "log", Lane.TASK)
+    assert (head.epoch, head.first, head.last) == ("boot-3", 1, 6)
+    assert [(end.epoch, end.last) for end in head.earlier] == [("boot-1", 5)], "an epoch without entries is no epoch"
+    read = logs.read(db, log, 2, 100, 1000)
+    assert [(s.origin_epoch, s.origin_sequence) for s in read.segments] == [("boot-1", 3), ("", 0)]
+
+
+def test_earlier_epochs_are_kept_while_something_of_them_is_held_and_a_while_longer(db: sqlite3.Connection) -> None:
+    held = logs.KEPT_EPOCHS + 10
+    for number in range(held):
+        log = logs.open_log(db, "log", f"boot-{number}").log_id
+        logs.append(db, log, [segment(1)])
+    assert logs.read(db, log, 0, 1000, 10_000).segments[0].origin_epoch == "boot-0"
+    logs.ensure_consumer(db, log, "parent", 0)
+    logs.acknowledge(db, log, "parent", held)
+    logs.trim(db, log)
+    logs.open_log(db, "log", "last")
+    (count,) = db.execute("SELECT count(*) FROM log_epoch").fetchone()
+    assert count == len(logs.head(db, "log", Lane.TASK).earlier) == logs.KEPT_EPOCHS
+
+
+def test_the_cursor_of_a_disk_that_is_back_counts_again(db: sqlite3.Connection) -> None:
+    logs.accept(db, "north", Lane.TASK, "original", 1, [segment(4)], "")
+    logs.accept(db, "north", Lane.TASK, "copy", 3, [segment(9)], "")
+    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("copy", 11)]
+    logs.accept(db, "north", Lane.TASK, "original", 5, [segment(1)], "")
+    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("original", 5)]
+
+
+def test_a_gap_in_an_epoch_that_is_new_counts_from_what_came_before(db: sqlite3.Connection) -> None:
+    logs.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], "")
+    logs.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], "RETENTION")
+    assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'boot-2'").fetchone() == (3,)
+
+
 def test_gap_is_counted_when_stated(db: sqlite3.Connection) -> None:
     fresh = logs.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], "RETENTION")
     assert (fresh.base, fresh.skip) == (7, 0)

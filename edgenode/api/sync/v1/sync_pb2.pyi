@@ -28,17 +28,27 @@ LANE_TASK: Lane
 LANE_MESSAGE: Lane
 LANE_BULK: Lane
 
+class EpochEnd(_message.Message):
+    __slots__ = ("epoch", "last_sequence")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    last_sequence: int
+    def __init__(self, epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+
 class LaneHead(_message.Message):
-    __slots__ = ("lane", "epoch", "first_sequence", "last_sequence")
+    __slots__ = ("lane", "epoch", "first_sequence", "last_sequence", "earlier_epochs")
     LANE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     lane: Lane
     epoch: str
     first_sequence: int
     last_sequence: int
-    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ...) -> None: ...
+    earlier_epochs: _containers.RepeatedCompositeFieldContainer[EpochEnd]
+    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., earlier_epochs: _Optional[_Iterable[_Union[EpochEnd, _Mapping]]] = ...) -> None: ...
 
 class LaneCursor(_message.Message):
     __slots__ = ("lane", "epoch", "sequence")
