@@ -33,6 +33,12 @@ class HubConfig:
         "how long an unreachable edge keeps its tasks before others get them", default=30.0, low=0, high=_DAY
     )
     message_retention_bytes: int = setting("messages kept for subscribers", default=_GIB, low=0)
+    ack_retention_bytes: int = setting(
+        "bytes kept for each edge after it acknowledged them, to refill an edge that is restored from a backup",
+        default=_MIB,
+        low=0,
+    )
+    ack_retention_seconds: float = setting("how long they are kept at most", default=3600.0, low=0, high=30 * _DAY)
     task_retention_seconds: int = setting("how long finished tasks are kept", default=7 * _DAY, low=0, high=365 * _DAY)
     store_bytes: int = setting("bound on the store's files", default=10 * _GIB, low=16 * _MIB)
     max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
@@ -55,6 +61,8 @@ class HubConfig:
             yield "heartbeat_seconds", f"less than lease_seconds ({self.lease_seconds:g})"
         if self.message_retention_bytes >= self.store_bytes:
             yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if self.ack_retention_bytes >= self.store_bytes:
+            yield "ack_retention_bytes", f"less than store_bytes ({self.store_bytes})"
         if self.listen == self.enroll_listen and not self.listen.endswith(":0"):
             yield "enroll_listen", "another address than listen"
         if problem := socket_path_problem(self.socket_path):

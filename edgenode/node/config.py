@@ -57,6 +57,12 @@ class NodeConfig:
     )
     task_retention_seconds: int = setting("how long finished tasks are kept", default=_DAY, low=0, high=365 * _DAY)
     message_retention_bytes: int = setting("messages kept after everyone took them", default=64 * _MIB, low=0)
+    ack_retention_bytes: int = setting(
+        "bytes of each lane kept after the hub acknowledged them, to refill a hub that is restored from a backup",
+        default=16 * _MIB,
+        low=0,
+    )
+    ack_retention_seconds: float = setting("how long they are kept at most", default=3600.0, low=0, high=30 * _DAY)
     dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=10_000, low=1, high=1_000_000)
     drain_seconds: float = setting("how long a stopping node waits for running work", default=10.0, low=0, high=3600)
     reconnect_min_seconds: float = setting("shortest wait before dialing the hub again", default=1.0, low=0.01)
@@ -82,6 +88,8 @@ class NodeConfig:
             yield "reconnect_min_seconds", f"at most reconnect_max_seconds ({self.reconnect_max_seconds:g})"
         if self.message_retention_bytes >= self.store_bytes:
             yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if self.ack_retention_bytes >= self.store_bytes:
+            yield "ack_retention_bytes", f"less than store_bytes ({self.store_bytes})"
         if problem := socket_path_problem(self.socket_path):
             yield "socket", problem
 

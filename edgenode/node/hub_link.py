@@ -24,6 +24,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_t
 from edgenode.node import dead_letters, ledger
 from edgenode.node.config import NodeConfig
 from edgenode.node.rooms import Rooms
+from edgenode.node.store import retention
 from edgenode.node.uplink import Uplink, UplinkPorts
 
 _log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class HubLink:
                 initial_backoff=config.reconnect_min_seconds,
                 max_backoff=config.reconnect_max_seconds,
             ),
-            message_retention_bytes=config.message_retention_bytes,
+            retention=retention(config, rooms.database, clock),
         )
 
     @property

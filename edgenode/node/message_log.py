@@ -24,6 +24,7 @@ from edgenode.link.errors import Aborted, EdgenodeError, Internal
 from edgenode.link.model.lanes import Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.retention import Retention
 from edgenode.link.wire.subscriptions import Stretch
 
 SCHEMA = """
@@ -124,7 +125,7 @@ class Frame:
 class MessageLog:
     """The log "messages". Call `open` first; then everything from the event loop; `close` at the end."""
 
-    def __init__(self, database: Database, retention_bytes: int) -> None:
+    def __init__(self, database: Database, retention: Retention) -> None:
         self.on_append: list[
             Callable[[int], None]
         ] = []  # called with the newest position after each commit that appended
@@ -133,7 +134,7 @@ class MessageLog:
         self.last = 0
         self.epoch = ""
         self._database = database
-        self._retention_bytes = retention_bytes
+        self._retention = retention
         self._log_id = 0
         self._producers: dict[str, Producer] = {}
         self._pending: list[Frame] = []
@@ -272,7 +273,7 @@ class MessageLog:
         )
         logs.count_many(connection, [(PRODUCED, reason, count) for reason, count in counts.items() if count])
         if trim:
-            logs.trim(connection, self._log_id, self._retention_bytes)
+            self._retention.trim(connection, self._log_id)
             connection.execute(
                 "DELETE FROM producer WHERE log_sequence < (SELECT log_sequence FROM producer"
                 " ORDER BY log_sequence DESC LIMIT 1 OFFSET ?)",

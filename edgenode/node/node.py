@@ -21,6 +21,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link import telemetry
 from edgenode.link.errors import Cancelled, FailedPrecondition
 from edgenode.link.identity.files import make_private_directory
+from edgenode.link.model.lanes import Lane
 from edgenode.link.model.names import make_id
 from edgenode.link.parent.identity import NodeIdentity, load_identity
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
@@ -41,7 +42,7 @@ from edgenode.node.messages import MessageService
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.registry_service import RegistryService
 from edgenode.node.rooms import Rooms
-from edgenode.node.store import count_boot, open_store, other_node
+from edgenode.node.store import count_boot, open_store, other_node, retention
 from edgenode.node.subscriptions import LogSubscriptions
 from edgenode.node.task_book import TASK_LOG, TaskSettings
 from edgenode.node.task_service import TaskService
@@ -206,10 +207,11 @@ class Node:
         stack.push_async_callback(registry.close)
         await registry.load()
 
-        messages = MessageLog(database, config.message_retention_bytes)
+        retained = retention(config, database, self._clock)
+        messages = MessageLog(database, retained[Lane.MESSAGE])
         stack.push_async_callback(messages.close)
         await messages.open(self._new_id())
-        subscriptions = LogSubscriptions(database, messages, self.name, config.message_retention_bytes)
+        subscriptions = LogSubscriptions(database, messages, self.name, retained[Lane.MESSAGE])
 
         await database.write(lambda connection: logs.open_log(connection, TASK_LOG, self._new_id()))
         engine = self._make_engine(database, registry)

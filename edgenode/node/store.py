@@ -6,9 +6,12 @@ import sqlite3
 from dataclasses import dataclass
 
 from edgenode.link.errors import FailedPrecondition
+from edgenode.link.model.lanes import Lane
+from edgenode.link.ports import Clock
 from edgenode.link.store import database, logs
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
+from edgenode.link.store.retention import Retention
 from edgenode.node import dead_letters, desired, message_log, registry, task_store
 from edgenode.node.config import NodeConfig
 
@@ -60,6 +63,17 @@ async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -
         quarantine=True,
         connect=connect,
     )
+
+
+def retention(config: NodeConfig, database: Database, clock: Clock) -> dict[Lane, Retention]:
+    """What each lane's log keeps of what everybody has."""
+
+    def rule(keep_bytes: int) -> Retention:
+        return Retention(
+            keep_bytes, config.ack_retention_bytes, config.ack_retention_seconds, clock.wall, database.half_full
+        )
+
+    return {Lane.TASK: rule(0), Lane.MESSAGE: rule(config.message_retention_bytes)}
 
 
 def count_boot(connection: sqlite3.Connection, joined: str, configured: str, default: str) -> Boot:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.retention import Retention
 from edgenode.link.wire.subscriptions import Stretch, start_after, subscription_in_use
 from edgenode.node.message_log import LOG_NAME, MessageLog
 
@@ -16,11 +17,11 @@ CONSUMER_PREFIX = "sub/"
 class LogSubscriptions:
     """`edgenode.link.wire.subscriptions.MessageSource` over the node's log."""
 
-    def __init__(self, database: Database, log: MessageLog, node: str, retention_bytes: int) -> None:
+    def __init__(self, database: Database, log: MessageLog, node: str, retention: Retention) -> None:
         self._database = database
         self._log = log
         self._node = node
-        self._retention_bytes = retention_bytes
+        self._retention = retention
         self._attached: set[str] = set()
         self._listeners: list[Callable[[], None]] = []
         log.on_append.append(self._appended)
@@ -76,7 +77,7 @@ class LogSubscriptions:
 
         def run(connection: sqlite3.Connection) -> None:
             if logs.acknowledge(connection, self._log.log_id, CONSUMER_PREFIX + subscription, sequence):
-                logs.trim(connection, self._log.log_id, self._retention_bytes)
+                self._retention.trim(connection, self._log.log_id)
 
         await self._database.write(run)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +31,7 @@ from edgenode.link.protocol.timers import Timer
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
+from edgenode.link.store.retention import LONGEST_INTERVAL, Retention
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
 from edgenode.link.wire.tasks import task_spec_from_proto
@@ -124,7 +125,7 @@ class Uplink(LinkEvents):
         rng: Rng,
         ports: UplinkPorts,
         settings: DialingSettings | None = None,
-        message_retention_bytes: int = 0,
+        retention: Mapping[Lane, Retention] | None = None,
     ) -> None:
         self._engine = engine
         self._registry = registry
@@ -136,8 +137,9 @@ class Uplink(LinkEvents):
             PARENT,
             ports.new_epoch,
             self._store_rejections,
-            {Lane.MESSAGE: message_retention_bytes},
+            retention,
         )
+        self._trim_interval = min((rule.interval for rule in (retention or {}).values()), default=LONGEST_INTERVAL)
         self.outbox.on_acknowledged(self._acknowledged)
         self._dialing = DialingEnd(
             node=node,
@@ -175,7 +177,21 @@ class Uplink(LinkEvents):
     async def start(self) -> None:
         """Begin to dial."""
         self._registry.on_change(lambda _agent: self._dialing.registry_changed())
+        self._trim_later()
         await self._dialing.start()
+
+    def _trim_later(self) -> None:
+        self._engine.book.after(self._trim_interval, self._trim_soon)
+
+    def _trim_soon(self) -> None:
+        self._engine.book.spawn(self._trim())
+
+    async def _trim(self) -> None:
+        try:
+            await self.outbox.trim()
+        except EdgenodeError as error:
+            _log.warning("could not let go of old acknowledged entries: %s", error)
+        self._trim_later()
 
     async def stop(self) -> None:
         """Say goodbye and end."""

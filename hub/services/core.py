@@ -18,12 +18,14 @@ from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
+from edgenode.link.store.retention import Retention
 from edgenode.link.wire.accepting import AcceptingEnd, AcceptingSettings
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.tasks import TaskLimits
 from hub.ca.authority import Authority
 from hub.config import HubConfig
 from hub.services.alarm import Alarm
+from hub.services.background import Background
 from hub.services.calls import CallRouter
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
@@ -61,12 +63,17 @@ class Core:
         self._authority = authority
         self._clock = clock
         self._alarm = alarm
+        self._background = Background()
 
         def new_epoch() -> str:
             return f"{rng.getrandbits(64):016x}"
 
         self.enrollment = SqliteEnrollmentStore(database)
-        self._fleet = SqliteFleetStore(database, new_epoch)
+        retention = Retention(
+            0, config.ack_retention_bytes, config.ack_retention_seconds, clock.wall, database.half_full
+        )
+        self._trim_interval = retention.interval
+        self._fleet = SqliteFleetStore(database, new_epoch, retention)
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
         self._link_store = SqliteLinkStore(database)
         self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
@@ -153,10 +160,21 @@ class Core:
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""
         await self._message_store.prepare()
+        await self._fleet.prepare()
         await self._messages.start()
         await self._restore_fleet()
         await self._dispatcher.start()
         self._handlers.start()
+        self._trim_later()
+
+    def _trim_later(self) -> None:
+        self._alarm.after(self._trim_interval, lambda: self._background.start(self._trim(), "old acknowledged entries"))
+
+    async def _trim(self) -> None:
+        try:
+            await self._fleet.trim()
+        finally:
+            self._trim_later()
 
     async def _restore_fleet(self) -> None:
         rows = await self._fleet.nodes()
@@ -175,6 +193,7 @@ class Core:
         await self.links.stop()
         await self._dispatcher.stop()
         await self._handlers.stop()
+        await self._background.close()
         await self._messages.stop()
         now = self._clock.monotonic()
         ages = {node.name: self.view.staleness(node.name, now) for node in self.view.nodes()}

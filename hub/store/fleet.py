@@ -12,12 +12,16 @@ from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.retention import Retention
 from hub.store.records import AgentRow, DesiredRow, NodeRow, SignedDocument
 from hub.store.tasks import task_log
 
 # A word of free text; everything else would be syntax to FTS5.
 _WORD = re.compile(r"[\w-]+")
 _SEARCH_LIMIT = 10_000
+# What one transaction looks at when it lets go of what nodes acknowledged long ago.
+_TRIM_LOGS = 50
+_TRIM_SEGMENTS = 100
 
 
 def control_log(node: str) -> str:
@@ -33,9 +37,36 @@ def down_logs(node: str) -> dict[Lane, str]:
 class SqliteFleetStore:
     """hub.store.ports.FleetStore."""
 
-    def __init__(self, database: Database, new_epoch: Callable[[], str]) -> None:
+    def __init__(self, database: Database, new_epoch: Callable[[], str], retention: Retention | None = None) -> None:
+        """`retention` is what the log of each lane of each node keeps of what the node acknowledged."""
         self._database = database
         self._new_epoch = new_epoch
+        self._retention = retention or Retention()
+
+    async def prepare(self) -> None:
+        """Open the logs of all nodes for this process: under epochs of its own, see `logs.open_log`."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            for (name,) in connection.execute("SELECT name FROM log WHERE name LIKE 'down/%'").fetchall():
+                logs.open_log(connection, name, self._new_epoch())
+
+        await self._database.write(run)
+
+    async def trim(self) -> None:
+        """See FleetStore."""
+        after = 0
+
+        def run(connection: sqlite3.Connection) -> int:
+            rows = connection.execute(
+                "SELECT log_id FROM log WHERE name LIKE 'down/%' AND held_bytes > 0 AND log_id > ? ORDER BY log_id LIMIT ?",
+                (after, _TRIM_LOGS),
+            ).fetchall()
+            for (log_id,) in rows:
+                self._retention.trim(connection, log_id, _TRIM_SEGMENTS)
+            return rows[-1][0] if len(rows) == _TRIM_LOGS else 0
+
+        while after := await self._database.write(run):
+            pass
 
     async def nodes(self) -> Sequence[NodeRow]:
         """See FleetStore."""
@@ -54,7 +85,9 @@ class SqliteFleetStore:
         def rejected(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
             _keep_rejected(connection, node, lane, rejections)
 
-        return SqliteOutbox(self._database, down_logs(node), node, self._new_epoch, rejected)
+        lanes = down_logs(node)
+        retention = dict.fromkeys(lanes, self._retention)
+        return SqliteOutbox(self._database, lanes, node, self._new_epoch, rejected, retention)
 
     async def open_session(
         self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""

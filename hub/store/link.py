@@ -125,8 +125,9 @@ def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
         # Counted from what is there, not from the difference of two numbers: that is what makes the sum a check.
         held, size, oldest = connection.execute(
             "SELECT coalesce(sum(entry_count - max(:low + :acked - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
-            " coalesce(min(accept_time), 0) FROM segment WHERE position >= :low AND position < :high"
-            " AND position + entry_count - 1 > :low + :acked",
+            " coalesce(min(accept_time), 0) FROM segment WHERE position < :high AND position + entry_count - 1 > :low + :acked"
+            " AND position >= coalesce("
+            "(SELECT max(position) FROM segment WHERE position BETWEEN :low AND :low + :acked), :low)",
             {"low": low, "high": high, "acked": acked},
         ).fetchone()
         counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, held, size, oldest))

@@ -31,9 +31,9 @@ class SqliteMessageStore:
         self._log_id = 0
 
     async def prepare(self) -> str:
-        """Make the log if it is missing; returns its epoch."""
+        """Open the log for this process, made if it is missing; returns its epoch."""
         epoch = self._new_epoch()
-        state = await self._database.write(lambda connection: logs.ensure_log(connection, LOG, epoch))
+        state = await self._database.write(lambda connection: logs.open_log(connection, LOG, epoch))
         self._log_id = state.log_id
         return state.epoch
 

@@ -85,6 +85,10 @@ class FleetStore(Protocol):
         """A session begins: note who (`hub`: its id if it is one), raise the fence, make the node's logs. Returns the row."""
         ...
 
+    async def trim(self) -> None:
+        """Let go of what nodes acknowledged too long ago; call it now and then."""
+        ...
+
     async def touch(self, last_contacts: Mapping[str, float]) -> None:
         """When nodes were last heard of."""
         ...

@@ -127,6 +127,10 @@ class Database:
         """Hard bound on the file."""
         return self._limit_bytes
 
+    def half_full(self) -> bool:
+        """Whether more than half of the limit is in use."""
+        return self._used_bytes > self._limit_bytes // 2
+
     async def set_limit(self, limit_bytes: int) -> None:
         """Move the bound on the file. Below what is in use it stops growth and new work, and takes nothing away."""
         self._limit_bytes = limit_bytes

@@ -71,6 +71,11 @@ CREATE TABLE counter (
     value INTEGER NOT NULL,
     PRIMARY KEY (name, reason)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE retained (
+    log_id INTEGER PRIMARY KEY,
+    upto_sequence INTEGER NOT NULL,
+    bytes INTEGER NOT NULL
+) STRICT;
 """
 
 # A segment's rowid is its log and its first sequence in one integer, so that reading a log is a range scan.
@@ -283,15 +288,6 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         (freed, next_sequence if first is None else first - origin, log_id),
     )
     return deleted
-
-
-def trimmable(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0) -> bool:
-    """Whether `trim` left something for another time."""
-    held, first = connection.execute(
-        "SELECT held_bytes, first_sequence FROM log WHERE log_id = ?", (log_id,)
-    ).fetchone()
-    lowest = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
-    return held > keep_bytes and lowest is not None and first <= lowest
 
 
 def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogState:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.retention import TRIM_SEGMENTS, Retention
 
 OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
 OnAcknowledged = Callable[[Lane, int, Sequence[Rejection]], None]
@@ -17,7 +18,7 @@ class SqliteOutbox:
     """`edgenode.link.ports.Outbox` over logs of one database.
 
     `lanes` names the log of each lane; `consumer` is the other side's name among their consumers. `on_rejected` runs in
-    the transaction of an acknowledgement with rejections and dead-letters them.
+    the transaction of an acknowledgement with rejections and dead-letters them. `retention` is what each lane keeps.
     """
 
     def __init__(
@@ -27,14 +28,14 @@ class SqliteOutbox:
         consumer: str,
         new_epoch: Callable[[], str],
         on_rejected: OnRejected,
-        keep_bytes: Mapping[Lane, int] | None = None,
+        retention: Mapping[Lane, Retention] | None = None,
     ) -> None:
         self._database = database
         self._lanes = lanes
         self._consumer = consumer
         self._new_epoch = new_epoch
         self._on_rejected = on_rejected
-        self._keep_bytes = keep_bytes or {}
+        self._retention = retention or {}
         self._notify: list[Callable[[Lane, int], None]] = []
         self._notify_acknowledged: list[OnAcknowledged] = []
 
@@ -62,19 +63,21 @@ class SqliteOutbox:
     async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
         """See Outbox."""
         name = self._lanes[lane]
-        keep_bytes = self._keep_bytes.get(lane, 0)
+        retention = self._retention.get(lane, Retention())
 
         def run(connection: sqlite3.Connection) -> int | None:
-            """The log, if there is more to trim; 0 if there is not, None if nothing was acknowledged."""
+            """The log, if something was trimmed; 0 if not, None if nothing was acknowledged."""
             state = logs.log_state(connection, name)
             if state.epoch != epoch:
                 return None
-            if rejections:
-                self._on_rejected(connection, lane, rejections)
-            if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(rejections)):
+            # Refused again by a side that was restored and refilled: what was refused was kept the first time.
+            known = logs.consumers(connection, state.log_id)[self._consumer]
+            fresh = [rejection for rejection in rejections if rejection.sequence > known]
+            if fresh:
+                self._on_rejected(connection, lane, fresh)
+            if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(fresh)):
                 return None
-            logs.trim(connection, state.log_id, keep_bytes)
-            return state.log_id if logs.trimmable(connection, state.log_id, keep_bytes) else 0
+            return state.log_id if retention.trim(connection, state.log_id) >= TRIM_SEGMENTS else 0
 
         log_id = await self._database.write(run)
         if log_id is None:
@@ -83,7 +86,7 @@ class SqliteOutbox:
             notify(lane, sequence, rejections)
         if log_id:
             # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
-            while await self._database.write(lambda connection: logs.trim(connection, log_id, keep_bytes)):
+            while await self._database.write(lambda connection: retention.trim(connection, log_id)):
                 pass
 
     async def renew_epoch(self, lane: Lane) -> LaneHead:
@@ -96,6 +99,16 @@ class SqliteOutbox:
             return logs.head(connection, name, lane)
 
         return await self._database.write(run)
+
+    async def trim(self) -> None:
+        """Let go of what has become too old; call it now and then."""
+        for lane, retention in self._retention.items():
+
+            def run(connection: sqlite3.Connection, lane: Lane = lane, retention: Retention = retention) -> int:
+                return retention.trim(connection, logs.log_state(connection, self._lanes[lane]).log_id)
+
+            while await self._database.write(run):
+                pass
 
     def on_append(self, notify: Callable[[Lane, int], None]) -> None:
         """See Outbox."""

@@ -10,6 +10,7 @@ from edgenode.link.errors import Aborted, ResourceExhausted, Unavailable
 from edgenode.link.model.lanes import Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import IN_MEMORY, Database
+from edgenode.link.store.retention import Retention
 from edgenode.node import ledger, message_log
 from edgenode.node.message_log import Frame, MessageLog, Producer
 from edgenode.node.store import MIGRATIONS
@@ -46,7 +47,7 @@ class Log:
 @asynccontextmanager
 async def opened(path: Path | str = IN_MEMORY, retention: int = 1 << 20, limit: int = 1 << 30) -> AsyncIterator[Log]:
     database = await Database.open(path, MIGRATIONS, application_id=1, limit_bytes=limit)
-    log = MessageLog(database, retention)
+    log = MessageLog(database, Retention(keep_bytes=retention))
     await log.open("epoch")
     await database.write(lambda connection: logs.ensure_log(connection, TASK_LOG, "epoch"))
     try:

@@ -4,11 +4,13 @@ from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.retention import Retention
 
 
 async def test_one_acknowledgement_gives_back_all_it_frees(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "a.db", [logs.SCHEMA], application_id=7)
-    outbox = SqliteOutbox(database, {Lane.MESSAGE: "log"}, "parent", lambda: "e", lambda *_: None, {Lane.MESSAGE: 100})
+    keep = {Lane.MESSAGE: Retention(keep_bytes=100)}
+    outbox = SqliteOutbox(database, {Lane.MESSAGE: "log"}, "parent", lambda: "e", lambda *_: None, keep)
     await database.write(outbox.ensure)
     segments = [Segment(2, b"x" * 10, 1.0)] * 1700
     await database.write(lambda connection: logs.append(connection, logs.log_state(connection, "log").log_id, segments))
