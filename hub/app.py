@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import importlib.util
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -26,8 +27,19 @@ from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.errors import FailedPrecondition, Unavailable
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.identity.files import make_private_directory
+from edgenode.link.parent.identity import load_identity
+from edgenode.link.parent.membership import Membership
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
-from edgenode.link.wire.channels import add_health, bind, create_server, set_serving, unix_target
+from edgenode.link.wire.channels import (
+    OpenChannel,
+    add_health,
+    bind,
+    create_server,
+    open_channel,
+    set_serving,
+    unix_target,
+)
+from edgenode.link.wire.dialing import DialingSettings
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
 from hub.ca.authority import Authority
 from hub.config import HubConfig
@@ -36,6 +48,7 @@ from hub.services.core import Core
 from hub.services.enrollment import AnyCaller, EnrollmentService
 from hub.services.fleet import HubFacts
 from hub.services.sync import EdgesOnly
+from hub.services.uplink import ParentPorts
 from hub.store.schema import open_database
 
 # What a stopping hub asks of its edges, so that they do not knock at a closed door.
@@ -56,8 +69,17 @@ _log = logging.getLogger(__name__)
 class Hub:
     """One hub. `start` and `stop` may come in any order and more than once; a stopped hub is not started again."""
 
-    def __init__(self, config: HubConfig, *, clock: Clock | None = None, rng: Rng | None = None) -> None:
+    def __init__(
+        self,
+        config: HubConfig,
+        *,
+        clock: Clock | None = None,
+        rng: Rng | None = None,
+        open_channel: OpenChannel = open_channel,
+    ) -> None:
+        """`open_channel` makes the channels to the parent."""
         self._config = config
+        self._open_channel = open_channel
         self._clock = clock or SystemClock()
         self._rng = rng or system_rng()
         self._lock = asyncio.Lock()
@@ -115,7 +137,9 @@ class Hub:
         self._running.push_async_callback(database.close)
         alarm = Alarm(self._clock)
         self._running.callback(alarm.close)
-        core = Core(config, authority, database, self._clock, self._rng, alarm)
+        membership = self._membership(lambda: core)
+        parent = None if membership is None else _parent_ports(config, membership)
+        core = Core(config, authority, database, self._clock, self._rng, alarm, parent)
         self._running.push_async_callback(core.stop)
         await core.start()
         identity = ServerIdentity(authority.hub_pair())
@@ -124,7 +148,24 @@ class Hub:
         await self._serve_edges(core, authority, identity)
         await self._serve_enrollment(core, authority, identity)
         await self._serve_socket(core)
+        if membership is not None:
+            self._running.push_async_callback(membership.stop)
+            membership.start()
+            await core.join_tree()
         _log.info("hub %s serves edges on port %d", core.name, self.sync_port)
+
+    def _membership(self, core: Callable[[], Core]) -> Membership | None:
+        """What ties this hub to its parent; None if it has joined none."""
+        identity = load_identity(self._config.parent_dir)
+        if identity is None:
+            return None
+
+        async def redial() -> None:
+            await core().redial()
+
+        return Membership(
+            self._config.parent_dir, identity, self._config.parent, self._clock, self._rng, redial, self._open_channel
+        )
 
     async def _keep_leaf(self, authority: Authority, identity: ServerIdentity) -> None:
         """Make the hub a new certificate before the old one ends; connections that are up keep theirs."""
@@ -168,7 +209,9 @@ class Hub:
         await set_serving(servicer, True, ("", *LOCAL_SERVICES))
 
     def _facts(self, core: Core) -> HubFacts:
-        return HubFacts(core.name, edgenode.__version__, self._start_time, self.sync_port, self.enrollment_port)
+        return HubFacts(
+            core.name, edgenode.__version__, self._start_time, self.sync_port, self.enrollment_port, core.path()
+        )
 
     async def _drain(self, core: Core) -> None:
         """Tell the edges to come back in a while, and let what they had under way finish."""
@@ -180,6 +223,19 @@ class Hub:
         ).problem
         with suppress(TimeoutError):
             await asyncio.wait_for(core.end.close_all(problem), self._config.drain_seconds)
+
+
+def _parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
+    return ParentPorts(
+        child=membership.identity.node,
+        identity=str(membership.identity.name),
+        address=membership.address,
+        open_channel=membership.open_channel,
+        generation=lambda: membership.identity.generation,
+        settings=DialingSettings(
+            initial_backoff=config.reconnect_min_seconds, max_backoff=config.reconnect_max_seconds
+        ),
+    )
 
 
 async def _renew_leaf(authority: Authority) -> None:

@@ -32,6 +32,9 @@ class HubConfig:
     reassign_after_seconds: float = setting(
         "how long an unreachable edge keeps its tasks before others get them", default=30.0, low=0, high=_DAY
     )
+    parent: str = setting("HOST:PORT of the parent hub; empty: as joined", default="", check=address)
+    reconnect_min_seconds: float = setting("shortest wait before dialing the parent again", default=1.0, low=0.01)
+    reconnect_max_seconds: float = setting("longest wait before dialing the parent again", default=300.0, low=0.01)
     message_retention_bytes: int = setting("messages kept for subscribers", default=_GIB, low=0)
     ack_retention_bytes: int = setting(
         "bytes kept for each edge after it acknowledged them, to refill an edge that is restored from a backup",
@@ -55,10 +58,17 @@ class HubConfig:
         """Where the store is."""
         return self.state_dir / "edgehub.db"
 
+    @property
+    def parent_dir(self) -> Path:
+        """Where the identity toward the parent is."""
+        return self.state_dir / "parent"
+
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """(key, expected) of values that do not go together."""
         if self.heartbeat_seconds >= self.lease_seconds:
             yield "heartbeat_seconds", f"less than lease_seconds ({self.lease_seconds:g})"
+        if self.reconnect_min_seconds > self.reconnect_max_seconds:
+            yield "reconnect_min_seconds", f"at most reconnect_max_seconds ({self.reconnect_max_seconds:g})"
         if self.message_retention_bytes >= self.store_bytes:
             yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
         if self.ack_retention_bytes >= self.store_bytes:

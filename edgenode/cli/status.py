@@ -16,7 +16,7 @@ from edgenode.link.terminal.options import output_option
 from edgenode.link.terminal.output import emit, facts, human_bytes, human_seconds
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, run
-from edgenode.link.terminal.views import Plain, counts_text, lanes_table
+from edgenode.link.terminal.views import Plain, counts_text, lanes_table, link_text
 
 
 @click.command()
@@ -44,7 +44,7 @@ def _text(shown: Plain, now: float) -> str:
             ("health", shown["health"]),
             ("because", "; ".join(shown["health_reasons"])),
             ("identity", shown["identity"]),
-            ("link", _link_text(shown["link"], now)),
+            ("link", link_text(shown["link"], now) or "none: this node has not joined a hub"),
             ("agents", counts_text(shown["agent_counts"])),
             ("tasks", counts_text(shown["task_counts"])),
             ("dead letters", shown["dead_letter_count"]),
@@ -57,20 +57,6 @@ def _text(shown: Plain, now: float) -> str:
         ]
     )
     return f"{summary}\n\n{lanes_table(shown['lanes'])}" if shown["lanes"] else summary
-
-
-def _link_text(link: Plain | None, now: float) -> str:
-    if link is None or not link["parent"]:
-        return "none: this node has not joined a hub"
-    text = f"{link['state']} to {link['parent']}"
-    if link["state_time"]:
-        text += f" for {human_seconds(max(0.0, now - link['state_time']))}"
-    if link["next_dial_duration"]:
-        text += f", next try in {human_seconds(link['next_dial_duration'])}"
-    problem = link["last_problem"]
-    if problem and link["state"] != "established":
-        text += f"; {problem['reason']}: {problem['message']}"
-    return text
 
 
 @click.command()

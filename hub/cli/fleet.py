@@ -13,7 +13,7 @@ from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.output import Column, col, emit, facts, human_bytes, human_seconds, table
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, pages, run
-from edgenode.link.terminal.views import Plain, age_from, counts_text
+from edgenode.link.terminal.views import Plain, age_from, counts_text, lanes_table, link_text
 from hub.cli.place import hub_target, state_option
 
 
@@ -33,10 +33,13 @@ def status(state: Path, output: str) -> None:
 
 
 def _text(shown: Plain, now: float) -> str:
-    return facts(
+    summary = facts(
         [
             ("hub", shown["hub"]),
             ("domain", shown["trust_domain"]),
+            ("parent", link_text(shown["parent_link"], now) or None),
+            ("known there as", shown["parent_identity"] or None),
+            ("path", " > ".join(shown["hub_path"]) if shown["parent_identity"] else None),
             ("connected", f"{shown['connected_count']} nodes"),
             ("tasks", counts_text(shown["task_counts"])),
             ("messages", f"up to position {shown['message_sequence']}"),
@@ -46,6 +49,7 @@ def _text(shown: Plain, now: float) -> str:
             ("version", shown["version"]),
         ]
     )
+    return f"{summary}\n\n{lanes_table(shown['parent_lanes'])}" if shown["parent_lanes"] else summary
 
 
 @click.command()

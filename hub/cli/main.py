@@ -8,6 +8,7 @@ from edgenode.link.terminal.lazy import App
 
 _COMMANDS = {
     "init": ("hub.cli.authority:init", "Make a hub: its certificate authority and state directory."),
+    "join": ("hub.cli.join:join", "Put this hub below another one."),
     "serve": ("hub.cli.serve:serve", "Run the hub until SIGTERM or SIGINT."),
     "token": ("hub.cli.authority:token", "Tokens with which edges join."),
     "status": ("hub.cli.fleet:status", "How the hub is."),

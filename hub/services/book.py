@@ -13,7 +13,7 @@ from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
 from hub.services.moves import Answered, CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned, Unacceptable
-from hub.store.records import Decision, TaskRecord, Tasks, WaitKey
+from hub.store.records import PARENT, Decision, TaskRecord, Tasks, WaitKey
 
 _NOTHING = Demand("")
 
@@ -28,7 +28,7 @@ class Terms:
 
 
 class Book:
-    """Tasks as read, overlaid by what was decided so far."""
+    """Tasks as read, overlaid by what was decided so far. `upstream` says what is different about the parent."""
 
     def __init__(self, terms: Terms, known: Tasks, now: float) -> None:
         self._terms = terms
@@ -37,32 +37,56 @@ class Book:
         self._now = now
         self.decision = Decision()
 
-    def _get(self, task_id: str) -> TaskRecord | None:
-        return self.decision.tasks.get(task_id) or self._known.get(task_id)
+    def get(self, task_id: str) -> TaskRecord | None:
+        """The task as it is by now."""
+        decided = self.decision.tasks.get(task_id)
+        return decided if decided is not None or task_id in self.decision.forgotten else self._known.get(task_id)
+
+    @property
+    def codec(self) -> Codec:
+        """Makes the entries."""
+        return self._codec
+
+    @property
+    def now(self) -> float:
+        """Wall clock, seconds."""
+        return self._now
 
     def put(self, task: TaskRecord) -> None:
         """This is how the task is now."""
         self.decision.tasks[task.task_id] = task
 
-    def _change(self, task: TaskRecord, **changes: object) -> TaskRecord:
+    def change(self, task: TaskRecord, **changes: object) -> TaskRecord:
+        """The task with these changes, which is how it is now."""
         before = self._known.get(task.task_id)
         sequence = task.sequence if before is None else before.sequence + 1
         after = replace(task, update_time=self._now, sequence=sequence, **changes)
         self.put(after)
         return after
 
-    def _send(self, node: str, entry: bytes) -> None:
+    def send(self, node: str, entry: bytes) -> None:
+        """An entry for a node's log."""
         self.decision.entries.append((node, entry))
 
     def _tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
-        if task.origin != self._terms.hub:
-            self._send(task.origin, self._codec.report(outcome))
+        """Tell whoever waits for it: its origin, and the parent if that granted it."""
+        if task.origin not in (self._terms.hub, PARENT):
+            self.send(task.origin, self._codec.report(outcome))
+        if task.upstream > 0:
+            self.send(PARENT, self._codec.report_up(outcome, task.upstream))
+
+    def void(self, task: TaskRecord) -> None:
+        """Its holder is to forget it; the parent cannot be told so, but that nobody wants it."""
+        if task.holder == PARENT:
+            self.send(PARENT, self._codec.cancel(task.task_id, "its origin has ended it"))
+        elif task.held:
+            self.send(task.holder, self._codec.revoke(task.task_id, task.fence))
 
     def conclude(
         self, task: TaskRecord, event: TaskEvent, reason: str = "", problem: Problem | None = None, **changes: object
     ) -> None:
         """A change the hub makes by itself, of which the origin is told."""
-        after = self._change(task, state=next_state(task.state, event), state_reason=reason, **changes)
+        after = self.change(task, state=next_state(task.state, event), state_reason=reason, **changes)
         after = replace(after, outcome=self._codec.outcome(after, problem))
         self.put(after)
         self._tell_origin(after, after.outcome)
@@ -77,11 +101,11 @@ class Book:
             case Unacceptable(task_id, problem):
                 self._unacceptable(node, task_id, problem)
             case _:
-                known = self._get(entry.task_id)
+                known = self.get(entry.task_id)
                 if known is None:
                     self._unknown(node, entry)
                 elif isinstance(entry, Reported):
-                    self._reported(node, known, entry)
+                    self.reported(node, known, entry)
                 elif isinstance(entry, Returned):
                     self._returned(node, known, entry)
                 elif known.origin != node:
@@ -92,7 +116,7 @@ class Book:
                     self.answer(known, entry.key, entry.answer)
 
     def _offered(self, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
-        known = self._get(task.task_id)
+        known = self.get(task.task_id)
         if known is not None:
             self._offered_again(known, task.origin)
         elif 0 < task.deadline <= self._now:
@@ -105,17 +129,20 @@ class Book:
                 self.conclude(task, TaskEvent.PARK, reason)
 
     def _offered_again(self, known: TaskRecord, node: str) -> None:
-        if known.origin != node:
+        if known.origin != node and known.holder == PARENT:
+            # It came round: hubs are being joined to a circle. Whoever breaks it has it again.
+            self.decision.discarded["LOOP_IN_TREE"] += 1
+        elif known.origin != node:
             self.decision.discarded["FOREIGN_TASK"] += 1
             self._tell_end(node, known.task_id, TaskState.FAILED, _foreign(known, node))
-            return
-        self.decision.discarded["DUPLICATE_OFFER"] += 1
-        # An origin that offers it again has lost its knowledge of the outcome.
-        if known.state.terminal:
-            self._tell_origin(known, known.outcome)
+        else:
+            self.decision.discarded["DUPLICATE_OFFER"] += 1
+            # An origin that offers it again has lost its knowledge of the outcome.
+            if known.state.terminal:
+                self._tell_origin(known, known.outcome)
 
     def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
-        known = self._get(task_id)
+        known = self.get(task_id)
         if known is not None:
             self._offered_again(known, node)
         else:
@@ -142,20 +169,22 @@ class Book:
         end = TaskRecord(
             task_id, node, _NOTHING, 0, self._now, state=state, state_reason=problem.reason, update_time=self._now
         )
-        self._send(node, self._codec.report(self._codec.outcome(end, problem)))
+        self.send(node, self._codec.report(self._codec.outcome(end, problem)))
 
-    def _reported(self, node: str, task: TaskRecord, report: Reported) -> None:
+    def reported(self, node: str, task: TaskRecord, report: Reported) -> None:
+        """Its holder says what became of it."""
         if task.state.terminal:
             self.decision.discarded["ENDED"] += 1
             return
         taken_back = not task.holder and task.avoid == node and report.state.terminal
-        if report.fence != task.fence or not (task.holder == node or taken_back):
+        # The parent has fences of its own; what it was offered it holds until it grants it back.
+        if (report.fence != task.fence and node != PARENT) or not (task.holder == node or taken_back):
             self.decision.discarded["FENCED"] += 1
             return
         state = report.state
-        if state in (TaskState.QUEUED, TaskState.PARKED):
+        if node != PARENT and state in (TaskState.QUEUED, TaskState.PARKED):
             state = TaskState.ASSIGNED  # it waits over there; here it has been given away
-        self._change(
+        self.change(
             task,
             state=state,
             state_reason=report.state_reason,
@@ -173,7 +202,7 @@ class Book:
         if task.cancel_reason is not None:
             self._canceled(task, task.cancel_reason)
             return
-        self._change(
+        self.change(
             task,
             state=TaskState.QUEUED,
             state_reason=f"given back by {node}: {returned.reason}",
@@ -187,8 +216,8 @@ class Book:
         if task.state.terminal or task.cancel_reason is not None:
             return
         if task.holder:
-            self._change(task, cancel_reason=reason)
-            self._send(task.holder, self._codec.cancel(task.task_id, reason))
+            self.change(task, cancel_reason=reason)
+            self.send(task.holder, self._codec.cancel(task.task_id, reason))
         else:
             self._canceled(task, reason)
 
@@ -201,20 +230,20 @@ class Book:
         if task.state.terminal:
             self.decision.discarded["ENDED"] += 1
             return
-        self._change(task, answers=task.answers + self._codec.answers(key, answer))
+        self.change(task, answers=task.answers + self._codec.answers(key, answer))
         if task.holder:
-            self._send(task.holder, self._codec.answer(task.task_id, key, answer))
+            self.send(task.holder, self._codec.answer(task.task_id, key, answer))
 
     def grant(self, task: TaskRecord, node: str) -> None:
         """The node gets it."""
-        after = self._change(
+        after = self.change(
             task,
             state=next_state(task.state, TaskEvent.ASSIGN),
             state_reason="",
             holder=node,
             fence=task.fence + 1,
         )
-        self._send(node, self._codec.grant(after))
+        self.send(node, self._codec.grant(after))
 
     def expire(self, task: TaskRecord) -> None:
         """Its deadline passed."""
@@ -224,13 +253,11 @@ class Book:
             "its deadline passed first",
             hint="submit it with a later deadline",
         )
-        if task.held:
-            self._send(task.holder, self._codec.revoke(task.task_id, task.fence))
+        self.void(task)
         self.conclude(task, TaskEvent.EXPIRE, "", problem)
 
     def lost(self, task: TaskRecord, movable: bool) -> None:
-        """Its holder is out of reach; `movable`: somebody else fits."""
-        revoke = self._codec.revoke(task.task_id, task.fence)
+        """Its holder, a node, is out of reach; `movable`: somebody else fits."""
         if task.on_lost is OnLost.FAIL:
             problem = Problem(
                 Code.UNAVAILABLE,
@@ -238,15 +265,15 @@ class Book:
                 f"{task.holder} went out of reach while it had the task",
                 hint="it may have run there; check before you submit it again",
             )
-            self._send(task.holder, revoke)
+            self.void(task)
             self.conclude(task, TaskEvent.FAIL, "", problem)
         elif task.cancel_reason is not None:
-            self._send(task.holder, revoke)
+            self.void(task)
             self._canceled(task, task.cancel_reason)
         elif task.on_lost is OnLost.RETRY and movable:
-            self._send(task.holder, revoke)
+            self.void(task)
             reason = f"taken back from {task.holder}: out of reach"
-            self._change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder)
+            self.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder)
 
 
 def _foreign(task: TaskRecord, node: str) -> Problem:

@@ -1,5 +1,7 @@
 """Calls between edges: routed in memory, answered or refused before their deadline, never stored.
 
+A call that nobody here fits goes on to the parent, if there is one; one that came from there does not go back.
+
 A call gets a number of the hub's own on its way to a node that fits; the answer finds its way back by it. Whatever ends a
 call ends it here at once: an answer, its deadline, the loss of the node that runs it (its caller is told AGENT_LOST), or the
 loss of the caller or its change of mind (the node is told that nobody waits any more).
@@ -30,7 +32,7 @@ from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_
 from hub.services.alarm import Alarm
 from hub.services.placement import Placement
 from hub.services.view import FleetView
-from hub.store.records import WaitKey
+from hub.store.records import PARENT, WaitKey
 
 MAX_CALLS = 10_000  # under way for one caller
 MAX_TIMEOUT = 3600.0
@@ -63,7 +65,10 @@ class CallRouter:
         send: Send,
         connected: Callable[[], Collection[str]],
         limits: TaskLimits | None = None,
+        parent: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`parent` says whether calls can go to a parent, as to a node called PARENT."""
+        self._parent = parent
         self._view = view
         self._placement = placement
         self._clock = clock
@@ -162,6 +167,8 @@ class CallRouter:
         node = self._placement.pick(WaitKey(demand, spec.priority), others, self._clock.monotonic())
         if node is not None:
             return node
+        if caller != PARENT and self._parent():
+            return PARENT
         if next(self._view.with_skill(spec.skill), None) is None:
             raise NotFound(
                 "UNKNOWN_SKILL",

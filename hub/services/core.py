@@ -24,6 +24,7 @@ from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.tasks import TaskLimits
 from hub.ca.authority import Authority
 from hub.config import HubConfig
+from hub.services.above import FromParent
 from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.calls import CallRouter
@@ -33,19 +34,22 @@ from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
-from hub.services.links import AppendableOutbox, Links, known_agent
+from hub.services.links import AppendableOutbox, Links, NodeInbox, known_agent
 from hub.services.message import MessageDesk, MessageService
 from hub.services.mover import Mover
+from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.registry import RegistryService
 from hub.services.sync import SyncService
 from hub.services.task import TaskService
 from hub.services.task_desk import TaskDesk
+from hub.services.uplink import ParentPorts, Uplink
 from hub.services.view import FleetView
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.fleet import SqliteFleetStore
 from hub.store.link import SqliteLinkStore
 from hub.store.messages import SqliteMessageStore
+from hub.store.records import PARENT
 from hub.store.tasks import SqliteTaskStore
 
 # Messages may fill this share of the store before even those that a subscriber has not read go.
@@ -57,9 +61,21 @@ class Core:
     """Made in one go and without effects; `start` reads what the store knows, `stop` ends what runs."""
 
     def __init__(
-        self, config: HubConfig, authority: Authority, database: Database, clock: Clock, rng: Rng, alarm: Alarm
+        self,
+        config: HubConfig,
+        authority: Authority,
+        database: Database,
+        clock: Clock,
+        rng: Rng,
+        alarm: Alarm,
+        parent: ParentPorts | None = None,
     ) -> None:
+        """`parent` is given for a hub that has joined one."""
         self.name = authority.hub
+        self.id = f"{authority.hub}@{authority.trust_domain}#{authority.root_hash.hex()[:12]}"
+        self.uplink: Uplink | None = None
+        self._parent = parent
+        self._rng = rng
         self._authority = authority
         self._clock = clock
         self._alarm = alarm
@@ -73,6 +89,8 @@ class Core:
             0, config.ack_retention_bytes, config.ack_retention_seconds, clock.wall, database.half_full
         )
         self._trim_interval = retention.interval
+        self._boot_id = new_epoch()
+        child = parent.child if parent is not None else ""
         self._fleet = SqliteFleetStore(database, new_epoch, retention)
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
         self._link_store = SqliteLinkStore(database)
@@ -82,26 +100,17 @@ class Core:
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
-        self._dispatcher = Dispatcher(
-            self._tasks,
-            Mover(self.name, EntryCodec(self.name)),
-            self._placement,
-            self.view,
-            EntryReader(TaskLimits()),
-            clock,
-            alarm,
-            lambda node, lane, last: self.links.appended(node, lane, last),
-            DispatcherSettings(
-                reassign_after=config.reassign_after_seconds,
-                retention=config.task_retention_seconds,
-                sweep_interval=min(SWEEP_SECONDS, max(config.task_retention_seconds / 10, 1.0)),
-                max_pending=config.max_queued_tasks,
-            ),
-        )
+        self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
         self._finder = Finder(self.view, self._fleet, clock)
         self.calls = CallRouter(
-            self.view, self._placement, clock, alarm, self._send_calls, lambda: self.links.reachable()
+            self.view,
+            self._placement,
+            clock,
+            alarm,
+            self._send_calls,
+            lambda: self.links.reachable(),
+            parent=lambda: self.uplink is not None and self.uplink.connected,
         )
         self._desired = DesiredDesk(self._fleet, authority.sign_document, self._send)
         self._handlers = FleetHandlers(
@@ -118,6 +127,7 @@ class Core:
             self._send,
             self.name,
             self._link_store,
+            child,
         )
         self.links = Links(
             self._fleet,
@@ -133,13 +143,32 @@ class Core:
         session = SessionConfig(heartbeat=config.heartbeat_seconds, lease=config.lease_seconds)
         self.end = AcceptingEnd(
             node=self.name,
-            boot_id=new_epoch(),
+            boot_id=self._boot_id,
             open_child=self.links.open_child,
             clock=clock,
             settings=AcceptingSettings(driver=DriverSettings(session=session)),
             software=f"edgehub/{edgenode.__version__}",
+            path=self.path,
         )
         self._message_service = MessageService(self._messages)
+
+    def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
+        return Dispatcher(
+            self._tasks,
+            Mover(self.name, EntryCodec(self.name, child)),
+            self._placement,
+            self.view,
+            EntryReader(TaskLimits()),
+            self._clock,
+            self._alarm,
+            self._appended,
+            DispatcherSettings(
+                reassign_after=config.reassign_after_seconds,
+                retention=config.task_retention_seconds,
+                sweep_interval=min(SWEEP_SECONDS, max(config.task_retention_seconds / 10, 1.0)),
+                max_pending=config.max_queued_tasks,
+            ),
+        )
 
     def _outbox(self, node: str) -> AppendableOutbox:
         outbox = self._fleet.outbox(node)
@@ -151,16 +180,55 @@ class Core:
         outbox.on_acknowledged(acknowledged)
         return outbox
 
+    def path(self) -> tuple[str, ...]:
+        """Ids of the hubs from the root of the tree down to this one, as far as it knows."""
+        return (*self.uplink.path, self.id) if self.uplink is not None else (self.id,)
+
+    def _appended(self, node: str, lane: Lane, last: int) -> None:
+        if node != PARENT:
+            self.links.appended(node, lane, last)
+        elif self.uplink is not None:
+            self.uplink.appended(lane, last)
+
     def _send(self, node: str, frame: sync_pb2.Frame) -> bool:
+        if node == PARENT:
+            return self.uplink is not None and self.uplink.send(frame)
         return self.links.send(node, frame)
 
     def _send_calls(self, node: str, batch: sync_pb2.CallBatch) -> bool:
-        return self.links.send(node, sync_pb2.Frame(calls=batch))
+        return self._send(node, sync_pb2.Frame(calls=batch))
+
+    async def _make_uplink(self, parent: ParentPorts) -> Uplink:
+        reader = ParentReader(TaskLimits(), parent.child)
+        uplink = Uplink(
+            parent,
+            hub_id=self.id,
+            boot_id=self._boot_id,
+            outbox=await self._fleet.parent_outbox(),
+            inbox=NodeInbox(
+                PARENT, self._link_store, {Lane.TASK: lambda intake: self._dispatcher.apply_parent(intake, reader)}
+            ),
+            view=self.view,
+            above=FromParent(self._dispatcher, self.calls, self._handlers, self.links),
+            clock=self._clock,
+            rng=self._rng,
+            alarm=self._alarm,
+            acknowledged=self._parent_acknowledged,
+        )
+        self._messages.listen(lambda: uplink.appended(Lane.MESSAGE, self._messages.last_sequence))
+        self._handlers.find_above = uplink.find
+        return uplink
+
+    def _parent_acknowledged(self, lane: Lane, sequence: int) -> None:
+        if lane is Lane.MESSAGE:
+            self._messages.parent_acknowledged(sequence)
 
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""
         await self._message_store.prepare()
         await self._fleet.prepare()
+        if self._parent is not None:
+            self.uplink = await self._make_uplink(self._parent)
         await self._messages.start()
         await self._restore_fleet()
         await self._dispatcher.start()
@@ -176,6 +244,16 @@ class Core:
         finally:
             self._trim_later()
 
+    async def join_tree(self) -> None:
+        """Dial the parent, if there is one; once the nodes can dial this hub."""
+        if self.uplink is not None:
+            await self.uplink.start()
+
+    async def redial(self) -> None:
+        """The identity toward the parent is a new one. Raises Unavailable when the new channel does not stand."""
+        if self.uplink is not None:
+            await self.uplink.redial()
+
     async def _restore_fleet(self) -> None:
         rows = await self._fleet.nodes()
         self.links.rows.update({row.node: row for row in rows})
@@ -189,7 +267,9 @@ class Core:
         self.view.restore({row.node: wall - row.last_contact for row in rows}, agents, self._clock.monotonic())
 
     async def stop(self) -> None:
-        """End what runs. The links are closed by then."""
+        """End what runs. The links to the nodes are closed by then."""
+        if self.uplink is not None:
+            await self.uplink.stop()
         await self.links.stop()
         await self._dispatcher.stop()
         await self._handlers.stop()
@@ -218,6 +298,7 @@ class Core:
             self._messages,
             self._desired,
             self._clock,
+            lambda: self.uplink,
         )
         registry = RegistryService(self.view, self._finder, self._clock)
         task = TaskService(

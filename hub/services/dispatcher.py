@@ -20,11 +20,12 @@ from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
 from hub.services.mover import Mover, Submissions, conflict
-from hub.services.moves import Offered, Returned
+from hub.services.moves import Granted, Offered, Returned
+from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore
-from hub.store.records import Change, Committed, Decide, Intake, Selection, TaskRecord
+from hub.store.records import PARENT, Change, Committed, Decide, Intake, Selection, TaskRecord, WaitKey
 
 GRANT_BATCH = 512
 SWEEP_BATCH = 500
@@ -79,6 +80,9 @@ class Dispatcher:
         self._expiry_due = False
         self._sweep_due = False
         self._absent: dict[str, Timer] = {}  # nodes out of reach that keep their tasks until then
+        self._up = False  # whether tasks go to a parent now
+        self._look_everywhere = True  # for tasks that go there, not in `_changed_queues` only
+        self._changed_queues: set[WaitKey] = set()
         self._lost: dict[str, int] = {}  # node -> version of the fleet when it was last looked at
 
     # --- life ---
@@ -88,8 +92,10 @@ class Dispatcher:
         workload = await self._store.workload()
         self._placement.restore(workload)
         self._watch_deadline(workload.next_deadline)
-        self._view.on_change(self._wake.set)
+        self._view.on_change(self._fleet_changed)
         self._schedule_sweep()
+        if self._placement.held(PARENT):
+            self.node_unreachable(PARENT)  # until it is heard of
         self._wake.set()
         self._worker = asyncio.create_task(self._work(), name="dispatcher")
 
@@ -100,6 +106,10 @@ class Dispatcher:
             worker.cancel()
             await asyncio.wait({worker})
         await self._background.close()
+
+    def _fleet_changed(self) -> None:
+        self._look_everywhere = True
+        self._wake.set()
 
     def on_change(self, listener: Callable[[Change], None]) -> None:
         """Call `listener` for each committed change."""
@@ -117,6 +127,28 @@ class Dispatcher:
         committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
         assert committed.applied is not None
         return committed.applied
+
+    async def apply_parent(self, intake: Intake, reader: ParentReader) -> Applied:
+        """Entries of the parent's task lane; as `apply`."""
+        entries, task_ids = reader.read(intake.base, intake.segments, self._clock.wall())
+        new_bytes = sum(len(entry.task.spec) for _, entry in entries if isinstance(entry, Granted))
+        if new_bytes:
+            self._store.check_room(new_bytes)
+        decide = self._mover.from_parent(entries, self._clock.wall())
+        committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
+        assert committed.applied is not None
+        return committed.applied
+
+    def parent_back(self) -> None:
+        """The parent can be reached: what nobody here fits goes to it."""
+        self._up = True
+        self._look_everywhere = True
+        self.node_back(PARENT)
+
+    def parent_gone(self) -> None:
+        """The parent cannot be reached: nothing goes to it, and after a while what it holds is taken back where that helps."""
+        self._up = False
+        self.node_unreachable(PARENT)
 
     async def refused(self, node: str, grants: Sequence[tuple[str, int]], reason: str) -> None:
         """The node would not take these grants, (task, fence): they go elsewhere."""
@@ -234,6 +266,8 @@ class Dispatcher:
                 self._retry_after(after.avoid_until - now)
             if after.held and after.cancel_reason is not None and after.holder in self._lost:
                 self._look_at_lost(after.holder)
+            if after.waiting:
+                self._changed_queues.add(after.wait_key)
             for listener in self._listeners:
                 listener(change)
         if committed.changes:
@@ -270,7 +304,7 @@ class Dispatcher:
             await self._wake.wait()
             self._wake.clear()
             # Each by itself: a full store stops granting, and forgetting what ended is what makes room.
-            for step in (self._expire, self._take_back, self._park, self._grant, self._sweep):
+            for step in (self._expire, self._take_back, self._hand_up, self._park, self._grant, self._sweep):
                 try:
                     await step()
                 except EdgenodeError as error:
@@ -317,6 +351,19 @@ class Dispatcher:
             after = seen[-1]
         if node in self._lost:
             self._lost[node] = version
+
+    async def _hand_up(self) -> None:
+        """What nobody here fits goes to the parent; what stays all the same is looked at again when its queue changes."""
+        changed, self._changed_queues = self._changed_queues, set()
+        if not self._up:
+            return
+        everywhere, self._look_everywhere = self._look_everywhere, False
+        for key, reason in self._placement.unfit(None if everywhere else changed).items():
+            while True:
+                selection = Selection(waiting={key: GRANT_BATCH}, not_kept=True, with_spec=True)
+                committed = await self._commit(selection, self._mover.hand_up(reason, self._clock.wall()))
+                if len(committed.changes) < GRANT_BATCH:
+                    break
 
     async def _park(self) -> None:
         for key in self._placement.park():

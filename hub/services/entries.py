@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 from google.protobuf.message import DecodeError
 
@@ -17,13 +17,24 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model.lanes import Segment
+from edgenode.link.model.names import below
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskSpec, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
-from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned, Unacceptable
+from hub.services.moves import (
+    Answered,
+    CancelAsked,
+    Entry,
+    Malformed,
+    Offered,
+    Reported,
+    Returned,
+    TaskMove,
+    Unacceptable,
+)
 from hub.store.records import TaskRecord
 
 SEGMENT_BYTES = 256 * 1024
@@ -44,6 +55,8 @@ def _field(number: int, payload: bytes) -> bytes:
 
 
 _ENTRIES = sync_pb2.TaskEntryBatch.ENTRIES_FIELD_NUMBER
+_OFFER = sync_pb2.TaskEntry.OFFER_FIELD_NUMBER
+_OFFERED_SPEC = sync_pb2.TaskOffer.SPEC_FIELD_NUMBER
 _GRANT = sync_pb2.TaskEntry.GRANT_FIELD_NUMBER
 _REPORT = sync_pb2.TaskEntry.REPORT_FIELD_NUMBER
 _SPEC = sync_pb2.TaskGrant.SPEC_FIELD_NUMBER
@@ -51,10 +64,11 @@ _REPORTED_TASK = sync_pb2.TaskReport.TASK_FIELD_NUMBER
 
 
 class EntryCodec:
-    """See hub.services.moves.Codec. `hub` is the hub's name."""
+    """See hub.services.moves.Codec. `hub` is the hub's name, `child` the one by which its parent knows it."""
 
-    def __init__(self, hub: str) -> None:
+    def __init__(self, hub: str, child: str = "") -> None:
         self._hub = hub
+        self._child = child
 
     def grant(self, task: TaskRecord) -> bytes:
         """See Codec."""
@@ -88,6 +102,23 @@ class EntryCodec:
         """See Codec."""
         return sync_pb2.TaskGrant(answers={key: task_pb2.TaskOutput.FromString(answer)}).SerializeToString()
 
+    def offer(self, task: TaskRecord) -> bytes:
+        """See Codec."""
+        facts = sync_pb2.TaskOffer(task_id=task.task_id, submit_time=timestamp_to_pb(task.submit_time))
+        return _field(_OFFER, facts.SerializeToString() + _field(_OFFERED_SPEC, task.spec))
+
+    def report_up(self, outcome: bytes, fence: int) -> bytes:
+        """See Codec."""
+        task = task_pb2.Task.FromString(outcome)
+        task.fence = fence
+        task_named_above(task, self._hub, self._child)
+        return sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)).SerializeToString()
+
+    def give_back(self, task_id: str, fence: int, problem: Problem) -> bytes:
+        """See Codec."""
+        returned = sync_pb2.TaskReturn(task_id=task_id, fence=fence, problem=problem_to_pb(problem))
+        return sync_pb2.TaskEntry(returned=returned).SerializeToString()
+
     def outcome(self, task: TaskRecord, problem: Problem | None) -> bytes:
         """See Codec."""
         message = task_pb2.Task(
@@ -103,6 +134,13 @@ class EntryCodec:
             update_time=timestamp_to_pb(task.update_time),
         )
         return message.SerializeToString()
+
+
+def task_named_above(task: task_pb2.Task, hub: str, child: str) -> None:
+    """Name holder and agent as the parent names them; `hub` is this hub's own name, `child` the parent's for it."""
+    task.holder_node = child if task.holder_node == hub else f"{child}/{task.holder_node}"
+    if task.agent:
+        task.agent = below(child, task.agent)
 
 
 def pack(clock: Clock) -> Callable[[Sequence[bytes]], list[Segment]]:
@@ -166,6 +204,40 @@ def record_of(task_id: str, origin: str, spec: TaskSpec, submit_time: float) -> 
     )
 
 
+E = TypeVar("E")
+
+
+def read_entries(
+    base: int, segments: Sequence[Segment], read: Callable[[sync_pb2.TaskEntry], tuple[str, E]]
+) -> tuple[list[tuple[int, E | Malformed]], list[str]]:
+    """(sequence, event) of each entry from `base` on, and the ids of the tasks they speak of.
+
+    `read` gives (task, event) of an entry and raises EdgenodeError if not even its task can be read.
+    """
+    events: list[tuple[int, E | Malformed]] = []
+    task_ids: list[str] = []
+    sequence = base
+    for segment in segments:
+        try:
+            batch = sync_pb2.TaskEntryBatch.FromString(segment.payload)
+            if len(batch.entries) != segment.count:
+                raise DecodeError(f"{len(batch.entries)} entries where {segment.count} were announced")
+        except DecodeError as error:
+            problem = bad_entry(f"the segment cannot be read: {error}").problem
+            events += [(sequence + index, Malformed(problem)) for index in range(segment.count)]
+        else:
+            for index, entry in enumerate(batch.entries):
+                try:
+                    task_id, event = read(entry)
+                except EdgenodeError as error:
+                    events.append((sequence + index, Malformed(error.problem)))
+                else:
+                    events.append((sequence + index, event))
+                    task_ids.append(task_id)
+        sequence += segment.count
+    return events, task_ids
+
+
 class EntryReader:
     """Entries of a node's task lane as events for the mover."""
 
@@ -175,69 +247,56 @@ class EntryReader:
     def read(
         self, node: str, base: int, segments: Sequence[Segment], now: float
     ) -> tuple[list[tuple[int, Entry]], list[str]]:
-        """(sequence, event) of each entry from `base` on, and the ids of the tasks they speak of."""
-        events: list[tuple[int, Entry]] = []
-        task_ids: list[str] = []
-        sequence = base
-        for segment in segments:
-            try:
-                batch = sync_pb2.TaskEntryBatch.FromString(segment.payload)
-                if len(batch.entries) != segment.count:
-                    raise DecodeError(f"{len(batch.entries)} entries where {segment.count} were announced")
-            except DecodeError as error:
-                problem = _bad_entry(f"the segment cannot be read: {error}").problem
-                events += [(sequence + index, Malformed(problem)) for index in range(segment.count)]
-            else:
-                for index, entry in enumerate(batch.entries):
-                    event = self._event(node, entry, now)
-                    events.append((sequence + index, event))
-                    if isinstance(event, Offered):
-                        task_ids.append(event.task.task_id)
-                    elif not isinstance(event, Malformed):
-                        task_ids.append(event.task_id)
-            sequence += segment.count
-        return events, task_ids
+        """See read_entries."""
+        return read_entries(base, segments, lambda entry: self._event(node, entry, now))
 
-    def _event(self, node: str, entry: sync_pb2.TaskEntry, now: float) -> Entry:
-        try:
-            match entry.WhichOneof("entry"):
-                case "offer":
-                    return self._offer(node, entry.offer, now)
-                case "report":
-                    return _report(entry.report.task)
-                case "returned":
-                    problem = entry.returned.problem
-                    return Returned(
-                        entry.returned.task_id, entry.returned.fence, f"{problem.reason}: {problem.message}"
-                    )
-                case "cancel":
-                    return CancelAsked(entry.cancel.task_id, entry.cancel.reason)
-                case "answer":
-                    given = entry.answer
-                    return Answered(given.task_id, given.key, given.answer.SerializeToString())
-                case other:
-                    raise _bad_entry(f"an entry of kind {other} does not go up")
-        except EdgenodeError as error:
-            return Malformed(error.problem)
+    def _event(self, node: str, entry: sync_pb2.TaskEntry, now: float) -> tuple[str, TaskMove]:
+        match entry.WhichOneof("entry"):
+            case "offer":
+                return entry.offer.task_id, self._offer(node, entry.offer, now)
+            case "report":
+                return entry.report.task.task_id, report_event(entry.report.task)
+            case "returned":
+                given_back, problem = entry.returned, entry.returned.problem
+                reason = f"{problem.reason}: {problem.message}"
+                return given_back.task_id, Returned(given_back.task_id, given_back.fence, reason)
+            case "cancel":
+                return entry.cancel.task_id, CancelAsked(entry.cancel.task_id, entry.cancel.reason)
+            case "answer":
+                return entry.answer.task_id, answer_event(entry.answer)
+            case other:
+                raise bad_entry(f"an entry of kind {other} does not go up")
 
     def _offer(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> Offered | Unacceptable:
-        if not 1 <= len(offer.task_id) <= 64 or not offer.task_id.isascii() or not offer.task_id.isprintable():
-            raise _bad_entry("an offer without a proper task id")
+        check_task_id(offer.task_id)
         try:
-            return Offered(self._offered(node, offer, now))
+            spec = checked_spec(offer.spec, self._limits, now, node)
+            return Offered(record_of(offer.task_id, node, spec, timestamp_from_pb(offer.submit_time, "submit_time")))
         except EdgenodeError as error:
             return Unacceptable(offer.task_id, error.problem)
 
-    def _offered(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> TaskRecord:
-        # A deadline in the past is no fault of the entry: the mover expires the task.
-        checked_at = now
-        if offer.spec.HasField("deadline_time"):
-            checked_at = min(now, timestamp_from_pb(offer.spec.deadline_time, "spec.deadline_time") - 1)
-        spec = task_spec_from_proto(offer.spec, limits=self._limits, now=checked_at, node=node)
-        return record_of(offer.task_id, node, spec, timestamp_from_pb(offer.submit_time, "submit_time"))
+
+def check_task_id(task_id: str) -> None:
+    """Raises InvalidArgument (BAD_ENTRY)."""
+    if not 1 <= len(task_id) <= 64 or not task_id.isascii() or not task_id.isprintable():
+        raise bad_entry("a task without a proper id")
 
 
-def _report(task: task_pb2.Task) -> Reported:
+def checked_spec(spec: task_pb2.TaskSpec, limits: TaskLimits, now: float, node: str) -> TaskSpec:
+    """The spec of an entry, checked. A deadline in the past is no fault of the entry: the mover expires the task."""
+    checked_at = now
+    if spec.HasField("deadline_time"):
+        checked_at = min(now, timestamp_from_pb(spec.deadline_time, "spec.deadline_time") - 1)
+    return task_spec_from_proto(spec, limits=limits, now=checked_at, node=node)
+
+
+def answer_event(given: sync_pb2.TaskAnswer) -> Answered:
+    """An answer as the mover hears it."""
+    return Answered(given.task_id, given.key, given.answer.SerializeToString())
+
+
+def report_event(task: task_pb2.Task) -> Reported:
+    """A report as the mover hears it."""
     if task.HasField("spec"):
         task.ClearField("spec")
     try:
@@ -245,7 +304,7 @@ def _report(task: task_pb2.Task) -> Reported:
     except ValueError:
         # Whatever it means, its holder is not going to say it otherwise.
         state = TaskState.FAILED
-        task.problem.CopyFrom(problem_to_pb(_bad_entry(f"{task.holder_node} reported state {task.state}").problem))
+        task.problem.CopyFrom(problem_to_pb(bad_entry(f"{task.holder_node} reported state {task.state}").problem))
         task.state = task_pb2.TASK_STATE_FAILED
     return Reported(
         task_id=task.task_id,
@@ -258,5 +317,6 @@ def _report(task: task_pb2.Task) -> Reported:
     )
 
 
-def _bad_entry(message: str) -> InvalidArgument:
+def bad_entry(message: str) -> InvalidArgument:
+    """The error for an entry that cannot be read."""
     return InvalidArgument("BAD_ENTRY", message, hint="compare the versions of hub and edge")

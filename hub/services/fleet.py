@@ -24,22 +24,24 @@ from hub.services.ledger import ledger_lines
 from hub.services.message import MessageDesk
 from hub.services.placement import Placement
 from hub.services.registry import make_token, page_size, read_token
+from hub.services.uplink import Uplink
 from hub.services.view import FleetView
 from hub.store.ports import FleetStore, LinkStore, TaskStore
-from hub.store.records import LedgerFacts, NodeRow
+from hub.store.records import DownlinkCounts, LedgerFacts, NodeRow, UplinkCounts
 
 _ENROLLED_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class HubFacts:
-    """What the hub says of itself; `start_time` is wall clock, seconds."""
+    """What the hub says of itself; `start_time` is wall clock, seconds; `path` its place in the tree, from the root."""
 
     hub: str
     version: str
     start_time: float
     sync_port: int
     enrollment_port: int
+    path: tuple[str, ...] = ()
 
 
 class FleetService(pb_grpc.FleetServiceServicer):
@@ -58,8 +60,10 @@ class FleetService(pb_grpc.FleetServiceServicer):
         messages: MessageDesk,
         desired: DesiredDesk,
         clock: Clock,
+        uplink: Callable[[], Uplink | None],
     ) -> None:
         self._facts = facts
+        self._uplink = uplink
         self._authority = authority
         self._enrollment = enrollment
         self._fleet = fleet
@@ -78,7 +82,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
         waiting = counts.pop(TaskState.QUEUED.name, 0) + counts.pop(TaskState.PARKED.name, 0)
         parked = min(self._placement.parked_count, waiting)
         counts |= {name: count for name, count in (("QUEUED", waiting - parked), ("PARKED", parked)) if count}
-        return pb.GetHubStatusResponse(
+        response = pb.GetHubStatusResponse(
             hub=facts.hub,
             trust_domain=self._authority.trust_domain,
             version=facts.version,
@@ -89,7 +93,14 @@ class FleetService(pb_grpc.FleetServiceServicer):
             task_counts=counts,
             message_sequence=self._messages.last_sequence,
             root_hash=self._authority.root_hash.hex(),
+            hub_path=facts.path,
         )
+        uplink = self._uplink()
+        if uplink is not None:
+            response.parent_link.CopyFrom(uplink.status())
+            response.parent_identity = uplink.ports.identity
+            response.parent_lanes.extend(parent_lanes(await self._links.ledger(), self._clock.wall()))
+        return response
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
         """Nodes by name."""
@@ -108,7 +119,9 @@ class FleetService(pb_grpc.FleetServiceServicer):
 
     async def GetFleetLedger(self, request: pb.GetFleetLedgerRequest, context: Context) -> pb.GetFleetLedgerResponse:
         """The hub's side of every hop."""
-        return pb.GetFleetLedgerResponse(lines=ledger_lines(await self._links.ledger(), request.node))
+        uplink = self._uplink()
+        parent = uplink.ports.address if uplink is not None else ""
+        return pb.GetFleetLedgerResponse(lines=ledger_lines(await self._links.ledger(), request.node, parent))
 
     async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
         """A token that lets one node in."""
@@ -181,26 +194,41 @@ def _lanes_of(facts: LedgerFacts, now: float) -> dict[str, list[admin_pb2.LaneSt
     lanes: dict[str, list[admin_pb2.LaneStatus]] = defaultdict(list)
     newest = {(up.node, up.lane): up for up in facts.uplinks}
     for up in newest.values():
-        lanes[up.node].append(
-            admin_pb2.LaneStatus(
-                direction="up",
-                lane=up.lane.name.lower(),
-                epoch=up.epoch,
-                last_sequence=up.sequence,
-                acked_sequence=up.sequence,
-            )
-        )
+        lanes[up.node].append(_applied_lane("up", up))
     for down in facts.downlinks:
-        status = admin_pb2.LaneStatus(
-            direction="down",
-            lane=down.lane.name.lower(),
-            epoch=down.epoch,
-            last_sequence=down.last,
-            acked_sequence=down.acked,
-            pending_count=down.held,
-            pending_bytes=down.held_bytes,
-        )
-        if down.held:
-            status.oldest_age_duration.CopyFrom(duration_to_pb(now - down.oldest))
-        lanes[down.node].append(status)
+        lanes[down.node].append(_sent_lane("down", down, now))
     return lanes
+
+
+def parent_lanes(facts: LedgerFacts, now: float) -> list[admin_pb2.LaneStatus]:
+    """Lanes of the link to the parent; `now` is wall clock, seconds."""
+    newest = {down.lane: down for down in facts.from_parent}
+    return [
+        *(_sent_lane("up", up, now) for up in facts.to_parent),
+        *(_applied_lane("down", down) for down in newest.values()),
+    ]
+
+
+def _applied_lane(direction: str, counts: UplinkCounts) -> admin_pb2.LaneStatus:
+    return admin_pb2.LaneStatus(
+        direction=direction,
+        lane=counts.lane.name.lower(),
+        epoch=counts.epoch,
+        last_sequence=counts.sequence,
+        acked_sequence=counts.sequence,
+    )
+
+
+def _sent_lane(direction: str, counts: DownlinkCounts, now: float) -> admin_pb2.LaneStatus:
+    status = admin_pb2.LaneStatus(
+        direction=direction,
+        lane=counts.lane.name.lower(),
+        epoch=counts.epoch,
+        last_sequence=counts.last,
+        acked_sequence=counts.acked,
+        pending_count=counts.held,
+        pending_bytes=counts.held_bytes,
+    )
+    if counts.held:
+        status.oldest_age_duration.CopyFrom(duration_to_pb(now - counts.oldest))
+    return status

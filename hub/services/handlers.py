@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import structs
 
+from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.lanes import Lane
@@ -19,17 +20,21 @@ from hub.services.background import Background
 from hub.services.calls import CallRouter
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher
-from hub.services.entries import refused_grant
+from hub.services.entries import refused_grant, task_named_above
 from hub.services.finder import Finder
 from hub.services.task_desk import TaskDesk
 from hub.services.view import FleetView
 from hub.store.ports import FleetStore, LinkStore, TaskStore
+from hub.store.records import PARENT
 
 REJECTED_BATCH = 100
 
 _log = logging.getLogger(__name__)
 
 Send = Callable[[str, sync_pb2.Frame], bool]
+FindAbove = Callable[
+    [registry_service_pb2.FindAgentsRequest], Awaitable[registry_service_pb2.FindAgentsResponse | None]
+]
 
 
 class FleetHandlers:
@@ -50,7 +55,11 @@ class FleetHandlers:
         send: Send,
         hub: str,
         links: LinkStore,
+        child: str = "",
     ) -> None:
+        """`child` is the name by which the parent knows this hub."""
+        self._child = child
+        self.find_above: FindAbove = _nobody_above  # asks the parent what this fleet has nobody for
         self._view = view
         self._fleet = fleet
         self._tasks = tasks
@@ -127,32 +136,50 @@ class FleetHandlers:
         self._calls.receive(node, batch)
 
     async def notices(self, node: str, batch: sync_pb2.NoticeBatch) -> None:
-        """Pass progress on to the origins; only the present holder is believed."""
+        """Pass progress on to those who wait for it; only the present holder is believed."""
         known = await self._tasks.origins([task.task_id for task in batch.tasks])
         onward: dict[str, list[task_pb2.Task]] = defaultdict(list)
         for task in batch.tasks:
-            origin, holder, fence = known.get(task.task_id, ("", "", 0))
-            if holder != node or fence != task.fence:
+            origin, holder, fence, upstream = known.get(task.task_id, ("", "", 0, 0))
+            if holder != node or (fence != task.fence and node != PARENT):
                 continue
             if origin == self._hub:
-                await self._noticed(task)
-            elif origin != node:
+                await self._noticed(task, fence)
+            elif origin not in (node, PARENT):
                 onward[origin].append(task)
+            if upstream > 0:
+                onward[PARENT].append(self._notice_up(task, upstream))
         for origin, tasks in onward.items():
             self._send(origin, sync_pb2.Frame(notices=sync_pb2.NoticeBatch(tasks=tasks)))
 
-    async def _noticed(self, task: task_pb2.Task) -> None:
+    def _notice_up(self, task: task_pb2.Task, fence: int) -> task_pb2.Task:
+        notice = task_pb2.Task()
+        notice.CopyFrom(task)
+        notice.fence = fence
+        task_named_above(notice, self._hub, self._child)
+        return notice
+
+    async def _noticed(self, task: task_pb2.Task, fence: int) -> None:
         if self._desk.watched(task.task_id):
             record = await self._tasks.get(task.task_id)
-            if record is not None and not record.state.terminal and record.fence == task.fence:
+            if record is not None and not record.state.terminal and record.fence == fence:
                 seen = structs.replace(record, agent=task.agent, attempt_count=task.attempt_count)
                 self._desk.noticed(seen, task)
 
     async def find(self, node: str, exchange: sync_pb2.FindExchange) -> None:
         """See LinkHandlers."""
         if exchange.HasField("request"):
-            self._send(node, sync_pb2.Frame(find=await self._finder.exchange(exchange)))
+            answer = await self._finder.exchange(exchange)
+            if not answer.response.candidates and not answer.HasField("problem"):
+                found = await self.find_above(exchange.request)
+                if found is not None:
+                    answer.response.candidates.extend(found.candidates)
+            self._send(node, sync_pb2.Frame(find=answer))
 
     async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:
         """See LinkHandlers."""
         await self._desired.reported(node, report)
+
+
+async def _nobody_above(request: registry_service_pb2.FindAgentsRequest) -> None:
+    """A hub without a parent."""

@@ -14,9 +14,11 @@ from edgenode.link.wire.ledger import ledger_line
 from hub.store.records import LedgerFacts
 
 
-def ledger_lines(facts: LedgerFacts, node: str = "") -> list[admin_pb2.LedgerLine]:
-    """All lines, or those of one node's hops."""
+def ledger_lines(facts: LedgerFacts, node: str = "", parent: str = "") -> list[admin_pb2.LedgerLine]:
+    """All lines, or those of one node's hops. `parent` is where the hub's own parent is, empty without one."""
     lines = [*_uplinks(facts, node), *_downlinks(facts, node)]
+    if parent and not node:
+        lines += _parent(facts, parent)
     if not node:
         lines += [_tasks(facts), _intake(facts), _messages(facts)]
     return lines
@@ -53,6 +55,36 @@ def _downlinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
         for down in facts.downlinks
         if not node or down.node == node
     ]
+
+
+def _parent(facts: LedgerFacts, parent: str) -> list[admin_pb2.LedgerLine]:
+    """The hop to the parent, as an edge shows the one to its hub."""
+    up = [
+        ledger_line(
+            f"{log.lane.name.lower()}.uplink",
+            log.last,
+            log.acked - log.rejected - log.before - log.overtaken,
+            log.held,
+            {"REJECTED": log.rejected, "BEFORE_JOIN": log.before, "UNREAD": log.overtaken},
+            peer=parent,
+            epoch=log.epoch,
+        )
+        for log in facts.to_parent
+    ]
+    down = [
+        ledger_line(
+            f"{log.lane.name.lower()}.downlink",
+            log.sequence - log.start,
+            log.applied,
+            0,
+            {"REJECTED": log.rejected, "GAP": log.gap},
+            peer=parent,
+            duplicates=log.duplicates,
+            epoch=log.epoch,
+        )
+        for log in facts.from_parent
+    ]
+    return up + down
 
 
 def _tasks(facts: LedgerFacts) -> admin_pb2.LedgerLine:

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.api.sync.v1 import sync_pb2
-from edgenode.link.errors import EdgenodeError, InvalidArgument, PermissionDenied
+from edgenode.link.errors import Aborted, EdgenodeError, InvalidArgument, PermissionDenied
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import AgentLoad, Hello, RegistryDelta
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
@@ -136,7 +136,7 @@ class Links:
             outbox = self._outboxes[node] = self._make_outbox(node)
         return Child(
             outbox=outbox,
-            inbox=_NodeInbox(node, self._store, self._lanes),
+            inbox=NodeInbox(node, self._store, self._lanes),
             replica=_NodeReplica(node, self._fleet, self._view, self.rows, self._background),
             events=_NodeEvents(node, self),
             admit=lambda hello: self._admit(node, hello),
@@ -203,6 +203,15 @@ class Links:
         else:
             self._gone(node, problem)
 
+    def path_changed(self) -> None:
+        """This hub's place in the tree is another one: the hubs below dial again, to be told or to be refused."""
+        for node, link in list(self._connections.items()):
+            if self.rows[node].hub:
+                problem = Aborted(
+                    "PATH_CHANGED", "other hubs are above now", hint="none needed: it dials again"
+                ).problem
+                link.close(problem)
+
     def _gone(self, node: str, problem: Problem) -> None:
         self._waiting.pop(node, None)
         now = self._clock.monotonic()
@@ -251,8 +260,8 @@ class _NodeEvents(LinkEvents):
         self._links.view.loads(self._node, loads)
 
 
-class _NodeInbox:
-    """edgenode.link.ports.Inbox of one node; each lane has its own store."""
+class NodeInbox:
+    """edgenode.link.ports.Inbox of one node, or of the parent; each lane has its own store."""
 
     def __init__(self, node: str, store: LinkStore, lanes: Mapping[Lane, Apply]) -> None:
         self._node = node

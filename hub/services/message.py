@@ -15,6 +15,7 @@ from hub.store.ports import MessageStore
 from hub.store.records import Intake
 
 SWEEP_BYTES = 4 << 20  # retention is looked at after this much came in
+SWEEP_ENTRIES = 10_000  # or after the parent has taken so many
 CONSUMER_PREFIX = "subscription/"
 
 
@@ -33,6 +34,7 @@ class MessageDesk:
         self._background = Background()
         self._since_sweep = 0
         self._sweeping = False
+        self._parent_swept = 0
         self.last_sequence = 0
 
     async def start(self) -> None:
@@ -63,6 +65,12 @@ class MessageDesk:
         if self._since_sweep >= min(SWEEP_BYTES, max(self._keep_bytes // 16, 1)):
             self._sweep_soon()
         return applied
+
+    def parent_acknowledged(self, sequence: int) -> None:
+        """The parent has the log up to `sequence`: what only it still needed may go, looked at now and then."""
+        if sequence - self._parent_swept >= SWEEP_ENTRIES:
+            self._parent_swept = sequence
+            self._sweep_soon()
 
     def _sweep_soon(self) -> None:
         if not self._sweeping:

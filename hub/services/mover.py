@@ -26,9 +26,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from edgenode.link.errors import AlreadyExists, FailedPrecondition
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.tasks import TaskEvent
+from hub.services import upstream
 from hub.services.book import Book, Terms
-from hub.services.moves import Codec, Entry
-from hub.store.records import Decide, Decision, TaskRecord, Tasks, WaitKey
+from hub.services.moves import Codec, Entry, ParentMove
+from hub.store.records import PARENT, Decide, Decision, TaskRecord, Tasks, WaitKey
 
 
 class Mover:
@@ -48,6 +49,29 @@ class Mover:
             for sequence, entry in entries:
                 if sequence > applied_before:
                     book.take(sequence, node, entry, reasons)
+            return book.decision
+
+        return decide
+
+    def from_parent(self, entries: Sequence[tuple[int, ParentMove]], now: float) -> Decide:
+        """Apply numbered entries of the parent; those up to the last one applied before are passed over."""
+
+        def decide(known: Tasks, applied_before: int) -> Decision:
+            book = Book(self.terms, known, now)
+            for sequence, entry in entries:
+                if sequence > applied_before:
+                    upstream.take(book, sequence, entry)
+            return book.decision
+
+        return decide
+
+    def hand_up(self, reason: str, now: float) -> Decide:
+        """Nobody here fits what was selected, for `reason`: it goes to the parent."""
+
+        def decide(known: Tasks, _: int) -> Decision:
+            book = Book(self.terms, known, now)
+            for task in known.values():
+                upstream.hand_up(book, task, reason)
             return book.decision
 
         return decide
@@ -141,7 +165,9 @@ class Mover:
         def decide(known: Tasks, _: int) -> Decision:
             book = Book(self.terms, known, now)
             for task in known.values():
-                if task.holder == node:
+                if task.holder == node == PARENT:
+                    upstream.take_back(book, task, task.wait_key in keys)
+                elif task.holder == node:
                     book.lost(task, task.wait_key in keys)
             return book.decision
 

@@ -41,6 +41,18 @@ class Codec(Protocol):
         """The task as the hub itself reports it."""
         ...
 
+    def offer(self, task: TaskRecord) -> bytes:
+        """To the parent: run this elsewhere; needs the spec."""
+        ...
+
+    def report_up(self, outcome: bytes, fence: int) -> bytes:
+        """To the parent: what became of its grant of that fence; `outcome` as in TaskRecord."""
+        ...
+
+    def give_back(self, task_id: str, fence: int, problem: Problem) -> bytes:
+        """To the parent: its grant of that fence cannot run here."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Offered:
@@ -103,5 +115,31 @@ class Malformed:
     problem: Problem
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The parent wants this run; `task.upstream` is its fence."""
+
+    task: TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRefused:
+    """A grant of the parent that cannot be taken."""
+
+    task_id: str
+    fence: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """The parent takes a task back: its grants up to `fence` are void."""
+
+    task_id: str
+    fence: int
+
+
 TaskMove = Offered | Unacceptable | Reported | Returned | CancelAsked | Answered
 Entry = TaskMove | Malformed
+ParentMove = Granted | GrantRefused | Revoked | Reported | CancelAsked | Answered | Malformed
+"""What the parent says."""

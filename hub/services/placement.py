@@ -9,7 +9,7 @@ parked, with the reason; it is looked at again when the fleet changes, not by th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from edgenode.link.ports import Rng
@@ -109,6 +109,12 @@ class Placement:
                 newly.append(key)
             self.parked[key] = reason
         return newly
+
+    def unfit(self, keys: Collection[WaitKey] | None = None) -> dict[WaitKey, str]:
+        """Of these queues (None: all), those that hold something and nobody fits, with the reason."""
+        waiting = self._waiting if keys is None else [key for key in keys if key in self._waiting]
+        reasons = {key: self._view.fit(key.demand).reason for key in waiting}
+        return {key: reason for key, reason in reasons.items() if reason}
 
     def movable(self, node: str, keys: Iterable[WaitKey]) -> set[WaitKey]:
         """Of these queues, those that somebody else than `node` fits."""

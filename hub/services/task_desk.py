@@ -12,7 +12,7 @@ from msgspec import structs
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument
 from edgenode.link.model.names import make_id
-from edgenode.link.model.task import Level
+from edgenode.link.model.task import Level, Scope
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.wire import checks
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
@@ -57,6 +57,8 @@ class TaskDesk:
         checked = task_spec_from_proto(spec, limits=self._limits, now=now, node=self._hub, field=field)
         task_id = make_id(now, self._rng.getrandbits(80))
         record = record_of(task_id, self._hub, checked, now)
+        if checked.scope is not Scope.FLEET:
+            record = record.as_kept()
         return record.as_submission(request_id, checked.idempotency_key, replay_of)
 
     async def submit(self, tasks: Sequence[TaskRecord]) -> list[TaskRecord | EdgenodeError]:

@@ -84,12 +84,17 @@ class FleetView:
         self._base_age: dict[str, float] = {}
         self._history: deque[AgentChange] = deque(maxlen=HISTORY)
         self._notify: list[Callable[[], None]] = []
+        self._notify_loads: list[Callable[[list[KnownAgent]], None]] = []
         self.started = 0.0
         self.version = 0
 
     def on_change(self, notify: Callable[[], None]) -> None:
         """Call `notify` after each change."""
         self._notify.append(notify)
+
+    def on_load(self, notify: Callable[[list[KnownAgent]], None]) -> None:
+        """Call `notify` with the agents whose load is new."""
+        self._notify_loads.append(notify)
 
     def restore(self, nodes: Mapping[str, float], agents: Iterable[KnownAgent], now: float) -> None:
         """What the store knows, at start. `nodes`: seconds since each was last heard of."""
@@ -171,12 +176,16 @@ class FleetView:
 
     def loads(self, node: str, loads: Iterable[AgentLoad]) -> None:
         """Loads of a node's agents. Who fits what does not depend on them."""
+        changed = []
         for load in loads:
             name = load.agent if "/" in load.agent else f"nodes/{node}/agents/{load.agent}"
             agent = self._agents.get(name)
             if agent is not None and agent.node == node:
                 agent.in_flight = load.in_flight
                 agent.queue_depth = load.queue_depth
+                changed.append(agent)
+        for notify in self._notify_loads:
+            notify(changed)
 
     def agent(self, name: str) -> KnownAgent | None:
         """An agent by its full name."""

@@ -11,9 +11,10 @@ import msgspec
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
-from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.retention import Retention
-from hub.store.records import AgentRow, DesiredRow, NodeRow, SignedDocument
+from hub.store import messages
+from hub.store.records import PARENT, AgentRow, DesiredRow, NodeRow, SignedDocument
 from hub.store.tasks import task_log
 
 # A word of free text; everything else would be syntax to FTS5.
@@ -22,6 +23,10 @@ _SEARCH_LIMIT = 10_000
 # What one transaction looks at when it lets go of what nodes acknowledged long ago.
 _TRIM_LOGS = 50
 _TRIM_SEGMENTS = 100
+
+
+_ALL_BYTES = 1 << 62
+UP_LOGS = {Lane.TASK: task_log(PARENT), Lane.MESSAGE: messages.LOG}
 
 
 def control_log(node: str) -> str:
@@ -58,8 +63,9 @@ class SqliteFleetStore:
 
         def run(connection: sqlite3.Connection) -> int:
             rows = connection.execute(
-                "SELECT log_id FROM log WHERE name LIKE 'down/%' AND held_bytes > 0 AND log_id > ? ORDER BY log_id LIMIT ?",
-                (after, _TRIM_LOGS),
+                "SELECT log_id FROM log WHERE (name LIKE 'down/%' OR name = ?) AND held_bytes > 0 AND log_id > ?"
+                " ORDER BY log_id LIMIT ?",
+                (task_log(PARENT), after, _TRIM_LOGS),
             ).fetchall()
             for (log_id,) in rows:
                 self._retention.trim(connection, log_id, _TRIM_SEGMENTS)
@@ -82,12 +88,28 @@ class SqliteFleetStore:
     def outbox(self, node: str) -> SqliteOutbox:
         """The logs for a node; entries the node rejects are kept in `rejected_entry`."""
 
-        def rejected(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
-            _keep_rejected(connection, node, lane, rejections)
-
         lanes = down_logs(node)
         retention = dict.fromkeys(lanes, self._retention)
-        return SqliteOutbox(self._database, lanes, node, self._new_epoch, rejected, retention)
+        return SqliteOutbox(self._database, lanes, node, self._new_epoch, _keep_rejected(node, lanes), retention)
+
+    async def parent_outbox(self) -> SqliteOutbox:
+        """The logs for the parent, made if they are missing: its task log, and the one message log of which it is a consumer.
+
+        What the message log let go before counts as BEFORE_JOIN; it is trimmed by its own rule, not by acknowledgements.
+        """
+        keep = _keep_rejected(PARENT, UP_LOGS)
+        retention = {Lane.TASK: self._retention, Lane.MESSAGE: Retention(_ALL_BYTES)}
+        outbox = SqliteOutbox(self._database, UP_LOGS, PARENT, self._new_epoch, keep, retention)
+
+        def run(connection: sqlite3.Connection) -> None:
+            for lane, name in UP_LOGS.items():
+                log = logs.open_log(connection, name, self._new_epoch())
+                if PARENT not in logs.consumers(connection, log.log_id):
+                    logs.count(connection, messages.BEFORE_JOIN, lane.name, log.first - 1)
+            outbox.ensure(connection)
+
+        await self._database.write(run)
+        return outbox
 
     async def open_session(
         self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
@@ -215,15 +237,20 @@ def _desired(connection: sqlite3.Connection, node: str) -> DesiredRow:
     return DesiredRow(SignedDocument(version, document, signature, chain), *report)
 
 
-def _keep_rejected(connection: sqlite3.Connection, node: str, lane: Lane, rejections: Sequence[Rejection]) -> None:
-    log = logs.log_state(connection, down_logs(node)[lane])
-    for rejection in rejections:
-        chunk = logs.read(connection, log.log_id, rejection.sequence - 1, 1, 0)
-        if not chunk.segments or chunk.base > rejection.sequence:
-            continue  # acknowledged and gone long ago: said again after a lost acknowledgement
-        problem = rejection.problem
-        place = rejection.sequence - chunk.base
-        connection.execute(
-            "INSERT INTO rejected_entry (node, lane, place, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
-            (node, lane, place, problem.reason, problem.message, chunk.segments[0].payload),
-        )
+def _keep_rejected(node: str, lanes: Mapping[Lane, str]) -> OnRejected:
+    """Keeps what `node` would not take of these logs."""
+
+    def keep(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
+        log = logs.log_state(connection, lanes[lane])
+        for rejection in rejections:
+            chunk = logs.read(connection, log.log_id, rejection.sequence - 1, 1, 0)
+            if not chunk.segments or chunk.base > rejection.sequence:
+                continue  # acknowledged and gone long ago: said again after a lost acknowledgement
+            problem = rejection.problem
+            place = rejection.sequence - chunk.base
+            connection.execute(
+                "INSERT INTO rejected_entry (node, lane, place, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
+                (node, lane, place, problem.reason, problem.message, chunk.segments[0].payload),
+            )
+
+    return keep

@@ -10,7 +10,7 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from hub.store import messages, tasks
-from hub.store.records import DownlinkCounts, Intake, LedgerFacts, RejectedEntry, UplinkCounts
+from hub.store.records import PARENT, DownlinkCounts, Intake, LedgerFacts, RejectedEntry, UplinkCounts
 
 
 class SqliteLinkStore:
@@ -65,9 +65,12 @@ def _ledger(connection: sqlite3.Connection) -> LedgerFacts:
         "SELECT coalesce(sum(entry_count), 0) FROM segment WHERE position >= ? AND position < ?", _range(log.log_id)
     ).fetchone()[0]
     pending = connection.execute("SELECT count(*) FROM task WHERE state < 8").fetchone()[0]
+    intakes = _uplinks(connection)
     return LedgerFacts(
-        uplinks=tuple(_uplinks(connection)),
+        uplinks=tuple(up for up in intakes if up.node != PARENT),
         downlinks=tuple(_downlinks(connection)),
+        to_parent=tuple(_to_parent(connection)),
+        from_parent=tuple(up for up in intakes if up.node == PARENT),
         tasks_accepted=sum(logs.counters(connection, tasks.ACCEPTED).values()),
         tasks_ended=logs.counters(connection, tasks.ENDED),
         tasks_discarded=logs.counters(connection, tasks.DISCARDED),
@@ -121,14 +124,39 @@ def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
     counts = []
     for log_id, name, epoch, last, acked, rejected in rows:
         _, node, lane = name.split("/")
-        low, high = _range(log_id)
-        # Counted from what is there, not from the difference of two numbers: that is what makes the sum a check.
-        held, size, oldest = connection.execute(
-            "SELECT coalesce(sum(entry_count - max(:low + :acked - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
-            " coalesce(min(accept_time), 0) FROM segment WHERE position < :high AND position + entry_count - 1 > :low + :acked"
-            " AND position >= coalesce("
-            "(SELECT max(position) FROM segment WHERE position BETWEEN :low AND :low + :acked), :low)",
-            {"low": low, "high": high, "acked": acked},
-        ).fetchone()
-        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, held, size, oldest))
+        held = _held(connection, log_id, acked)
+        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, *held))
+    return counts
+
+
+def _held(connection: sqlite3.Connection, log_id: int, acked: int) -> tuple[int, int, float]:
+    """(entries, bytes, oldest) of a log past `acked`.
+
+    Counted from what is there, not from the difference of two numbers: that is what makes the sum a check.
+    """
+    low, high = _range(log_id)
+    row = connection.execute(
+        "SELECT coalesce(sum(entry_count - max(:low + :acked - position + 1, 0)), 0), coalesce(sum(length(payload)), 0),"
+        " coalesce(min(accept_time), 0) FROM segment WHERE position < :high AND position + entry_count - 1 > :low + :acked"
+        " AND position >= coalesce("
+        "(SELECT max(position) FROM segment WHERE position BETWEEN :low AND :low + :acked), :low)",
+        {"low": low, "high": high, "acked": acked},
+    ).fetchone()
+    return row[0], row[1], row[2]
+
+
+def _to_parent(connection: sqlite3.Connection) -> list[DownlinkCounts]:
+    rows = connection.execute(
+        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count"
+        " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE consumer.name = ? ORDER BY log.name",
+        (PARENT,),
+    ).fetchall()
+    before = logs.counters(connection, messages.BEFORE_JOIN)
+    overtaken = logs.counters(connection, messages.OVERTAKEN)
+    counts = []
+    for log_id, name, epoch, last, acked, rejected in rows:
+        lane = Lane.TASK if name == tasks.UP_LOG else Lane.MESSAGE
+        lost = overtaken.get("", 0) if lane is Lane.MESSAGE else 0
+        held = _held(connection, log_id, acked)
+        counts.append(DownlinkCounts(PARENT, lane, epoch, last, acked, rejected, *held, before.get(lane.name, 0), lost))
     return counts

@@ -1,4 +1,9 @@
-"""Messages in SQLite: one log, segments unread, every subscription a consumer of it."""
+"""Messages in SQLite: one log, segments unread, every subscription a consumer of it.
+
+Segments keep the key of their origin (node, epoch, sequence) over every hop; where they come through a hub below, its name
+is put before the node's. An entry whose key came before is known, by whichever link it comes: so what a child stored anew
+under another epoch is taken once, and nothing runs in a circle while hubs are being joined to one.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +11,20 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from edgenode.link.model.lanes import Applied, Chunk, Segment
+from edgenode.link.errors import InvalidArgument
+from edgenode.link.model.lanes import Applied, Chunk, Rejection, Segment
+from edgenode.link.model.names import check_node_path
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
-from hub.store.records import Intake
+from hub.store.records import PARENT, Intake
 from hub.store.tasks import uplink_accept, uplink_reason
 
 LOG = "messages"
 STORED = "message.stored"
 DROPPED = "message.dropped"
 KNOWN = "uplink.known"
+BEFORE_JOIN = "parent.before_join"  # by lane: entries that were gone before there was a parent
+OVERTAKEN = "parent.overtaken"  # entries the hard bound took before the parent had them
 SWEEP_SEGMENTS = 500
 
 Cut = Callable[[Segment, int], Segment]
@@ -43,7 +52,7 @@ class SqliteMessageStore:
 
         def run(connection: sqlite3.Connection) -> tuple[Applied, int]:
             fresh = uplink_accept(connection, intake)
-            segments, known = self._new_segments(connection, intake, fresh)
+            segments, known, rejections = self._new_segments(connection, intake, fresh)
             if known:
                 reason = uplink_reason(intake.node, intake.lane, intake.epoch)
                 logs.count(connection, KNOWN, reason, known)
@@ -51,24 +60,29 @@ class SqliteMessageStore:
             if segments:
                 logs.append(connection, self._log_id, segments)
                 logs.count(connection, STORED, intake.node, sum(segment.count for segment in segments))
+            if rejections:
+                logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, len(rejections))
             end = intake.base - 1 + sum(segment.count for segment in intake.segments)
-            return Applied(end), logs.log_state(connection, LOG).last
+            return Applied(end, tuple(rejections)), logs.log_state(connection, LOG).last
 
         return await self._database.write(run)
 
     def _new_segments(
         self, connection: sqlite3.Connection, intake: Intake, fresh: logs.Fresh
-    ) -> tuple[list[Segment], int]:
-        """Segments to store, under their origin's key, and how many entries were known under an earlier epoch."""
+    ) -> tuple[list[Segment], int, list[Rejection]]:
+        """Segments to store, under their origin's key, how many entries were known by it, and what cannot be taken."""
         taken: list[Segment] = []
         known = 0
+        rejections: list[Rejection] = []
         sequence = fresh.base
         for segment in fresh.segments:
             start, sequence = sequence, sequence + segment.count
             skip = fresh.skip if not taken and start == fresh.base else 0
-            origin = segment
-            if not segment.origin_node:
-                origin = dataclasses.replace(segment, origin_node=intake.node)
+            try:
+                origin = dataclasses.replace(segment, origin_node=_origin_node(intake.node, segment.origin_node))
+            except InvalidArgument as error:
+                rejections += [Rejection(start + place, error.problem) for place in range(skip, segment.count)]
+                continue
             if not segment.origin_epoch:
                 origin = dataclasses.replace(origin, origin_epoch=intake.epoch, origin_sequence=start)
             old = _known_entries(connection, intake, origin)
@@ -76,7 +90,7 @@ class SqliteMessageStore:
             skip = max(skip, old)
             if skip < segment.count:
                 taken.append(self._cut(origin, skip) if skip else origin)
-        return taken, known
+        return taken, known, rejections
 
     async def read(self, after: int, max_count: int, max_bytes: int) -> tuple[Chunk, int]:
         """See MessageStore."""
@@ -121,26 +135,30 @@ class SqliteMessageStore:
         return await self._database.write(run)
 
 
+def _origin_node(sender: str, origin: str) -> str:
+    """Where a segment comes from, as seen here. Raises InvalidArgument (BAD_NAME)."""
+    return check_node_path(f"{sender}/{origin}", "origin_node") if origin else sender
+
+
 def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segment) -> int:
     """How many of a segment's entries came before under another epoch than this time.
 
-    What comes under a later epoch than its own is noted apart from the cursors, for the copy of a disk may send it as well.
+    What comes under a later epoch than its own, or through a hub, is noted apart from the cursors, for the copy of a disk may
+    send it as well. An epoch is random and known to those on an entry's way only, so it is looked for on every link.
     """
-    key = (intake.node, intake.lane, segment.origin_epoch)
-    known = connection.execute(
-        "SELECT sequence FROM known_origin WHERE node = ? AND lane = ? AND epoch = ?", key
-    ).fetchone()
+    key = (segment.origin_epoch, intake.lane)
+    known = connection.execute("SELECT max(sequence) FROM known_origin WHERE epoch = ? AND lane = ?", key).fetchone()[0]
     if segment.origin_epoch != intake.epoch:
         cursor = connection.execute(
-            "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?", key
-        ).fetchone()
-        known = max((row for row in (known, cursor) if row is not None), default=None)
+            "SELECT max(sequence) FROM inbox_cursor WHERE epoch = ? AND lane = ?", key
+        ).fetchone()[0]
+        known = max((sequence for sequence in (known, cursor) if sequence is not None), default=None)
         connection.execute(
-            "INSERT INTO known_origin VALUES (?, ?, ?, ?)"
+            "INSERT INTO known_origin (node, epoch, lane, sequence) VALUES (?, ?, ?, ?)"
             " ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
-            (*key, segment.origin_sequence + segment.count - 1),
+            (intake.node, *key, segment.origin_sequence + segment.count - 1),
         )
-    return 0 if known is None else int(min(max(known[0] - segment.origin_sequence + 1, 0), segment.count))
+    return 0 if known is None else int(min(max(known - segment.origin_sequence + 1, 0), segment.count))
 
 
 def _uncount(connection: sqlite3.Connection, intake: Intake, known: int) -> None:
@@ -159,6 +177,9 @@ def _drop_oldest(connection: sqlite3.Connection, log_id: int, keep_bytes: int) -
         logs.acknowledge(connection, log_id, name, last)
     deleted = logs.trim(connection, log_id, keep_bytes, SWEEP_SEGMENTS)
     first = logs.log_state(connection, LOG).first
+    overtaken = sum(max(first - 1 - acked, 0) for name, acked in behind if name == PARENT)
+    if overtaken:
+        logs.count(connection, OVERTAKEN, by=overtaken)
     connection.executemany(
         "UPDATE consumer SET acked_sequence = ? WHERE log_id = ? AND name = ?",
         [(max(acked, first - 1), log_id, name) for name, acked in behind],

@@ -39,8 +39,8 @@ class TaskStore(Protocol):
         """Tasks without specs, newest first, each with its number."""
         ...
 
-    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int]]:
-        """(origin, holder, fence) of each known task that has not ended."""
+    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int, int]]:
+        """(origin, holder, fence, upstream) of each known task that has not ended."""
         ...
 
     async def workload(self) -> Workload:

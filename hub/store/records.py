@@ -14,6 +14,11 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 
+# The parent's name among the nodes: holder and origin of tasks, peer of a lane, consumer of a log. No node can be called so.
+PARENT = ".."
+# A task that never goes to the parent: it was not submitted for more than this fleet, or was taken back from there.
+KEPT = -1
+
 
 @dataclass(frozen=True, slots=True)
 class WaitKey:
@@ -30,7 +35,8 @@ class TaskRecord(msgspec.Struct, frozen=True):
 
     `holder` is the node it was granted to, empty while it waits here. `outcome` is the contract's Task without its spec,
     serialised: the last report. `answers` are TaskGrant messages that hold answers only, one after the other, which reads
-    as one message with all of them. `spec` is empty where it was not asked for.
+    as one message with all of them. `spec` is empty where it was not asked for. `upstream` is the fence under which the
+    parent granted it; 0 where it did not, or KEPT.
     """
 
     task_id: str
@@ -58,6 +64,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     avoid_until: float = 0.0
     update_time: float = 0.0
     sequence: int = 1
+    upstream: int = 0
 
     @property
     def waiting(self) -> bool:
@@ -74,6 +81,14 @@ class TaskRecord(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(
             self, request_id=request_id, idempotency_key=idempotency_key, replay_of=replay_of
         )
+
+    def as_granted(self, upstream: int, attempt_count: int, answers: bytes) -> TaskRecord:
+        """The same as the parent granted it."""
+        return msgspec.structs.replace(self, upstream=upstream, attempt_count=attempt_count, answers=answers)
+
+    def as_kept(self) -> TaskRecord:
+        """The same, never to go to the parent."""
+        return msgspec.structs.replace(self, upstream=KEPT)
 
     @property
     def wait_key(self) -> WaitKey:
@@ -104,6 +119,7 @@ class Selection:
     sole: Mapping[WaitKey, str] = field(default_factory=dict)  # of these, not what avoids this node at `now`
     now: float = 0.0
     not_parked: bool = False  # of `waiting`, only what is not PARKED
+    not_kept: bool = False  # of `waiting`, only what is not KEPT
     due: float | None = None  # not ended, deadline at or before this
     holder: str = ""  # held by this node, after `after_task_id`
     after_task_id: str = ""
@@ -120,6 +136,7 @@ class Decision:
     discarded: Counter[str] = field(default_factory=Counter)  # by reason
     rejected: list[tuple[int, Problem]] = field(default_factory=list)  # (sequence, why)
     refusal: EdgenodeError | None = None  # raised to the caller once the transaction is over; nothing is to be written
+    forgotten: dict[str, str] = field(default_factory=dict)  # task -> why its row goes, before `tasks` are written
 
 
 Tasks = Mapping[str, TaskRecord]
@@ -243,7 +260,11 @@ class UplinkCounts:
 
 @dataclass(frozen=True, slots=True)
 class DownlinkCounts:
-    """A log for a node. `held` are the entries in its segments past `acked`; `oldest` is when the first of them was stored."""
+    """A log for a node, or for the parent.
+
+    `held` are the entries in its segments past `acked`; `oldest` is when the first of them was stored. `before`: entries that
+    were gone before there was a parent; `overtaken`: entries that a bound on the file took from the parent.
+    """
 
     node: str
     lane: Lane
@@ -254,14 +275,21 @@ class DownlinkCounts:
     held: int
     held_bytes: int
     oldest: float
+    before: int = 0
+    overtaken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerFacts:
-    """Everything the ledger needs, taken in one read. Task counts are by state name."""
+    """Everything the ledger needs, taken in one read. Task counts are by state name.
+
+    `to_parent` and `from_parent` are the hop to the parent, in the forms of those to the nodes.
+    """
 
     uplinks: tuple[UplinkCounts, ...]
     downlinks: tuple[DownlinkCounts, ...]
+    to_parent: tuple[DownlinkCounts, ...]
+    from_parent: tuple[UplinkCounts, ...]
     tasks_accepted: int
     tasks_ended: Mapping[str, int]
     tasks_discarded: Mapping[str, int]

@@ -39,7 +39,8 @@ CREATE TABLE task (
     avoid TEXT NOT NULL,
     avoid_until REAL NOT NULL,
     update_time REAL NOT NULL,
-    sequence INTEGER NOT NULL
+    sequence INTEGER NOT NULL,
+    upstream INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE task_spec (
     task_number INTEGER PRIMARY KEY,
@@ -89,7 +90,7 @@ CREATE TABLE known_origin (
     lane INTEGER NOT NULL,
     epoch TEXT NOT NULL,
     sequence INTEGER NOT NULL,
-    PRIMARY KEY (node, lane, epoch)
+    PRIMARY KEY (epoch, lane, node)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE rejected_entry (
     rejected_number INTEGER PRIMARY KEY,

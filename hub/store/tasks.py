@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from edgenode.link.errors import EdgenodeError, Internal
 from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
 from edgenode.link.model.task import OnLost, TaskState
@@ -15,6 +17,7 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from hub.store.queues import queue_key, queue_text
 from hub.store.records import (
+    PARENT,
     Change,
     Committed,
     Decide,
@@ -37,20 +40,24 @@ Pack = Callable[[Sequence[bytes]], Sequence[Segment]]
 _COLUMNS = (
     "task_id, origin, queue, submit_time, deadline, on_lost, context_id, idempotency_key, request_id, replay_of, state,"
     " state_reason, holder, fence, attempt_count, agent, outcome, answers, cancel_reason, avoid, avoid_until, update_time,"
-    " sequence"
+    " sequence, upstream"
 )
-_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 25)})"
+_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 26)})"
 _SPEC = "(SELECT spec FROM task_spec WHERE task_spec.task_number = task.task_number)"
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder = ?, fence = ?, attempt_count = ?, agent = ?, outcome = ?,"
-    " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?"
+    " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?,"
+    " upstream = ?"
     " WHERE task_id = ? AND sequence = ? AND state < 8"
 )
 
 
+UP_LOG = "up/task"
+
+
 def task_log(node: str) -> str:
-    """Name of the log of task entries for a node."""
-    return f"down/{node}/task"
+    """Name of the log of task entries for a node, or for the parent."""
+    return UP_LOG if node == PARENT else f"down/{node}/task"
 
 
 def _read(row: Sequence[Any]) -> TaskRecord:
@@ -68,7 +75,7 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         idempotency_key=row[7],
         request_id=row[8],
         replay_of=row[9],
-        spec=row[23] if len(row) > 23 else b"",
+        spec=row[24] if len(row) > 24 else b"",
         state=TaskState(row[10]),
         state_reason=row[11],
         holder=row[12],
@@ -82,6 +89,7 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         avoid_until=row[20],
         update_time=row[21],
         sequence=row[22],
+        upstream=row[23],
     )
 
 
@@ -100,6 +108,7 @@ def _mutable(task: TaskRecord) -> tuple[object, ...]:
         task.avoid_until,
         task.update_time,
         task.sequence,
+        task.upstream,
     )
 
 
@@ -193,15 +202,15 @@ class SqliteTaskStore:
         )
         return [(row[0], _read(row[1:])) for row in rows]
 
-    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int]]:
+    async def origins(self, task_ids: Sequence[str]) -> Mapping[str, tuple[str, str, int, int]]:
         """See TaskStore."""
         query = (
-            "SELECT task_id, origin, holder, fence FROM task"
+            "SELECT task_id, origin, holder, fence, upstream FROM task"
             " WHERE task_id IN (SELECT value FROM json_each(?)) AND state < 8"
         )
         names = json.dumps(list(task_ids))
         rows = await self._database.read(lambda connection: connection.execute(query, (names,)).fetchall())
-        return {row[0]: (row[1], row[2], row[3]) for row in rows}
+        return {row[0]: row[1:] for row in rows}
 
     async def workload(self) -> Workload:
         """See TaskStore."""
@@ -309,6 +318,7 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
     for key, count in selection.waiting.items():
         read(
             f"queue = ? AND holder = '' AND state < 8{' AND state <> 2' if selection.not_parked else ''}"
+            f"{' AND upstream >= 0' if selection.not_kept else ''}"
             " AND NOT (avoid = ? AND avoid_until > ?) ORDER BY task_number LIMIT ?",
             queue_text(key),
             selection.sole.get(key, ""),
@@ -328,7 +338,11 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
 
 
 def _write(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], decision: Decision) -> tuple[Change, ...]:
-    changes = tuple(Change(known.get(task_id), task) for task_id, task in decision.tasks.items())
+    gone = _forget(connection, known, decision) if decision.forgotten else ()
+    changes = tuple(
+        Change(None if task_id in decision.forgotten else known.get(task_id), task)
+        for task_id, task in decision.tasks.items()
+    )
     new = [change.after for change in changes if change.before is None]
     changed = [(change.before, change.after) for change in changes if change.before is not None]
     if new:
@@ -355,4 +369,20 @@ def _write(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], deci
     for reason, count in decision.discarded.items():
         counts[DISCARDED, reason] += count
     logs.count_many(connection, [(name, reason, by) for (name, reason), by in counts.items() if by])
-    return changes
+    return (*gone, *changes)
+
+
+def _forget(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], decision: Decision) -> tuple[Change, ...]:
+    """Delete rows; to whoever counts or follows them they end as CANCELED."""
+    gone = [(known[task_id], reason) for task_id, reason in decision.forgotten.items() if task_id in known]
+    names = [(task.task_id,) for task, _ in gone]
+    connection.executemany(
+        "DELETE FROM task_spec WHERE task_number = (SELECT task_number FROM task WHERE task_id = ?)", names
+    )
+    connection.executemany("DELETE FROM task WHERE task_id = ?", names)
+    logs.count_many(connection, [(STATE, task.state.name, -1) for task, _ in gone])
+    logs.count_many(connection, [(ENDED, reason, 1) for _, reason in gone])
+    return tuple(
+        Change(task, msgspec.structs.replace(task, state=TaskState.CANCELED, state_reason=reason))
+        for task, reason in gone
+    )

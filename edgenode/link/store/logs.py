@@ -65,6 +65,7 @@ CREATE TABLE inbox_cursor (
     gap_count INTEGER NOT NULL DEFAULT 0,
     UNIQUE (peer, lane, epoch)
 ) STRICT;
+CREATE INDEX inbox_cursor_epoch ON inbox_cursor (epoch);
 CREATE TABLE counter (
     name TEXT NOT NULL,
     reason TEXT NOT NULL,

@@ -130,6 +130,21 @@ def payload_text(value: object) -> str:
     return clean(str(value))
 
 
+def link_text(link: Plain | None, now: float) -> str:
+    """How the link to the parent is; empty where there is none."""
+    if link is None or not link["parent"]:
+        return ""
+    text = f"{link['state']} to {link['parent']}"
+    if link["state_time"]:
+        text += f" for {human_seconds(max(0.0, now - link['state_time']))}"
+    if link["next_dial_duration"]:
+        text += f", next try in {human_seconds(link['next_dial_duration'])}"
+    problem = link["last_problem"]
+    if problem and link["state"] != "established":
+        text += f"; {problem['reason']}: {problem['message']}"
+    return text
+
+
 def lanes_table(lanes: Sequence[Plain]) -> str:
     """Lanes of a link, one a line."""
     columns = [

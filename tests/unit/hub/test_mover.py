@@ -44,6 +44,15 @@ class Words:
         reason = "" if problem is None else f" {problem.reason}"
         return f"{task.task_id} {task.state.name}{reason}".encode()
 
+    def offer(self, task: TaskRecord) -> bytes:
+        return f"offer {task.task_id}".encode()
+
+    def report_up(self, outcome: bytes, fence: int) -> bytes:
+        return f"report {outcome.decode()} under {fence}".encode()
+
+    def give_back(self, task_id: str, fence: int, problem: Problem) -> bytes:
+        return f"returned {task_id} {fence} {problem.reason}".encode()
+
 
 class Rows:
     """The hub's rows and the nodes' logs, without a store; `now` is set by the test."""

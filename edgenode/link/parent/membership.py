@@ -1,0 +1,93 @@
+"""Being a member of a parent's fleet: the identity in use, kept fresh, and the channels that are opened with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.parent.identity import NodeIdentity, Renewer
+from edgenode.link.ports import Clock, Rng
+from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel
+from edgenode.link.wire.dialing import DialingStatus
+from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """`start` to watch the certificate's age, `stop` at the end. `redial` moves the link once there is a new identity."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        identity: NodeIdentity,
+        address: str,
+        clock: Clock,
+        rng: Rng,
+        redial: Callable[[], Awaitable[None]],
+        open_channel: OpenChannel = open_channel,
+    ) -> None:
+        """`address` is HOST:PORT of the parent; empty: as joined."""
+        self.address = address or identity.sync_address
+        self._renewer = Renewer(state_dir, identity, clock, rng, self._renewed, open_channel)
+        self._redial = redial
+        self._open = open_channel
+        self._renewal: asyncio.Task[None] | None = None
+        self._moves: set[asyncio.Task[None]] = set()
+
+    @property
+    def identity(self) -> NodeIdentity:
+        """The identity in use."""
+        return self._renewer.identity
+
+    def start(self) -> None:
+        """Begin to watch the certificate's age."""
+        self._renewal = asyncio.create_task(self._renewer.run(), name="identity-renewal")
+
+    async def stop(self) -> None:
+        """End what runs. Safe to call twice."""
+        tasks = [task for task in (self._renewal, *self._moves) if task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def open_channel(self) -> grpc.aio.Channel:
+        """A fresh channel to the parent with the identity of this moment."""
+        # Each dial is a good moment to see whether the clock was set: a device without one starts in the past.
+        self._renewer.wake()
+        settings = ChannelSettings(server_name=self.identity.server_name)
+        return self._open(self.address, self.identity.channel_credentials(), settings=settings)
+
+    def _renewed(self, identity: NodeIdentity) -> None:
+        move = asyncio.create_task(self._move(), name="link-redial")
+        self._moves.add(move)
+        move.add_done_callback(self._moves.discard)
+
+    async def _move(self) -> None:
+        try:
+            await self._redial()
+        except EdgenodeError as error:
+            # The session goes on with the old certificate; the next dial uses the new one.
+            _log.warning("could not move the link to the renewed certificate: %s", error)
+
+
+def link_status(parent: str, status: DialingStatus) -> admin_pb2.LinkStatus:
+    """How the link to `parent` (HOST:PORT) is."""
+    message = admin_pb2.LinkStatus(
+        parent=parent,
+        state=status.state,
+        state_time=timestamp_to_pb(status.since),
+        session_count=status.session_count,
+    )
+    if status.last_problem is not None:
+        message.last_problem.CopyFrom(problem_to_pb(status.last_problem))
+    if status.next_dial is not None:
+        message.next_dial_duration.CopyFrom(duration_to_pb(status.next_dial))
+    return message

@@ -1,0 +1,34 @@
+"""`edgehub join`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgenode.link.parent.identity import join as join_fleet
+from edgenode.link.ports import SystemClock
+from edgenode.link.terminal.joined import show_joined
+from edgenode.link.terminal.options import output_option
+from edgenode.link.terminal.rpc import run
+from hub.ca.authority import Authority
+from hub.cli.place import state_option
+from hub.config import load_hub_config
+
+
+@click.command()
+@click.option("--hub", required=True, metavar="HOST:PORT", help="The parent's enrollment listener.")
+@click.option(
+    "--token",
+    required=True,
+    envvar="EDGEHUB_TOKEN",
+    help="From `edgehub token create` on the parent [env: EDGEHUB_TOKEN].",
+)
+@output_option
+@state_option
+def join(state: Path, output: str, hub: str, token: str) -> None:
+    """Put this hub below the one at --hub: its fleet becomes part of the parent's. Serve it anew afterwards."""
+    config = load_hub_config(state).config
+    Authority.load(state, SystemClock())  # a hub must be there before it can have a parent
+    identity = run(join_fleet(config.parent_dir, hub, token))
+    show_joined(identity, str(state), f"edgehub serve --state {state} (again, if it runs)", output)

@@ -1,0 +1,126 @@
+"""Tasks between this hub and its parent: what goes up, what comes down, as steps of one decision.
+
+Theory of operation. To its parent a hub is an edge. A task that nobody here fits is offered, and from then on the parent
+holds it: the row names PARENT as holder and what the parent reports is passed on to the origin, until the parent reports its
+end or grants it back. A task that the parent granted has the parent's fence in `upstream`; it moves among the nodes here
+under this hub's own fences, and each report of it goes up under the parent's. So every hop has its own numbers, and each
+hub's row is the truth about who holds the task at that hop; the id is the same on all of them.
+
+A grant that nobody here fits any more is given back. If the task began elsewhere its row goes with it, since nobody would
+tell this hub of its end; if it began here the parent holds it again.
+
+What the parent holds while it is out of reach is taken back once somebody here fits it, by the same rule as from a lost
+node, so that a fleet does not wait for its parent. The parent is told that its copy is not wanted (a cancel); whatever it
+still says of the task is outdated, and the task is KEPT: offered again it would meet its own cancelled copy.
+"""
+
+from __future__ import annotations
+
+from edgenode.link.model.problem import Code, Problem
+from edgenode.link.model.task import OnLost, TaskState
+from hub.services.book import Book
+from hub.services.moves import Answered, CancelAsked, Granted, GrantRefused, Malformed, ParentMove, Reported, Revoked
+from hub.store.records import KEPT, PARENT, TaskRecord
+
+AT_PARENT = "AT_PARENT"
+
+
+def take(book: Book, sequence: int, entry: ParentMove) -> None:
+    """One entry of the parent."""
+    decision = book.decision
+    match entry:
+        case Malformed(problem):
+            decision.rejected.append((sequence, problem))
+        case Granted(task):
+            _granted(book, task)
+        case GrantRefused(task_id, fence, problem):
+            book.send(PARENT, book.codec.give_back(task_id, fence, problem))
+        case _:
+            known = book.get(entry.task_id)
+            if known is None:
+                decision.discarded["UNKNOWN_TASK"] += 1
+            elif isinstance(entry, Reported):
+                book.reported(PARENT, known, entry)
+            elif known.upstream <= 0 or known.state.terminal:
+                decision.discarded["ENDED" if known.state.terminal else "FENCED"] += 1
+            elif isinstance(entry, Revoked):
+                _revoked(book, known, entry.fence)
+            elif isinstance(entry, CancelAsked):
+                book.cancel(known, entry.reason)
+            elif isinstance(entry, Answered):
+                book.answer(known, entry.key, entry.answer)
+
+
+def _granted(book: Book, task: TaskRecord) -> None:
+    known = book.get(task.task_id)
+    if known is None:
+        if 0 < task.deadline <= book.now:
+            book.expire(task)
+        else:
+            book.put(task)
+    elif known.state.terminal:
+        # It ended here under an older fence: say so again rather than run it twice.
+        book.send(PARENT, book.codec.report_up(known.outcome, task.upstream))
+        book.decision.discarded["ENDED"] += 1
+    elif known.upstream == KEPT:
+        problem = _unavailable("TAKEN_BACK", "this hub took it back while its parent was out of reach")
+        book.send(PARENT, book.codec.give_back(task.task_id, task.upstream, problem))
+    elif known.upstream >= task.upstream:
+        book.decision.discarded["FENCED"] += 1
+    elif known.holder == PARENT:
+        book.change(
+            known,
+            state=TaskState.QUEUED,
+            state_reason="",
+            holder="",
+            upstream=task.upstream,
+            attempt_count=max(known.attempt_count, task.attempt_count),
+            answers=known.answers + task.answers,
+        )
+    else:
+        book.change(known, upstream=task.upstream)
+
+
+def _revoked(book: Book, task: TaskRecord, fence: int) -> None:
+    if task.upstream > fence:
+        book.decision.discarded["FENCED"] += 1
+        return
+    book.void(task)
+    _leave(book, task, "REVOKED")
+
+
+def _leave(book: Book, task: TaskRecord, reason: str) -> None:
+    """The parent has it again."""
+    if task.origin == PARENT:
+        book.decision.tasks.pop(task.task_id, None)
+        book.decision.forgotten[task.task_id] = reason
+    else:
+        book.change(
+            task, state=TaskState.QUEUED, state_reason=AT_PARENT, holder=PARENT, upstream=0, fence=task.fence + 1
+        )
+
+
+def hand_up(book: Book, task: TaskRecord, reason: str) -> None:
+    """Nobody here fits a task that waits, for `reason`: the parent gets it, or gets it back. Needs the spec."""
+    if task.upstream == KEPT:
+        return
+    if not task.upstream:
+        book.send(PARENT, book.codec.offer(task))
+    else:
+        if task.attempt_count:  # the attempts made here count where it goes next
+            book.send(PARENT, book.codec.report_up(book.codec.outcome(task, None), task.upstream))
+        problem = _unavailable("NO_AGENT", reason.removeprefix("NO_AGENT: "))
+        book.send(PARENT, book.codec.give_back(task.task_id, task.upstream, problem))
+    _leave(book, task, "RETURNED")
+
+
+def take_back(book: Book, task: TaskRecord, movable: bool) -> None:
+    """The parent holds it and is out of reach; `movable`: somebody here fits it."""
+    if movable and task.on_lost is OnLost.RETRY and task.cancel_reason is None:
+        book.void(task)
+        reason = "taken back from the parent: out of reach"
+        book.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", upstream=KEPT)
+
+
+def _unavailable(reason: str, message: str) -> Problem:
+    return Problem(Code.UNAVAILABLE, reason, message, hint="see: edgehub find --explain")
