@@ -72,7 +72,7 @@ class Core:
     ) -> None:
         """`parent` is given for a hub that has joined one."""
         self.name = authority.hub
-        self.id = f"{authority.hub}@{authority.trust_domain}#{authority.root_hash.hex()[:12]}"
+        self.id = hub_id(authority)
         self.uplink: Uplink | None = None
         self._parent = parent
         self._rng = rng
@@ -129,27 +129,8 @@ class Core:
             self._link_store,
             child,
         )
-        self.links = Links(
-            self._fleet,
-            self._link_store,
-            self.view,
-            clock,
-            self._outbox,
-            {Lane.TASK: self._dispatcher.apply, Lane.MESSAGE: self._messages.apply},
-            self._handlers,
-            config.lease_seconds,
-            alarm,
-        )
-        session = SessionConfig(heartbeat=config.heartbeat_seconds, lease=config.lease_seconds)
-        self.end = AcceptingEnd(
-            node=self.name,
-            boot_id=self._boot_id,
-            open_child=self.links.open_child,
-            clock=clock,
-            settings=AcceptingSettings(driver=DriverSettings(session=session)),
-            software=f"edgehub/{edgenode.__version__}",
-            path=self.path,
-        )
+        self.links = self._make_links(config)
+        self.end = self._make_end(config)
         self._message_service = MessageService(self._messages)
 
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
@@ -168,6 +149,31 @@ class Core:
                 sweep_interval=min(SWEEP_SECONDS, max(config.task_retention_seconds / 10, 1.0)),
                 max_pending=config.max_queued_tasks,
             ),
+        )
+
+    def _make_links(self, config: HubConfig) -> Links:
+        return Links(
+            self._fleet,
+            self._link_store,
+            self.view,
+            self._clock,
+            self._outbox,
+            {Lane.TASK: self._dispatcher.apply, Lane.MESSAGE: self._messages.apply},
+            self._handlers,
+            config.lease_seconds,
+            self._alarm,
+        )
+
+    def _make_end(self, config: HubConfig) -> AcceptingEnd:
+        session = SessionConfig(heartbeat=config.heartbeat_seconds, lease=config.lease_seconds)
+        return AcceptingEnd(
+            node=self.name,
+            boot_id=self._boot_id,
+            open_child=self.links.open_child,
+            clock=self._clock,
+            settings=AcceptingSettings(driver=DriverSettings(session=session)),
+            software=f"edgehub/{edgenode.__version__}",
+            path=self.path,
         )
 
     def _outbox(self, node: str) -> AppendableOutbox:
@@ -312,3 +318,8 @@ class Core:
     def end_subscriptions(self) -> None:
         """Tell subscribers that the hub stops."""
         self._message_service.stop()
+
+
+def hub_id(authority: Authority) -> str:
+    """What a hub is called in the path of a tree. Names and domains may be given twice, a root's hash is not."""
+    return f"{authority.hub}@{authority.trust_domain}#{authority.root_hash.hex()[:12]}"
