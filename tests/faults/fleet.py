@@ -51,7 +51,7 @@ class Rig:
         self.hub_port = await self.fleet.serve_hub(
             f"127.0.0.1:{self.hub_port}",
             self.fleet.enroll_address or "127.0.0.1:0",
-            command=_command(EDGEHUB, mutant),
+            command=command_of(EDGEHUB, mutant),
             environment=self._environment(HUB_ENVIRONMENT, failpoint, environment),
         )
 
@@ -68,7 +68,7 @@ class Rig:
         await self.fleet.start_edge(
             node,
             port or self.hub_port,
-            command=_command(EDGENODE, mutant),
+            command=command_of(EDGENODE, mutant),
             environment=self._environment(EDGE_ENVIRONMENT, failpoint, environment),
         )
 
@@ -119,7 +119,8 @@ class Rig:
         await self.fleet.stop()
 
 
-def _command(command: list[str], mutant: str) -> list[str]:
+def command_of(command: list[str], mutant: str) -> list[str]:
+    """The command, with a mutant where one is named."""
     if not mutant:
         return command
     return [sys.executable, "-m", "tests.faults.mutated", mutant, Path(command[0]).name]

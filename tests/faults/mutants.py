@@ -72,6 +72,26 @@ def hand_over_without_a_note() -> None:
     Dispatcher._hand_over_stored = careless  # type: ignore[method-assign]
 
 
+def sync_nothing() -> None:
+    """SQLite tells a commit before the disk has it."""
+    from edgenode.link.store.database import Database
+
+    honest = Database._prepare
+
+    def careless(self: Database, connection: Any) -> None:
+        honest(self, connection)
+        connection.execute("PRAGMA synchronous = OFF")
+
+    Database._prepare = careless  # type: ignore[method-assign]
+
+
+def write_identities_unsynced() -> None:
+    """Keys and certificates are renamed into place before they are on disk."""
+    import os
+
+    os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # SQLite has its own way to the disk
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -79,5 +99,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         acknowledge_before_the_hub_commits,
         forget_the_cursor,
         hand_over_without_a_note,
+        sync_nothing,
+        write_identities_unsynced,
     )
 }
