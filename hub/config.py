@@ -10,6 +10,7 @@ from pathlib import Path
 from edgenode.link.config import LOG_LEVELS, Loaded, address, given, load, setting, socket_path_problem
 
 FILE_NAME = "edgehub.toml"
+STORE_NAME = "edgehub.db"
 PREFIX = "EDGEHUB_"
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -56,7 +57,7 @@ class HubConfig:
     @property
     def store_path(self) -> Path:
         """Where the store is."""
-        return self.state_dir / "edgehub.db"
+        return self.state_dir / STORE_NAME
 
     @property
     def parent_dir(self) -> Path:

@@ -41,6 +41,7 @@ class NodeFacts:
     draining: Callable[[], bool] = lambda: False
     applied_version: Callable[[], int] = lambda: 0
     link: Callable[[], admin_pb2.LinkStatus] = lambda: admin_pb2.LinkStatus(state="disabled")
+    back_up: Callable[[Path], Awaitable[admin_pb2.Backup]] | None = None  # to a file or directory
     replay_task: Callable[[str, str], Awaitable[str]] | None = None  # (task id, request id) -> new task's id
 
 
@@ -193,6 +194,15 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             lambda connection: dead_letters.drop(connection, [letter.dead_letter_id], "REPLAYED")
         )
         return task_id
+
+    async def CreateBackup(
+        self, request: admin_service_pb2.CreateBackupRequest, context: Context
+    ) -> admin_service_pb2.CreateBackupResponse:
+        """See AdminService."""
+        target = checks.absolute_path(request.path, "path")
+        if self._facts.back_up is None:
+            raise FailedPrecondition("NOT_DURABLE", "this node keeps nothing on disk: there is nothing to back up")
+        return admin_service_pb2.CreateBackupResponse(backup=await self._facts.back_up(target))
 
     async def DropDeadLetters(
         self, request: admin_service_pb2.DropDeadLettersRequest, context: Context

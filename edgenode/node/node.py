@@ -15,6 +15,7 @@ import sqlite3
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2
@@ -28,7 +29,7 @@ from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.tasks import TaskLimits
-from edgenode.node import dead_letters
+from edgenode.node import backup, dead_letters
 from edgenode.node.admin import AdminService, NodeFacts
 from edgenode.node.agent_text import AgentText
 from edgenode.node.config import NodeConfig, name_from_host
@@ -262,6 +263,7 @@ class Node:
             draining=lambda: self._phase is _Phase.STOPPING,
             applied_version=lambda: rooms.desired.applied_version,
             link=lambda: self._link.status() if self._link is not None else admin_pb2.LinkStatus(state="disabled"),
+            back_up=partial(backup.back_up, rooms.database, config.state_dir, clock=self._clock),
             replay_task=task_service.replay,
         )
         admin = AdminService(rooms.database, rooms.registry, rooms.messages, self._clock, facts)

@@ -68,6 +68,13 @@ class EdgeInbox:
         return await self._engine.book.finish(self._apply(lane, epoch, base, segments, gap))
 
     async def _apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+        if gap:
+            _log.warning(
+                "the hub does not hold what is missing before entry %d of its %s lane (%s): counted as a gap",
+                base,
+                lane.name.lower(),
+                gap,
+            )
         now_time = self._clock.wall()
 
         def store(connection: sqlite3.Connection) -> tuple[Absorbed, list[Rejection]]:

@@ -18,6 +18,9 @@ _COMMANDS = {
     "tasks": ("hub.cli.tasks:tasks", "Tasks that came to the hub."),
     "subscribe": ("hub.cli.messages:subscribe", "Print messages of the whole fleet as they come."),
     "desired": ("hub.cli.desired:desired", "What the hub wants of a node: log level, lane weights, limits."),
+    "backup": ("hub.cli.backup:backup", "Back up the hub, also while it runs."),
+    "verify": ("hub.cli.backup:verify", "Check a backup of a hub."),
+    "restore": ("hub.cli.backup:restore", "Put a backup in place of a stopped hub's state."),
     "ledger": ("hub.cli.fleet:ledger", "The hub's counts of every hop; exit code 1 when one does not add up."),
 }
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import grpc
 
 import edgenode
+from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2_grpc
 from edgenode.api.message.v1 import message_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_service_pb2_grpc
+from edgenode.link.backup.making import make_backup
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.lanes import Lane, Rejection
@@ -27,6 +30,7 @@ from hub.config import HubConfig
 from hub.services.above import FromParent
 from hub.services.alarm import Alarm
 from hub.services.background import Background
+from hub.services.backup import SCOPE
 from hub.services.calls import CallRouter
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
@@ -76,6 +80,8 @@ class Core:
         self.uplink: Uplink | None = None
         self._parent = parent
         self._rng = rng
+        self._state = config.state_dir
+        self._database = database
         self._authority = authority
         self._clock = clock
         self._alarm = alarm
@@ -286,6 +292,9 @@ class Core:
         if ages:
             await self._fleet.touch({node: self._clock.wall() - age for node, age in ages.items()})
 
+    async def _back_up(self, target: Path) -> admin_pb2.Backup:
+        return await make_backup(self._database, SCOPE, self._state, self.name, target, self._clock)
+
     def sync_service(self) -> SyncService:
         """What edges dial."""
         return SyncService(self.end, self._authority, self.enrollment, self._clock, self._alarm)
@@ -305,6 +314,7 @@ class Core:
             self._desired,
             self._clock,
             lambda: self.uplink,
+            self._back_up,
         )
         registry = RegistryService(self.view, self._finder, self._clock)
         task = TaskService(

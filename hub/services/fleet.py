@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
@@ -14,6 +15,7 @@ from edgenode.link.errors import NotFound
 from edgenode.link.model.names import check_name
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Clock
+from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, timestamp_to_pb
 from hub.ca.authority import Authority
@@ -61,7 +63,10 @@ class FleetService(pb_grpc.FleetServiceServicer):
         desired: DesiredDesk,
         clock: Clock,
         uplink: Callable[[], Uplink | None],
+        back_up: Callable[[Path], Awaitable[admin_pb2.Backup]],
     ) -> None:
+        """`back_up` makes a backup at a file or in a directory."""
+        self._back_up = back_up
         self._facts = facts
         self._uplink = uplink
         self._authority = authority
@@ -143,6 +148,11 @@ class FleetService(pb_grpc.FleetServiceServicer):
         await self._check_node(request.node)
         document, report = await self._desired.get(request.node)
         return pb.GetDesiredStateResponse(document=document, report=report)
+
+    async def CreateBackup(self, request: pb.CreateBackupRequest, context: Context) -> pb.CreateBackupResponse:
+        """Back up the hub while it goes on."""
+        target = checks.absolute_path(request.path, "path")
+        return pb.CreateBackupResponse(backup=await self._back_up(target))
 
     async def _check_node(self, node: str) -> None:
         check_name(node, "node")

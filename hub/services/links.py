@@ -274,6 +274,14 @@ class NodeInbox:
 
     async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
         """See Inbox."""
+        if gap:
+            _log.warning(
+                "%s does not hold what is missing before entry %d of its %s lane (%s): counted as a gap",
+                self._node,
+                base,
+                lane.name.lower(),
+                gap,
+            )
         intake = Intake(self._node, lane, epoch, base, tuple(segments), gap)
         take = self._lanes.get(lane)
         if take is None:

@@ -56,10 +56,11 @@ class SqliteLinkStore:
 
     async def ledger(self) -> LedgerFacts:
         """See LinkStore."""
-        return await self._database.read(_ledger)
+        return await self._database.read(ledger_facts)
 
 
-def _ledger(connection: sqlite3.Connection) -> LedgerFacts:
+def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
+    """The counts of every hop."""
     log = logs.log_state(connection, messages.LOG)
     held = connection.execute(
         "SELECT coalesce(sum(entry_count), 0) FROM segment WHERE position >= ? AND position < ?", _range(log.log_id)

@@ -70,6 +70,8 @@ class Database:
         self._closing = False
         self._used_bytes = 0
         self._wal_bytes = 0  # size of the WAL at the last checkpoint
+        self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
+        self._descriptor: int | None = None
         self.commits = 0
         self.quarantined: str | None = None
 
@@ -183,6 +185,35 @@ class Database:
         while self._committer is not None:
             await asyncio.wait([self._committer])
         await self._disconnect()
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            os.close(descriptor)
+
+    # --- for snapshots: see `edgenode.link.store.snapshot` ------------------------------------------------------------
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing is moved from the write-ahead log into the file."""
+        return self._log_limit is not None
+
+    async def stand_still(self, settle: Statement[T], log_limit: int) -> T:
+        """Run `settle` between commits; from then on the file stands still until `go_on`, or the WAL is over `log_limit`."""
+        self._log_limit = log_limit
+        try:
+            return await self.read(settle)
+        except BaseException:
+            self._log_limit = None
+            raise
+
+    def go_on(self) -> None:
+        """The file may be written again."""
+        self._log_limit = None
+
+    def keep_open(self) -> int:
+        """A descriptor of the file, for reading; it lives as long as the database."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
 
     async def _commit_pending(self) -> None:
         try:
@@ -251,6 +282,10 @@ class Database:
             wal_bytes = os.stat(self._path + "-wal").st_size
         except FileNotFoundError:
             return
+        if self._log_limit is not None:
+            if wal_bytes <= self._log_limit:
+                return
+            self._log_limit = None
         # After a checkpoint the file is written again from its start, which costs less than growing it anew: it is full
         # when it grows past what it was.
         if wal_bytes > max(CHECKPOINT_BYTES, self._wal_bytes):
@@ -279,6 +314,7 @@ class Database:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        self._log_limit = None  # closing moves the WAL into the file
         if connection is not None:
             await connection.close()
 

@@ -6,6 +6,7 @@ import enum
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 from edgenode.link.errors import InvalidArgument, ResourceExhausted
@@ -51,6 +52,13 @@ def media_type(value: str, field: str) -> str:
     if value and _MEDIA_TYPE.fullmatch(value) is None:
         raise InvalidArgument("BAD_MEDIA_TYPE", f"{field} is {value[:80]!r}", hint="e.g. application/json", field=field)
     return value
+
+
+def absolute_path(value: str, field: str) -> Path:
+    """Raises InvalidArgument (BAD_PATH) unless it is the absolute path of something that could be there."""
+    if len(value) > 4096 or "\0" in value or not Path(value).is_absolute():
+        raise InvalidArgument("BAD_PATH", f"{field} is {value[:200]!r}", hint="give an absolute path", field=field)
+    return Path(value)
 
 
 def choice(kind: type[_E], number: int, default: _E, field: str) -> _E:

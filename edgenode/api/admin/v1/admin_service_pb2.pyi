@@ -125,3 +125,15 @@ class DropDeadLettersResponse(_message.Message):
     DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
     dropped_count: int
     def __init__(self, dropped_count: _Optional[int] = ...) -> None: ...
+
+class CreateBackupRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class CreateBackupResponse(_message.Message):
+    __slots__ = ("backup",)
+    BACKUP_FIELD_NUMBER: _ClassVar[int]
+    backup: _admin_pb2.Backup
+    def __init__(self, backup: _Optional[_Union[_admin_pb2.Backup, _Mapping]] = ...) -> None: ...

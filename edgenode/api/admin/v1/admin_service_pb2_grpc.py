@@ -60,6 +60,11 @@ class AdminServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersResponse.FromString,
                 _registered_method=True)
+        self.CreateBackup = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/CreateBackup',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -101,6 +106,15 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateBackup(self, request, context):
+        """Backs up store, identity and configuration while the node goes on. Errors: ALREADY_EXISTS (BACKUP_EXISTS);
+        INVALID_ARGUMENT (BAD_PATH); NOT_FOUND (NO_DIRECTORY); FAILED_PRECONDITION (BACKUP_UNDER_WAY, NOT_DURABLE);
+        UNAVAILABLE (BACKUP_FAILED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +142,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.DropDeadLetters,
                     request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersResponse.SerializeToString,
+            ),
+            'CreateBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateBackup,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +285,33 @@ class AdminService(object):
             '/edgenode.api.admin.v1.AdminService/DropDeadLetters',
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersRequest.SerializeToString,
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.DropDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/CreateBackup',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

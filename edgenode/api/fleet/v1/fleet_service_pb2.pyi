@@ -156,3 +156,15 @@ class GetDesiredStateResponse(_message.Message):
     document: _sync_pb2.DesiredDocument
     report: _sync_pb2.DesiredStateReport
     def __init__(self, document: _Optional[_Union[_sync_pb2.DesiredDocument, _Mapping]] = ..., report: _Optional[_Union[_sync_pb2.DesiredStateReport, _Mapping]] = ...) -> None: ...
+
+class CreateBackupRequest(_message.Message):
+    __slots__ = ("path",)
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    def __init__(self, path: _Optional[str] = ...) -> None: ...
+
+class CreateBackupResponse(_message.Message):
+    __slots__ = ("backup",)
+    BACKUP_FIELD_NUMBER: _ClassVar[int]
+    backup: _admin_pb2.Backup
+    def __init__(self, backup: _Optional[_Union[_admin_pb2.Backup, _Mapping]] = ...) -> None: ...

@@ -65,6 +65,11 @@ class FleetServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateResponse.FromString,
                 _registered_method=True)
+        self.CreateBackup = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/CreateBackup',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer(object):
@@ -114,6 +119,15 @@ class FleetServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateBackup(self, request, context):
+        """Backs up store, authority and configuration while the hub goes on; the root's key is left out. Errors: ALREADY_EXISTS
+        (BACKUP_EXISTS); INVALID_ARGUMENT (BAD_PATH); NOT_FOUND (NO_DIRECTORY); FAILED_PRECONDITION (BACKUP_UNDER_WAY);
+        UNAVAILABLE (BACKUP_FAILED).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -146,6 +160,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetDesiredState,
                     request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateResponse.SerializeToString,
+            ),
+            'CreateBackup': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateBackup,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +330,33 @@ class FleetService(object):
             '/edgenode.api.fleet.v1.FleetService/GetDesiredState',
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateRequest.SerializeToString,
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetDesiredStateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBackup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/CreateBackup',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateBackupResponse.FromString,
             options,
             channel_credentials,
             insecure,

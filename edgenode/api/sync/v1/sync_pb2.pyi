@@ -309,14 +309,16 @@ class DesiredStateReport(_message.Message):
     def __init__(self, applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task_id", "spec", "submit_time")
+    __slots__ = ("task_id", "spec", "submit_time", "again")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SUBMIT_TIME_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     spec: _task_pb2.TaskSpec
     submit_time: _timestamp_pb2.Timestamp
-    def __init__(self, task_id: _Optional[str] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., submit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    again: bool
+    def __init__(self, task_id: _Optional[str] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., submit_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., again: bool = ...) -> None: ...
 
 class TaskGrant(_message.Message):
     __slots__ = ("task_id", "spec", "submit_time", "origin_node", "fence", "attempt_count", "answers")
@@ -385,8 +387,20 @@ class TaskReturn(_message.Message):
     problem: _problem_pb2.Problem
     def __init__(self, task_id: _Optional[str] = ..., fence: _Optional[int] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
 
+class TaskRestate(_message.Message):
+    __slots__ = ("restate_id",)
+    RESTATE_ID_FIELD_NUMBER: _ClassVar[int]
+    restate_id: str
+    def __init__(self, restate_id: _Optional[str] = ...) -> None: ...
+
+class TaskRestated(_message.Message):
+    __slots__ = ("restate_id",)
+    RESTATE_ID_FIELD_NUMBER: _ClassVar[int]
+    restate_id: str
+    def __init__(self, restate_id: _Optional[str] = ...) -> None: ...
+
 class TaskEntry(_message.Message):
-    __slots__ = ("offer", "grant", "report", "cancel", "revoke", "answer", "returned")
+    __slots__ = ("offer", "grant", "report", "cancel", "revoke", "answer", "returned", "restate", "restated")
     OFFER_FIELD_NUMBER: _ClassVar[int]
     GRANT_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
@@ -394,6 +408,8 @@ class TaskEntry(_message.Message):
     REVOKE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     RETURNED_FIELD_NUMBER: _ClassVar[int]
+    RESTATE_FIELD_NUMBER: _ClassVar[int]
+    RESTATED_FIELD_NUMBER: _ClassVar[int]
     offer: TaskOffer
     grant: TaskGrant
     report: TaskReport
@@ -401,7 +417,9 @@ class TaskEntry(_message.Message):
     revoke: TaskRevoke
     answer: TaskAnswer
     returned: TaskReturn
-    def __init__(self, offer: _Optional[_Union[TaskOffer, _Mapping]] = ..., grant: _Optional[_Union[TaskGrant, _Mapping]] = ..., report: _Optional[_Union[TaskReport, _Mapping]] = ..., cancel: _Optional[_Union[TaskCancel, _Mapping]] = ..., revoke: _Optional[_Union[TaskRevoke, _Mapping]] = ..., answer: _Optional[_Union[TaskAnswer, _Mapping]] = ..., returned: _Optional[_Union[TaskReturn, _Mapping]] = ...) -> None: ...
+    restate: TaskRestate
+    restated: TaskRestated
+    def __init__(self, offer: _Optional[_Union[TaskOffer, _Mapping]] = ..., grant: _Optional[_Union[TaskGrant, _Mapping]] = ..., report: _Optional[_Union[TaskReport, _Mapping]] = ..., cancel: _Optional[_Union[TaskCancel, _Mapping]] = ..., revoke: _Optional[_Union[TaskRevoke, _Mapping]] = ..., answer: _Optional[_Union[TaskAnswer, _Mapping]] = ..., returned: _Optional[_Union[TaskReturn, _Mapping]] = ..., restate: _Optional[_Union[TaskRestate, _Mapping]] = ..., restated: _Optional[_Union[TaskRestated, _Mapping]] = ...) -> None: ...
 
 class TaskEntryBatch(_message.Message):
     __slots__ = ("entries",)

@@ -1,0 +1,1 @@
+"""Backups of a state directory, and putting them back."""
