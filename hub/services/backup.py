@@ -15,7 +15,7 @@ from hub.store.link import ledger_facts
 SCOPE = Scope(
     Kind("edgehub", config.STORE_NAME, schema.APPLICATION_ID, len(schema.migrations())),
     files=[config.FILE_NAME],
-    directories=["ca"],
+    directories=["ca", "parent/identity"],
     left_out=["ca/root.key"],
 )
 

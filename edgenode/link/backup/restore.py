@@ -103,7 +103,7 @@ def _present(state: Path, kind: Kind) -> list[str]:
     """What of a state is there: the store and all that SQLite and we keep beside it, keys, configuration."""
     if not state.is_dir():
         return []
-    known = ("identity", "ca", f"{kind.program}.toml")
+    known = ("identity", "ca", "parent", f"{kind.program}.toml")
     return sorted(entry.name for entry in state.iterdir() if entry.name in known or entry.name.startswith(kind.store))
 
 
