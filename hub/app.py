@@ -25,6 +25,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.errors import FailedPrecondition, Unavailable
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.parent.identity import load_identity
@@ -146,6 +147,7 @@ class Hub:
         keeping = asyncio.create_task(self._keep_leaf(authority, identity), name="hub certificate")
         self._running.push_async_callback(_end, keeping)
         await self._serve_edges(core, authority, identity)
+        reach(Failpoint.HUB_SERVING)
         await self._serve_enrollment(core, authority, identity)
         await self._serve_socket(core)
         if membership is not None:
@@ -223,6 +225,7 @@ class Hub:
         ).problem
         with suppress(TimeoutError):
             await asyncio.wait_for(core.end.close_all(problem), self._config.drain_seconds)
+        reach(Failpoint.HUB_DRAINED)
 
 
 def _parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from pathlib import Path
 
 import click
 
 from edgenode.cli.state import state_option
+from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.signals import serve
@@ -27,6 +29,7 @@ def run(state: Path, **flags: str | None) -> None:
     """Run the edge node. Prints a line that begins with `ready` when it serves; SIGTERM and SIGINT drain and stop it."""
     config = load_node_config(state, flags=flags).config
     configure_logging(config.log_level)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     asyncio.run(_serve(config))
 
 

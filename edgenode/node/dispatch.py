@@ -9,6 +9,7 @@ from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model import selector
 from edgenode.link.model.agent import Health
 from edgenode.link.model.names import agent_resource
@@ -141,6 +142,7 @@ class Dispatcher:
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
         """Work that must not run twice is known to the store before an agent sees it."""
         await self._book.write([live for live, _ in pairs])
+        reach(Failpoint.HANDOVER_NOTED)
         untouched: list[LiveTask] = []
         for live, worker in pairs:
             wanted = self._book.has(live)

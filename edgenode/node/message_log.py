@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgenode.link.errors import Aborted, EdgenodeError, Internal
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
@@ -229,6 +230,7 @@ class MessageLog:
                     self._duplicates += duplicates
                     self._fail(batch, error)
                     continue
+                reach(Failpoint.PUBLISH_COMMITTED)
                 self._settle(batch, base, last)
         finally:
             self._committer = None

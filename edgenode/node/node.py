@@ -21,6 +21,7 @@ from pathlib import Path
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link import telemetry
 from edgenode.link.errors import Cancelled, FailedPrecondition
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.names import make_id
@@ -138,6 +139,7 @@ class Node:
         if running:
             _log.info(telemetry.NODE_DRAINING, node=self.name)
             await self._drain()
+            reach(Failpoint.NODE_DRAINED)
         await self._stack.aclose()
         self._phase = _Phase.STOPPED
         if running:
@@ -186,9 +188,11 @@ class Node:
         boot = await database.write(
             lambda connection: count_boot(connection, joined, config.node, name_from_host(socket.gethostname()))
         )
+        reach(Failpoint.BOOT_COUNTED)
         self.name = boot.name
         boot_id = self._new_id()
         rooms = self._rooms = await self._make_rooms(database, boot_id, boot.number)
+        reach(Failpoint.ROOMS_MADE)
         if identity is not None:
             self._link = HubLink(
                 config, identity, boot_id, rooms, self._clock, self._rng, self._new_id, self._host.open_channel
@@ -196,6 +200,7 @@ class Node:
             await self._link.prepare()
         await rooms.engine.start(self._link.uplink if self._link is not None else None)
         await self._serve(rooms, start_time)
+        reach(Failpoint.NODE_SERVING)
         if self._link is not None:
             stack.push_async_callback(self._link.stop)
             await self._link.start()

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from edgenode.api.message.v1 import message_pb2, message_service_pb2
 from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument, Unavailable
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Segment
 from edgenode.link.model.names import check_token
 from edgenode.link.model.problem import Problem
@@ -225,6 +226,8 @@ class PublishStream:
             state = (response.durable_local_sequence, response.durable_hub_sequence)
             if state != told or response.rejections:
                 await self._context.write(response)
+                if response.durable_local_sequence:
+                    reach(Failpoint.PUBLISH_ACKED)
                 told = state
                 self._told_local = response.durable_local_sequence
             if more:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.link import telemetry
 from edgenode.link.errors import EdgenodeError, InvalidArgument
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import AgentView, Health
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.discovery import SkillIndex
@@ -266,6 +267,7 @@ class AgentRegistry:
                 connection.execute("INSERT OR REPLACE INTO agent VALUES (?, ?, ?, ?)", row)
 
             await self._database.write(store)
+            reach(Failpoint.AGENT_COMMITTED)
             self._removed.pop(agent.name, None)
             agent.health = Health.READY
             self._put(agent)

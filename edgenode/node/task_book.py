@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.ports import Clock
@@ -137,6 +138,7 @@ class TaskBook:
         """
         ended = [live for live in lives if live.finishing]
         await self.write(lives, self.reports(ended))
+        reach(Failpoint.OUTCOME_COMMITTED)
         for live in ended:
             self.forget(live)
 
@@ -199,7 +201,9 @@ class TaskBook:
                 return 0
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
-        self.appended(await self._insist(store, 1))
+        last = await self._insist(store, 1)
+        reach(Failpoint.RETURN_COMMITTED)
+        self.appended(last)
 
     def appended(self, last: int) -> None:
         """A commit appended to the task log up to `last`; 0 for nothing."""

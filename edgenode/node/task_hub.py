@@ -9,6 +9,7 @@ from typing import Any
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import Unavailable
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.protocol.tasks import TaskEvent
@@ -55,6 +56,7 @@ class HubTasks:
 
     async def _store_offers(self, lives: Sequence[LiveTask]) -> None:
         await self._book.write_offers(lives)
+        reach(Failpoint.OFFER_COMMITTED)
         for live in lives:
             self.note_offer(live)
 

@@ -31,6 +31,7 @@ from edgenode.link.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.names import make_id
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, OnLost, TaskSpec, TaskState
@@ -163,6 +164,7 @@ class TaskEngine:
             return _store_new(connection, rows, offers, now_time)
 
         known, sequences = await self.book.database.write(store)
+        reach(Failpoint.SUBMIT_COMMITTED)
         results = []
         for task, live, found, sequence in zip(new, lives, known, sequences, strict=True):
             if found is None:
@@ -269,6 +271,7 @@ class TaskEngine:
         problem = Cancelled("CANCELLED", reason or "cancelled on request").problem
         if live.holder:
             await self.book.write([live], [task_entries.cancel(live, reason)])
+            reach(Failpoint.CANCEL_COMMITTED)
         elif live.sink is not None:
             await self.book.write([live])
             if live.sink is not None:

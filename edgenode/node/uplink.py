@@ -22,6 +22,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
 from edgenode.link.model.problem import Problem
@@ -89,6 +90,7 @@ class EdgeInbox:
             return absorbed, rejections
 
         absorbed, rejections = await self._database.write(store)
+        reach(Failpoint.ENTRIES_COMMITTED)
         self._engine.hub.absorb(absorbed)
         last = base - 1 + sum(segment.count for segment in segments)
         return Applied(last, tuple(rejections))

@@ -16,6 +16,7 @@ import grpc
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import Aborted, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.status import Context
@@ -201,6 +202,10 @@ class WorkStream:
     async def _write(self) -> None:
         while (frame := await self._frames.next()) is not None:
             await self._context.write(frame)
+            if frame.assignments:
+                reach(Failpoint.ASSIGNMENT_SENT)
+            if frame.confirmations:
+                reach(Failpoint.RESULT_CONFIRMED)
 
     async def _read(self) -> None:
         while True:
@@ -241,6 +246,7 @@ class WorkStream:
 
     def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if what this result makes of it must be committed."""
+        reach(Failpoint.RESULT_RECEIVED)
         live = self._attempts.pop(_attempt_id(result.key), None)
         if live is None or live.sink is not self:
             self._refuse(result.key, Aborted("FENCED", "the attempt is not this stream's any more").problem)

@@ -5,7 +5,8 @@ dies in between gets it again under its subscription's name. Acknowledgements ar
 they are written while nothing else is, so a fast consumer causes few.
 
 After a reconnect a named subscription resumes behind its last acknowledgement, an unnamed one behind the last message handed
-out. What the node sends a second time, because an acknowledgement was on its way, is recognised and not handed out again.
+out. What the node sends a second time, because an acknowledgement was on its way, is recognised and not handed out again;
+it is acknowledged again once it came, as a node refuses acknowledgements of what it has not sent on the stream.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class Subscription:
         self._handed = 0
         self._acked = 0
         self._ack_sent = 0
+        self._reached = 0  # how far this stream has come
         self._credits = 0
         self._started = False
         self._established = False
@@ -196,22 +198,22 @@ class Subscription:
         """See Conversation."""
         if not self._started:
             return self._start()
-        if self._acked <= self._ack_sent and self._credits < CREDITS // 4:
+        ack = min(self._acked, self._reached)
+        if ack <= self._ack_sent and self._credits < CREDITS // 4:
             return None
-        frame = pb.SubscribeRequest(ack_sequence=self._acked, credit_count=self._credits)
-        self._ack_sent = self._acked
+        frame = pb.SubscribeRequest(ack_sequence=ack, credit_count=self._credits)
+        self._ack_sent = ack
         self._credits = 0
         return frame
 
     def _start(self) -> pb.SubscribeRequest:
         self._started = True
-        self._credits = 0
-        self._ack_sent = self._acked
+        self._credits = self._ack_sent = self._reached = 0
         start = pb.SubscribeStart(topics=self._topics, subscription=self._name, position=_POSITIONS[self._position])
         if self._cursor is not None:
             start.position = pb.START_POSITION_CURSOR
             start.after_sequence = self._cursor
-        return pb.SubscribeRequest(start=start, ack_sequence=self._acked, credit_count=CREDITS)
+        return pb.SubscribeRequest(start=start, credit_count=CREDITS)
 
     def received(self, frame: pb.SubscribeResponse) -> None:
         """See Conversation."""
@@ -223,8 +225,15 @@ class Subscription:
             known = recent.get(message.sequence)
             if known and known == (message.origin_node, message.origin_epoch, message.origin_sequence):
                 self._credits += 1
-            else:
-                buffer.append(message)
+                continue
+            if message.sequence <= self._acked:  # another log than the one those were in
+                self._acked, self._handed = message.sequence - 1, 0
+            buffer.append(message)
+        if frame.messages:
+            self._reached = max(self._reached, frame.messages[-1].sequence)
+        self._reached = max(self._reached, frame.scanned_sequence)
+        if self._ack_sent < min(self._acked, self._reached):
+            self.wake()  # what was dealt with before the stream broke
         if not buffer and frame.scanned_sequence > (self._cursor or 0):
             self._cursor = frame.scanned_sequence
         if buffer and self._waiter is not None and not self._waiter.done():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
 
+from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS, parse_address
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.signals import serve as run_service
@@ -25,6 +27,7 @@ def serve(state: Path, **flags: str | None) -> None:
     """Run the hub. Prints a line that begins with `ready` and names its ports; SIGTERM and SIGINT stop it in order."""
     config = load_hub_config(state, flags=flags).config
     configure_logging(config.log_level)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     asyncio.run(_serve(config))
 
 

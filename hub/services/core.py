@@ -16,6 +16,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_service_pb2_grpc
 from edgenode.link.backup.making import make_backup
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng
@@ -243,6 +244,7 @@ class Core:
             self.uplink = await self._make_uplink(self._parent)
         await self._messages.start()
         await self._restore_fleet()
+        reach(Failpoint.HUB_RESTORED)
         await self._dispatcher.start()
         self._handlers.start()
         self._trim_later()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Applied, Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
@@ -254,6 +255,9 @@ class Dispatcher:
 
     async def _transact(self, selection: Selection, decide: Decide, intake: Intake | None) -> Committed:
         committed = await self._store.transact(selection, decide, intake)
+        reach(Failpoint.TASKS_COMMITTED)
+        if intake is None and committed.appended:
+            reach(Failpoint.GRANT_COMMITTED)
         self._placement.note(committed.changes)
         for node, last in committed.appended.items():
             self._appended(node, Lane.TASK, last)

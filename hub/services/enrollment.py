@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edgenode.api.enrollment.v1 import enrollment_service_pb2 as pb
 from edgenode.api.enrollment.v1 import enrollment_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import EdgenodeError, InvalidArgument, PermissionDenied, Unauthenticated
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.certificates import check_csr, public_key_hash
 from edgenode.link.identity.tokens import SECRET_BYTES, JoinToken, hash_secret, make_join_token
 from edgenode.link.model.names import check_name
@@ -80,6 +81,7 @@ class EnrollmentService(pb_grpc.EnrollmentServiceServicer):
         except (Unauthenticated, PermissionDenied) as refusal:
             _log_refusal("join", context, refusal, token=request.token_id)
             raise
+        reach(Failpoint.JOIN_COMMITTED)
         _log.info("node %s joined: generation %d from %s", issued.node, issued.generation, context.peer())
         return pb.EnrollResponse(
             node=issued.node,
@@ -97,6 +99,7 @@ class EnrollmentService(pb_grpc.EnrollmentServiceServicer):
         except (Unauthenticated, PermissionDenied) as refusal:
             _log_refusal("renewal", context, refusal)
             raise
+        reach(Failpoint.RENEWAL_COMMITTED)
         _log.info("node %s renewed: generation %d", issued.node, issued.generation)
         return pb.RenewResponse(
             certificate=issued.certificate,

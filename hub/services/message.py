@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.api.message.v1 import message_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import EdgenodeError, ResourceExhausted, Unavailable, Unimplemented
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Applied
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.subscriptions import Stretch, SubscribeStream, start_after, subscription_in_use
@@ -58,6 +59,7 @@ class MessageDesk:
         except ResourceExhausted:
             self._sweep_soon()
             raise
+        reach(Failpoint.MESSAGES_COMMITTED)
         self.last_sequence = max(self.last_sequence, last)
         for wake in self._listeners:
             wake()

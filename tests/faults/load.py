@@ -1,8 +1,9 @@
 """Mixed load on a fleet, through the public contract alone, and a record of every receipt it was given.
 
 On each edge: a publisher of numbered messages, a submitter of durable tasks for its own agent and for that of the next edge
-(through the hub), calls, a durable subscription, and an agent that comes and goes in the registry. At the hub: a durable
-subscription to everything. Each payload carries its number and a checksum. The agents keep a journal of every execution.
+(through the hub), calls, a durable subscription, and an agent that comes and goes in the registry; while it is there, tasks
+wait for it that then have to go elsewhere. At the hub: a durable subscription to everything. Each payload carries its number
+and a checksum. The agents keep a journal of every execution.
 
 Whatever is killed meanwhile, the load goes on: the SDK waits for nodes that are away. `oracle` judges the record.
 """
@@ -50,15 +51,35 @@ class Producer:
     at_hub: set[int] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is asked of a task. `once`: it must not run twice, whatever happens; `cancelled`: as soon as it is accepted."""
+
+    skill: str
+    fleet: bool = False
+    once: bool = False
+    cancelled: bool = False
+
+
+# In turn. `spare` is what comes and goes.
+KINDS = (
+    Kind("echo"),
+    Kind("echo", fleet=True),
+    Kind("once", once=True),
+    Kind("spare", fleet=True),
+    Kind("once", fleet=True, once=True),
+    Kind("slow", fleet=True, cancelled=True),
+)
+
+
 @dataclass(slots=True)
 class Job:
-    """An accepted task. `once`: it must not run twice, whatever happens."""
+    """An accepted task."""
 
     name: str
     task_id: str
     origin: str
-    fleet: bool
-    once: bool
+    kind: Kind
     outcome: str = ""  # the state it ended in
     right: bool = True  # whether its result was the expected one
 
@@ -176,14 +197,20 @@ class Load:
         self._loops.append(_named(work))
 
     def _serve(self, work: Coroutine[Any, Any, None]) -> None:
-        self._servants.append(_named(work))
+        def done(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.wrong.append(f"{task.get_name()} failed: {error!r}")
+
+        task = _named(work)
+        task.add_done_callback(done)
+        self._servants.append(task)
 
     def _follow(self, work: Coroutine[Any, Any, None]) -> None:
         task = _named(work)
         self._followers.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
-            if not self._stopping.is_set() and task.exception() is None:
+            if not self._stopping.is_set() and not task.cancelled() and task.exception() is None:
                 self._followers.discard(task)
 
         task.add_done_callback(done)
@@ -215,25 +242,26 @@ class Load:
         number = 0
         while not self._stopping.is_set():
             number += 1
-            once = number % 3 == 0
-            fleet = number % 2 == 0
+            kind = KINDS[number % len(KINDS)]
             await room.acquire()
-            self._follow(self._run_job(f"{edge}-job-{number}", edge, peer if fleet else edge, fleet, once, room))
+            self._follow(self._run_job(f"{edge}-job-{number}", edge, peer if kind.fleet else edge, kind, room))
             await self._breathe()
 
-    async def _run_job(
-        self, name: str, edge: str, worker: str, fleet: bool, once: bool, room: asyncio.Semaphore
-    ) -> None:
+    async def _run_job(self, name: str, edge: str, worker: str, kind: Kind, room: asyncio.Semaphore) -> None:
         client = self._clients[edge]
-        skill = f"{worker}.once" if once else f"{worker}.echo"
-        retry, on_lost = (ONE_TRY, OnLost.FAIL) if once else (MANY_TRIES, OnLost.RETRY)
-        scope = Scope.FLEET if fleet else Scope.LOCAL
         try:
             handle = await client.submit(
-                skill, {"job": name}, scope=scope, retry=retry, on_lost=on_lost, idempotency_key=name
+                f"{worker}.{kind.skill}",
+                {"job": name},
+                scope=Scope.FLEET if kind.fleet else Scope.LOCAL,
+                retry=ONE_TRY if kind.once else MANY_TRIES,
+                on_lost=OnLost.FAIL if kind.once else OnLost.RETRY,
+                idempotency_key=name,
             )
-            job = Job(name, handle.task_id, edge, fleet, once)
+            job = Job(name, handle.task_id, edge, kind)
             self.jobs.append(job)
+            if kind.cancelled:
+                await handle.cancel("as planned")
             await self._await_outcome(client, handle, job)
         finally:
             room.release()
@@ -284,12 +312,14 @@ class Load:
         client = self._clients[edge]
         stub = registry_service_pb2_grpc.RegistryServiceStub(client.channel)
         name, instance = f"flux-{edge}", client.new_id()
+        others = [other for other in self.edges if other != edge]
         while True:
             last = self._stopping.is_set()
             turn = self.flux[edge] = self.flux.get(edge, 0) + 1
+            skills = [] if last else [registry_pb2.Skill(id=f"{other}.spare", name="spare") for other in others]
             request = registry_service_pb2.RegisterAgentRequest(
                 request_id=client.new_id(),
-                card=registry_pb2.AgentCard(name=name),
+                card=registry_pb2.AgentCard(name=name, skills=skills),
                 instance_id=instance,
                 incarnation=turn,
                 labels={"turn": str(turn)},
@@ -313,16 +343,18 @@ def _worker(edge: str, journal: int) -> Agent:
     def note(ctx: Context, job: str) -> None:
         os.write(journal, f"{ctx.task_id} {ctx.attempt} {job}\n".encode())
 
-    @agent.skill(f"{edge}.echo", idempotent=True)
-    async def echo(ctx: Context, job: str) -> str:
+    async def work(ctx: Context, job: str) -> str:
         note(ctx, job)
         await asyncio.sleep(0.01)
         return checksum(job)
 
-    @agent.skill(f"{edge}.once", retries=0)
-    async def once(ctx: Context, job: str) -> str:
+    async def slow(ctx: Context, job: str) -> str:
         note(ctx, job)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
         return checksum(job)
 
+    agent.skill(f"{edge}.echo", idempotent=True)(work)
+    agent.skill(f"{edge}.spare", idempotent=True)(work)
+    agent.skill(f"{edge}.once", retries=0)(work)
+    agent.skill(f"{edge}.slow", idempotent=True)(slow)
     return agent

@@ -140,9 +140,9 @@ async def _tasks(load: Load) -> list[str]:
                 wrong.append(f"task {job.name} is {state.name}, its submitter was told {job.outcome or 'nothing'}")
             if not job.right:
                 wrong.append(f"task {job.name} has a wrong result")
-            if not job.once and job.outcome != "COMPLETED":
+            if not job.kind.once and not job.kind.cancelled and job.outcome != "COMPLETED":
                 wrong.append(f"task {job.name}, to be tried until it works, is {job.outcome}")
-            if job.fleet and job.task_id in at_hub and at_hub[job.task_id] is not state:
+            if job.kind.fleet and job.task_id in at_hub and at_hub[job.task_id] is not state:
                 wrong.append(f"task {job.name} is {state and state.name} here, {at_hub[job.task_id].name} at the hub")
     return wrong
 
@@ -159,7 +159,7 @@ def _executions(load: Load) -> list[str]:
         runs[task_id] += 1
     wrong = []
     for job in load.jobs:
-        if job.once and runs[job.task_id] > 1:
+        if job.kind.once and runs[job.task_id] > 1:
             wrong.append(f"RAN TWICE: {job.name} ran {runs[job.task_id]} times")
         if job.outcome == "COMPLETED" and not runs[job.task_id]:
             wrong.append(f"{job.name} is COMPLETED and never ran")

@@ -6,6 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
+from edgenode.link.failpoints import Failpoint, reach
+
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 
@@ -28,7 +30,9 @@ def write_private_file(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        reach(Failpoint.FILE_WRITTEN)
         os.replace(temporary, path)
+        reach(Failpoint.FILE_RENAMED)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -28,6 +28,7 @@ from pathlib import Path
 import grpc
 
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.files import make_private_directory, sync_directory, write_private_file
 from edgenode.link.identity.lifetime import renewal_time
@@ -163,15 +164,19 @@ class IdentityDirectory:
         """Put `key` (PEM) in place of the pending one, on disk by now; returns it."""
         make_private_directory(self._path)
         write_private_file(self.pending_key_path, key)
+        reach(Failpoint.PENDING_KEY_WRITTEN)
         return key
 
     def save(self, facts: Facts, key: bytes, certificate: bytes, bundle: bytes) -> NodeIdentity:
         """Make the answered request's key and certificate (PEM) the identity in use, durably."""
         make_private_directory(self._path)
+        reach(Failpoint.RENEWAL_ANSWERED)
         write_private_file(self._credential_path(facts.generation), key + certificate)
         write_private_file(self._path / "bundle.pem", bundle)
+        reach(Failpoint.CREDENTIAL_WRITTEN)
         stored = {"format": FORMAT, **{field: getattr(facts, field) for field in Facts.__slots__}}
         write_private_file(self._path / "identity.json", json.dumps(stored, indent=2).encode() + b"\n")
+        reach(Failpoint.IDENTITY_WRITTEN)
         identity = self.load()
         if identity is None:
             raise _damaged(self._path / "identity.json", "it vanished while it was written")

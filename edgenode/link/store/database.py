@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
 
 T = TypeVar("T")
@@ -111,6 +112,7 @@ class Database:
             if not quarantine or error.reason != "STATE_DAMAGED":
                 raise
             self.quarantined = _move_aside(path)
+            reach(Failpoint.STORE_QUARANTINED)
             _log.error("store damaged, moved to %s; starting with a new one", self.quarantined)
             await self._connect()
 
@@ -184,6 +186,7 @@ class Database:
         self._closing = True
         while self._committer is not None:
             await asyncio.wait([self._committer])
+        reach(Failpoint.STORE_CLOSING)
         await self._disconnect()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
@@ -257,6 +260,7 @@ class Database:
             if len(batch) == 1:
                 return [(None, _translate(error))]
             return [result for write in batch for result in self._run(connection, [write])]
+        reach(Failpoint.COMMIT_BEGUN)
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -264,6 +268,7 @@ class Database:
                 _roll_back(connection)
                 return [(None, _translate(error))] * len(batch)
             raise
+        reach(Failpoint.COMMIT_DONE)
         self.commits += 1
         self._tend(connection)
         return results
@@ -277,7 +282,9 @@ class Database:
             return
         if free > 2 * VACUUM_PAGES and not self._pending:
             # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
+            reach(Failpoint.VACUUM_DUE)
             connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            reach(Failpoint.VACUUM_DONE)
         try:
             wal_bytes = os.stat(self._path + "-wal").st_size
         except FileNotFoundError:
@@ -289,7 +296,9 @@ class Database:
         # After a checkpoint the file is written again from its start, which costs less than growing it anew: it is full
         # when it grows past what it was.
         if wal_bytes > max(CHECKPOINT_BYTES, self._wal_bytes):
+            reach(Failpoint.CHECKPOINT_DUE)
             connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            reach(Failpoint.CHECKPOINT_DONE)
             self._wal_bytes = os.stat(self._path + "-wal").st_size
 
     async def _hop(self, function: Statement[T]) -> T:
@@ -319,6 +328,7 @@ class Database:
             await connection.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        reach(Failpoint.STORE_OPENED)
         connection.execute("PRAGMA busy_timeout = 0")
         # Before anything reads the file: then the WAL's index is in this process's memory, not in a shared mapping.
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -351,7 +361,9 @@ class Database:
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
         connection.execute(f"PRAGMA application_id = {self._application_id}")
+        reach(Failpoint.STORE_MIGRATING)
         connection.execute("COMMIT")
+        reach(Failpoint.STORE_READY)
         self._tend(connection)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
@@ -82,12 +83,14 @@ class SqliteOutbox:
         log_id = await self._database.write(run)
         if log_id is None:
             return
+        reach(Failpoint.OUTBOX_ACKNOWLEDGED)
         for notify in self._notify_acknowledged:
             notify(lane, sequence, rejections)
         if log_id:
             # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
             while await self._database.write(lambda connection: retention.trim(connection, log_id)):
                 pass
+            reach(Failpoint.OUTBOX_TRIMMED)
 
     async def renew_epoch(self, lane: Lane) -> LaneHead:
         """See Outbox."""

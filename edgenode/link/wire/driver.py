@@ -24,7 +24,8 @@ from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import EdgenodeError, Internal, ResourceExhausted
-from edgenode.link.model.frames import Hello, Pace, Passthrough, RegistryDelta
+from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.frames import Ack, Hello, Pace, Passthrough, RegistryDelta
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import Clock, Inbox, Outbox
@@ -332,6 +333,8 @@ class SessionDriver:
 
     def _send(self, effect: protocol.Send) -> None:
         self._unwritten.put(frame_to_pb(effect.frame))
+        if isinstance(effect.frame, Ack):
+            reach(Failpoint.ACK_DUE)
 
     def _admit(self, effect: protocol.Admit) -> None:
         self._start(self._admit_node(effect.hello), "link admission")
@@ -340,11 +343,13 @@ class SessionDriver:
         if self._ports.admit is None:
             raise Internal("NOT_ACCEPTING", "a dialing session was asked to admit a node")
         standing = await self._ports.admit(hello)
+        reach(Failpoint.LINK_ADMITTED)
         self.post(protocol.Admitted(standing))
         self._replay_early()
 
     def _established(self, effect: protocol.Established) -> None:
         self._peer = effect.peer
+        reach(Failpoint.LINK_ESTABLISHED)
         if self._ports.established is not None:
             self._ports.established(self)
         self._ports.events.established(self)
@@ -352,6 +357,8 @@ class SessionDriver:
     def _read_lane(self, effect: protocol.ReadLane) -> None:
         async def read() -> None:
             chunk = await self._ports.outbox.read(effect.lane, effect.after, effect.max_count, effect.max_bytes)
+            if chunk.segments:
+                reach(Failpoint.BATCH_READ)
             self.post(protocol.ReadDone(effect.lane, chunk))
 
         self._start(read(), "link read")
@@ -359,6 +366,7 @@ class SessionDriver:
     def _apply(self, effect: protocol.Apply) -> None:
         async def apply() -> None:
             inbox = self._ports.inbox
+            reach(Failpoint.BATCH_RECEIVED)
             while not self._over.is_set():
                 try:
                     result = await inbox.apply(effect.lane, effect.epoch, effect.base, effect.segments, effect.gap)
@@ -367,18 +375,22 @@ class SessionDriver:
                     self.post(protocol.ApplyDelayed(effect.lane))
                     await self._pause(error.problem.retry_after or _FULL_RETRY)
                 else:
+                    reach(Failpoint.BATCH_COMMITTED)
                     self.post(protocol.Applied(effect.lane, effect.epoch, result))
                     return
 
         self._start(apply(), "link apply")
 
     def _acknowledge(self, effect: protocol.Acknowledge) -> None:
+        reach(Failpoint.ACK_RECEIVED)
         if self._acknowledger.put(effect):
             self._start(self._acknowledger.store(effect.lane), "link acknowledgement")
 
     def _renew_epoch(self, effect: protocol.RenewEpoch) -> None:
         async def renew() -> None:
-            self.post(protocol.EpochRenewed(await self._ports.outbox.renew_epoch(effect.lane)))
+            head = await self._ports.outbox.renew_epoch(effect.lane)
+            reach(Failpoint.EPOCH_RENEWED)
+            self.post(protocol.EpochRenewed(head))
 
         self._start(renew(), "link epoch")
 
@@ -388,7 +400,9 @@ class SessionDriver:
             raise RuntimeError("a dialing session was given a registry")
 
         async def apply() -> None:
+            reach(Failpoint.REGISTRY_RECEIVED)
             await commit(effect.delta, effect.changes)
+            reach(Failpoint.REGISTRY_COMMITTED)
             self.post(protocol.RegistryApplied(effect.changes.epoch, effect.changes.version))
 
         self._start(apply(), "link registry")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.failpoints import Failpoint, reach, watching
 from edgenode.link.model.frames import Carried
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Outbox
@@ -14,6 +15,7 @@ from edgenode.link.protocol.events import Acknowledge
 from edgenode.link.wire.streams import Stream
 
 _CARRIED = frozenset(str(kind) for kind in Carried)
+_SENT = ((Failpoint.BATCH_SENT, "batch"), (Failpoint.ACK_SENT, "ack"))
 
 
 class FrameQueue:
@@ -44,6 +46,7 @@ class FrameQueue:
             await self._filled.wait()
             frames = self._take()
             await stream.write(frames)
+            _reach_sent(frames)
             if not self._frames:
                 self._drained.set()
             written(len(frames))
@@ -64,6 +67,12 @@ class FrameQueue:
         if not self._frames:
             self._filled.clear()
         return frames
+
+
+def _reach_sent(frames: Sequence[sync_pb2.Frame]) -> None:
+    for point, kind in _SENT:
+        if watching(point) and any(frame.WhichOneof("frame") == kind for frame in frames):
+            reach(point)
 
 
 class Acknowledger:

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 
 from edgenode.api.message.v1 import message_pb2, message_service_pb2
 from edgenode.link.errors import AlreadyExists, EdgenodeError, InvalidArgument
+from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Chunk, Segment
 from edgenode.link.model.names import check_name, topic_matcher
 from edgenode.link.wire import checks
@@ -243,6 +244,7 @@ class SubscribeStream:
         try:
             while (settled := self._settled()) > self._stored:
                 await self._source.acknowledge(self._name, settled)
+                reach(Failpoint.SUBSCRIPTION_ACKED)
                 self._stored = settled
         except Exception as error:
             self._failure = self._failure or error

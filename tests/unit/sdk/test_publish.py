@@ -200,8 +200,45 @@ async def test_after_a_break_nothing_comes_twice_and_nothing_is_missed(client: C
         await node.start()
         assert [(await anext(subscription)).sequence for _ in range(2)] == [3, 4]
         starts = [request for request in node.messages.subscribe_requests if request.HasField("start")]
-        assert starts[1].ack_sequence >= 2
         assert starts[1].start.after_sequence == 3
+        assert starts[1].ack_sequence == 0  # the node refuses what it has not sent on this stream
+
+
+async def test_a_lost_acknowledgement_is_given_again_once_the_message_came_again() -> None:
+    subscription = Subscription(["a"], name="me")
+    subscription.opened()
+    subscription.next_frame()
+    subscription.received(batch(1, 2, 3))
+    for _ in range(3):
+        await anext(subscription)
+    subscription.ack(3)
+    assert (frame := subscription.next_frame()) is not None
+    assert frame.ack_sequence == 3
+    subscription.opened()  # the node died before it stored that
+    assert (frame := subscription.next_frame()) is not None
+    assert frame.ack_sequence == 0
+    assert subscription.next_frame() is None
+    subscription.received(batch(1, 2))
+    assert (frame := subscription.next_frame()) is not None
+    assert frame.ack_sequence == 2
+    subscription.received(batch(3, 4))
+    assert (frame := subscription.next_frame()) is not None
+    assert frame.ack_sequence == 3
+    assert (await anext(subscription)).sequence == 4
+
+
+async def test_what_was_acknowledged_of_another_log_is_not_acknowledged_of_this() -> None:
+    subscription = Subscription(["a"], name="me", auto_ack=False)
+    subscription.opened()
+    subscription.next_frame()
+    subscription.received(batch(1, 2, 3))
+    for _ in range(3):
+        await anext(subscription)
+    subscription.ack(3)
+    subscription.opened()
+    subscription.next_frame()
+    subscription.received(batch(1, 2, epoch="other"))
+    assert subscription.next_frame() is None
 
 
 async def test_a_new_log_with_low_numbers_is_not_taken_for_old() -> None:
