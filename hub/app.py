@@ -28,6 +28,7 @@ from edgenode.link.errors import FailedPrecondition, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.identity.files import make_private_directory
+from edgenode.link.model.lanes import Lane
 from edgenode.link.parent.identity import load_identity
 from edgenode.link.parent.membership import Membership
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
@@ -134,7 +135,11 @@ class Hub:
         authority = Authority.load(config.state_dir, self._clock, leaf_life=config.leaf_ttl_seconds)
         await _renew_leaf(authority)
         make_private_directory(config.state_dir)
-        database = await open_database(config.store_path, config.store_bytes)
+        database = await open_database(
+            config.store_path,
+            config.store_bytes,
+            shares={Lane.MESSAGE: config.message_share, Lane.TASK: config.task_share},
+        )
         self._running.push_async_callback(database.close)
         alarm = Alarm(self._clock)
         self._running.callback(alarm.close)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenode.link.config import LOG_LEVELS, Loaded, address, given, load, setting, socket_path_problem
+from edgenode.link.config import LOG_LEVELS, MOST_SHARES, Loaded, address, given, load, setting, socket_path_problem
 
 FILE_NAME = "edgehub.toml"
 STORE_NAME = "edgehub.db"
@@ -45,6 +45,18 @@ class HubConfig:
     ack_retention_seconds: float = setting("how long they are kept at most", default=3600.0, low=0, high=30 * _DAY)
     task_retention_seconds: int = setting("how long finished tasks are kept", default=7 * _DAY, low=0, high=365 * _DAY)
     store_bytes: int = setting("bound on the store's files", default=10 * _GIB, low=16 * _MIB)
+    message_share: float = setting(
+        "what of store_bytes messages may fill, so that they leave room for tasks", default=0.5, low=0.05, high=0.85
+    )
+    task_share: float = setting(
+        "what of store_bytes tasks and all else but messages may fill", default=0.4, low=0.05, high=0.85
+    )
+    unread_messages: str = setting(
+        "when messages have filled their share and a subscription has not read them: keep takes no more, and the edges wait;"
+        " drop lets the oldest go",
+        default="keep",
+        choices=("keep", "drop"),
+    )
     max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
     log_level: str = setting("what is logged", default="info", choices=LOG_LEVELS)
     drain_seconds: float = setting("how long a stopping hub waits for its sessions", default=10.0, low=0, high=3600)
@@ -72,6 +84,11 @@ class HubConfig:
             yield "reconnect_min_seconds", f"at most reconnect_max_seconds ({self.reconnect_max_seconds:g})"
         if self.message_retention_bytes >= self.store_bytes:
             yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if self.message_share + self.task_share > MOST_SHARES:
+            yield (
+                "message_share",
+                f"with task_share ({self.task_share:g}) at most {MOST_SHARES:g}: the rest is the reserve",
+            )
         if self.ack_retention_bytes >= self.store_bytes:
             yield "ack_retention_bytes", f"less than store_bytes ({self.store_bytes})"
         if self.listen == self.enroll_listen and not self.listen.endswith(":0"):

@@ -30,6 +30,8 @@ from edgenode.link.model.names import check_name
 REASON: Final = "BAD_CONFIG"
 # sockaddr_un holds 108 bytes and wants a zero at the end.
 MAX_SOCKET_PATH_BYTES: Final = 107
+# What lanes may have of a store together; see edgenode.link.store.budget.
+MOST_SHARES: Final = 0.9
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 _BYTE_UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}

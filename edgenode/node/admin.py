@@ -14,7 +14,7 @@ from edgenode.api.message.v1 import message_pb2
 from edgenode.link.errors import FailedPrecondition, InvalidArgument, NotFound
 from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.ports import Clock
-from edgenode.link.store.database import IN_MEMORY, RESERVE_SHARE, Database
+from edgenode.link.store.database import IN_MEMORY, Database
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import timestamp_to_pb
@@ -102,7 +102,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         troubles = []
         if self._database.quarantined is not None:
             troubles.append(f"the store was damaged and moved to {self._database.quarantined}")
-        if self._database.used_bytes >= self._database.limit_bytes * (1 - RESERVE_SHARE):
+        if self._database.budget.nearly_full:
             troubles.append("the store is full: new work is refused until some has drained")
         return troubles
 

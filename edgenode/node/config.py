@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgenode.link.config import (
     LOG_LEVELS,
+    MOST_SHARES,
     Loaded,
     address,
     load,
@@ -42,6 +43,12 @@ class NodeConfig:
     )
     hub: str = setting("HOST:PORT of the hub's sync listener; empty: as joined", default="", check=address)
     store_bytes: int = setting("bound on the store's files", default=_GIB, low=16 * _MIB)
+    message_share: float = setting(
+        "what of store_bytes messages may fill, so that they leave room for tasks", default=0.6, low=0.05, high=0.85
+    )
+    task_share: float = setting(
+        "what of store_bytes tasks and all else but messages may fill", default=0.3, low=0.05, high=0.85
+    )
     max_input_bytes: int = setting("largest input of a task or call", default=_MIB, low=_KIB, high=16 * _MIB)
     max_output_bytes: int = setting("largest result of a task or call", default=_MIB, low=_KIB, high=16 * _MIB)
     max_message_bytes: int = setting("largest payload of a message", default=256 * _KIB, low=_KIB, high=_MIB)
@@ -88,6 +95,11 @@ class NodeConfig:
             yield "reconnect_min_seconds", f"at most reconnect_max_seconds ({self.reconnect_max_seconds:g})"
         if self.message_retention_bytes >= self.store_bytes:
             yield "message_retention_bytes", f"less than store_bytes ({self.store_bytes})"
+        if self.message_share + self.task_share > MOST_SHARES:
+            yield (
+                "message_share",
+                f"with task_share ({self.task_share:g}) at most {MOST_SHARES:g}: the rest is the reserve",
+            )
         if self.ack_retention_bytes >= self.store_bytes:
             yield "ack_retention_bytes", f"less than store_bytes ({self.store_bytes})"
         if problem := socket_path_problem(self.socket_path):

@@ -102,10 +102,11 @@ def add_rejected(
     log_id = logs.log_state(connection, log_name).log_id
     letters = []
     for rejection in rejections:
-        chunk = logs.read(connection, log_id, rejection.sequence - 1, 1, 1)
+        found = logs.find(connection, log_id, rejection.sequence)
         subject, payload = "", b""
-        if chunk.segments and chunk.base <= rejection.sequence <= chunk.end:
-            subject, payload = _entry(lane, chunk.segments[0].payload, rejection.sequence - chunk.base)
+        if found is not None:
+            base, segment = found
+            subject, payload = _entry(lane, segment.payload, rejection.sequence - base)
         letters.append(Letter(ENTRY, subject, rejection.problem, now_time, lane.name.lower(), payload=payload))
     add(connection, letters, limit)
 

@@ -13,6 +13,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.task import TaskState
 from edgenode.link.store import logs
+from edgenode.link.store.budget import LANE_FULL, STORE_FULL
 from edgenode.link.wire.ledger import ledger_line
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.node import message_log, task_store
@@ -22,6 +23,7 @@ from edgenode.node.task_book import TASK_LOG
 BEFORE_JOIN = "BEFORE_JOIN"
 LANE_LOGS = {Lane.TASK: TASK_LOG, Lane.MESSAGE: LOG_NAME}
 UPLINK_COUNTER = "uplink/"
+NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted
 _EXACT_ENTRIES = 10_000
 
 
@@ -64,7 +66,7 @@ def _publish_line(connection: sqlite3.Connection, unwritten_duplicates: int) -> 
 def _task_line(connection: sqlite3.Connection) -> admin_pb2.LedgerLine:
     """Tasks this node accepted or was granted: ended well, not ended, ended otherwise."""
     counts = logs.counters(connection, task_store.COUNTER)
-    produced = counts.pop(task_store.ACCEPTED, 0)
+    produced = counts.pop(task_store.ACCEPTED, 0) + sum(counts.get(reason, 0) for reason in NO_ROOM)
     delivered = counts.pop(TaskState.COMPLETED.name, 0)
     pending = connection.execute("SELECT count(*) FROM task INDEXED BY task_live WHERE state < 8").fetchone()[0]
     return ledger_line("tasks", produced=produced, delivered=delivered, pending=pending, dropped=counts)
@@ -72,17 +74,18 @@ def _task_line(connection: sqlite3.Connection) -> admin_pb2.LedgerLine:
 
 def _uplink_line(connection: sqlite3.Connection, lane: Lane, log_name: str, parent: str) -> admin_pb2.LedgerLine:
     state = logs.log_state(connection, log_name)
-    acked, rejected = _consumer(connection, state)
+    acked, rejected, lost = _consumer(connection, state)
     before = logs.counters(connection, UPLINK_COUNTER + log_name).get(BEFORE_JOIN, 0)
     # What is not acknowledged must still be held: a hole between the two shows as an imbalance.
-    pending = state.last - max(acked, state.first - 1)
+    lost_ahead = logs.lost(connection, state.log_id, acked)
+    pending = state.last - max(acked, state.first - 1) - lost_ahead
     return ledger_line(
         f"{lane.name.lower()}.uplink",
         peer=parent,
         produced=state.last,
-        delivered=acked - rejected - before,
+        delivered=acked - rejected - before - (lost - lost_ahead),
         pending=pending,
-        dropped={"REJECTED": rejected, BEFORE_JOIN: before},
+        dropped={"REJECTED": rejected, BEFORE_JOIN: before, logs.DAMAGED: lost},
         epoch=state.epoch,
     )
 
@@ -113,8 +116,8 @@ def lane_statuses(connection: sqlite3.Connection, now_time: float) -> list[admin
     result = []
     for lane, log_name in LANE_LOGS.items():
         state = logs.log_state(connection, log_name)
-        acked, _ = _consumer(connection, state)
-        pending = state.last - acked
+        acked, _, _ = _consumer(connection, state)
+        pending = state.last - acked - logs.lost(connection, state.log_id, acked)
         status = admin_pb2.LaneStatus(
             direction="up",
             lane=lane.name.lower(),
@@ -124,9 +127,9 @@ def lane_statuses(connection: sqlite3.Connection, now_time: float) -> list[admin
             pending_count=pending,
             pending_bytes=_pending_bytes(connection, state, acked),
         )
-        oldest = logs.read(connection, state.log_id, acked, 1, 1).segments if pending else ()
-        if oldest:
-            status.oldest_age_duration.CopyFrom(duration_to_pb(now_time - oldest[0].accepted))
+        oldest = logs.oldest(connection, state.log_id, acked) if pending else None
+        if oldest is not None:
+            status.oldest_age_duration.CopyFrom(duration_to_pb(now_time - oldest))
         result.append(status)
     result.extend(
         admin_pb2.LaneStatus(
@@ -141,12 +144,13 @@ def lane_statuses(connection: sqlite3.Connection, now_time: float) -> list[admin
     return result
 
 
-def _consumer(connection: sqlite3.Connection, state: logs.LogState) -> tuple[int, int]:
-    """(acknowledged, rejected) of the link; everything counts as acknowledged where it is no consumer."""
+def _consumer(connection: sqlite3.Connection, state: logs.LogState) -> tuple[int, int, int]:
+    """(acknowledged, rejected, lost) of the link; everything counts as acknowledged where it is no consumer."""
     row = connection.execute(
-        "SELECT acked_sequence, rejected_count FROM consumer WHERE log_id = ? AND name = ?", (state.log_id, PARENT)
+        "SELECT acked_sequence, rejected_count, lost_count FROM consumer WHERE log_id = ? AND name = ?",
+        (state.log_id, PARENT),
     ).fetchone()
-    return row or (state.last, 0)
+    return row or (state.last, 0, 0)
 
 
 def _pending_bytes(connection: sqlite3.Connection, state: logs.LogState, acked: int) -> int:
@@ -156,6 +160,5 @@ def _pending_bytes(connection: sqlite3.Connection, state: logs.LogState, acked: 
     if pending <= 0:
         return 0
     if pending <= _EXACT_ENTRIES:
-        chunk = logs.read(connection, state.log_id, acked, _EXACT_ENTRIES, state.held_bytes + 1)
-        return chunk.size
+        return logs.payload_bytes(connection, state.log_id, acked)
     return state.held_bytes * pending // held

@@ -16,17 +16,20 @@ who want to read from the start.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edgenode.link.errors import Aborted, EdgenodeError, Internal
+from edgenode.link.errors import Aborted, EdgenodeError, Internal, ResourceExhausted
 from edgenode.link.failpoints import Failpoint, reach
-from edgenode.link.model.lanes import Segment
+from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.store import logs
-from edgenode.link.store.database import Database
+from edgenode.link.store.database import TRANSACTION_BYTES, Database
+from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import Retention
 from edgenode.link.wire.subscriptions import Stretch
+from edgenode.node.refusals import Refusals
 
 SCHEMA = """
 CREATE TABLE producer (
@@ -44,11 +47,13 @@ STORED = "STORED"
 DUPLICATE = "DUPLICATE"
 REPLAYED = "REPLAYED"  # dead letters that were appended again
 
-MAX_COMMIT_BYTES = 32 * 1024 * 1024
+MAX_COMMIT_BYTES = TRANSACTION_BYTES
 # Producers are forgotten by age in the log, not by a clock that may jump.
 MAX_PRODUCERS = 10_000
 TRIM_SEGMENTS = 250
 TRIM_BYTES = 1024 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class Producer:
@@ -122,6 +127,11 @@ class Frame:
         """Payload bytes."""
         return len(self.segment.payload) if self.segment is not None else 0
 
+    @property
+    def disk_bytes(self) -> int:
+        """What it takes of the store."""
+        return logs.disk_bytes(len(self.segment.payload)) if self.segment is not None else 0
+
 
 class MessageLog:
     """The log "messages". Call `open` first; then everything from the event loop; `close` at the end."""
@@ -139,7 +149,10 @@ class MessageLog:
         self._log_id = 0
         self._producers: dict[str, Producer] = {}
         self._pending: list[Frame] = []
+        self._waiting_bytes = 0  # of the frames that wait for the next transaction, as the file will hold them
         self._committer: asyncio.Task[None] | None = None
+        self._room_maker: asyncio.Task[None] | None = None
+        self._refusals = Refusals(database, PRODUCED)
         self._duplicates = 0
         self._untrimmed_segments = 0
         self._untrimmed_bytes = 0
@@ -204,15 +217,38 @@ class MessageLog:
     # --- appending ----------------------------------------------------------------------------------------------------
 
     def submit(self, frame: Frame) -> None:
-        """Store a frame with the next commit. Raises ResourceExhausted (STORE_FULL), or what became of the producer."""
+        """Store a frame with the next commit.
+
+        Raises ResourceExhausted (LANE_FULL, STORE_FULL), or what became of the producer.
+        """
         producer = frame.producer
         if producer.failure is not None:
             raise producer.failure
-        self._database.check_room(frame.size)
+        self._check_room(frame)
         producer.begin(frame.last)
         self._pending.append(frame)
+        self._waiting_bytes += frame.disk_bytes
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_pending(), name="message-commit")
+
+    def _check_room(self, frame: Frame) -> None:
+        try:
+            self._database.check_room(self._waiting_bytes + frame.disk_bytes, Lane.MESSAGE)
+        except ResourceExhausted as error:
+            self._refusals.note(error.reason, frame.segment.count if frame.segment is not None else 0)
+            if self._room_maker is None:
+                self._room_maker = asyncio.create_task(self._make_room(), name="message-room")
+            raise
+
+    async def _make_room(self) -> None:
+        """Let go of what is kept although everybody has it."""
+        try:
+            while await self._database.write(lambda connection: self._retention.trim(connection, self._log_id)):
+                pass
+        except EdgenodeError as error:
+            _log.warning("no room could be made for messages: %s", error)
+        finally:
+            self._room_maker = None
 
     async def _commit_pending(self) -> None:
         try:
@@ -224,7 +260,9 @@ class MessageLog:
                 trim = self._trim_due(batch)
                 try:
                     base, last, self.epoch = await self._database.write(
-                        lambda connection, b=batch, d=duplicates, t=trim: self._store(connection, b, d, t)  # type: ignore[misc]
+                        lambda connection, b=batch, d=duplicates, t=trim: self._store(connection, b, d, t),  # type: ignore[misc]
+                        size=sum(frame.disk_bytes for frame in batch),
+                        lane=Lane.MESSAGE,
                     )
                 except Exception as error:
                     self._duplicates += duplicates
@@ -243,6 +281,7 @@ class MessageLog:
             if batch and size + frame.size > MAX_COMMIT_BYTES:
                 break
             taken += 1
+            self._waiting_bytes -= frame.disk_bytes
             failure = frame.producer.failure
             if failure is not None and frame.producer.broken:
                 self._settle_failed(frame, failure)
@@ -349,18 +388,14 @@ class MessageLog:
 
     async def read(self, after: int, max_count: int, max_bytes: int) -> Stretch:
         """Whole segments with entries past `after`, at least one if there is any."""
-
-        def run(connection: sqlite3.Connection) -> Stretch:
-            chunk = logs.read(connection, self._log_id, after, max_count, max_bytes)
-            state = logs.log_state(connection, LOG_NAME)
-            return Stretch(chunk, state.last, state.epoch)
-
-        return await self._database.read(run)
+        reading = await read_log(self._database, LOG_NAME, after, max_count, max_bytes)
+        return Stretch(reading.chunk, reading.state.last, reading.state.epoch, reading.gap_reason)
 
     async def close(self) -> None:
         """Wait until nothing is on its way. Safe to call twice."""
-        while self._committer is not None:
-            await asyncio.wait([self._committer])
+        while under_way := [task for task in (self._committer, self._room_maker) if task is not None]:
+            await asyncio.wait(under_way)
+        await self._refusals.close()
 
 
 def _taken_over(producer_id: str) -> Aborted:

@@ -60,6 +60,8 @@ async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -
         MIGRATIONS,
         application_id=APPLICATION_ID,
         limit_bytes=config.store_bytes,
+        shares={Lane.MESSAGE: config.message_share, Lane.TASK: config.task_share},
+        measure=lambda connection: logs.disk_bytes_of(connection, message_log.LOG_NAME),
         quarantine=True,
         connect=connect,
     )
@@ -68,12 +70,16 @@ async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -
 def retention(config: NodeConfig, database: Database, clock: Clock) -> dict[Lane, Retention]:
     """What each lane's log keeps of what everybody has."""
 
-    def rule(keep_bytes: int) -> Retention:
+    def rule(lane: Lane, keep_bytes: int) -> Retention:
         return Retention(
-            keep_bytes, config.ack_retention_bytes, config.ack_retention_seconds, clock.wall, database.half_full
+            keep_bytes,
+            config.ack_retention_bytes,
+            config.ack_retention_seconds,
+            clock.wall,
+            lambda: database.budget.scarce(lane),
         )
 
-    return {Lane.TASK: rule(0), Lane.MESSAGE: rule(config.message_retention_bytes)}
+    return {Lane.TASK: rule(Lane.TASK, 0), Lane.MESSAGE: rule(Lane.MESSAGE, config.message_retention_bytes)}
 
 
 def count_boot(connection: sqlite3.Connection, joined: str, configured: str, default: str) -> Boot:

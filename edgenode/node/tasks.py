@@ -40,6 +40,7 @@ from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.store.database import Database
 from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
+from edgenode.node.refusals import Refusals
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.task_book import AT_HUB, HUB, TASK_LOG, OnDeadLetter, TaskBook, TaskSettings, TaskUplink
 from edgenode.node.task_hub import HubTasks
@@ -93,6 +94,7 @@ class TaskEngine:
         self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits)
         self._registry = registry
         self._rng = rng
+        self._refusals = Refusals(database, task_store.COUNTER)
         self._accepting = False
         self._calls = 0
 
@@ -126,6 +128,7 @@ class TaskEngine:
         for live in [live for live in self.book.live.values() if live.call]:
             self.dispatcher.end_call(live, problem=_STOPPING)
         await self.book.stop()
+        await self._refusals.close()
 
     def _resume(self, live: LiveTask) -> None:
         self.book.live[live.task_id] = live
@@ -149,12 +152,20 @@ class TaskEngine:
             live.timer = self.book.after(self.book.settings.lost_grace, partial(self.dispatcher.lost, live))
 
     async def submit(self, new: Sequence[NewTask]) -> list[Submitted]:
-        """Store tasks in one transaction, in order. Raises ResourceExhausted (QUEUE_FULL, STORE_FULL), Unavailable."""
+        """Store tasks in one transaction, in order.
+
+        Raises ResourceExhausted (QUEUE_FULL, LANE_FULL, STORE_FULL), Unavailable.
+        """
         return await self.book.finish(self._submit(new))
 
     async def _submit(self, new: Sequence[NewTask]) -> list[Submitted]:
-        self._check_accepting(len(new))
-        self.book.database.check_room(sum(len(task.spec.wire) for task in new))
+        size = sum(len(task.spec.wire) for task in new)
+        try:
+            self._check_accepting(len(new))
+            self.book.database.check_room(size)
+        except ResourceExhausted as error:
+            self._refusals.note(error.reason, len(new))
+            raise
         now_time = self.book.clock.wall()
         lives = [self._new_live(task, now_time) for task in new]
         rows = [task_store.insert_row(live) for live in lives]
@@ -163,7 +174,7 @@ class TaskEngine:
         def store(connection: sqlite3.Connection) -> tuple[list[task_store.Known | None], list[int]]:
             return _store_new(connection, rows, offers, now_time)
 
-        known, sequences = await self.book.database.write(store)
+        known, sequences = await self.book.database.write(store, size=size)
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []
         for task, live, found, sequence in zip(new, lives, known, sequences, strict=True):

@@ -89,7 +89,8 @@ class EdgeInbox:
                 logs.count_rejected(connection, PARENT, lane, epoch, len(rejections))
             return absorbed, rejections
 
-        absorbed, rejections = await self._database.write(store)
+        size = sum(len(segment.payload) for segment in segments)
+        absorbed, rejections = await self._database.write(store, size=size)
         reach(Failpoint.ENTRIES_COMMITTED)
         self._engine.hub.absorb(absorbed)
         last = base - 1 + sum(segment.count for segment in segments)

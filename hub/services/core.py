@@ -57,8 +57,8 @@ from hub.store.messages import SqliteMessageStore
 from hub.store.records import PARENT
 from hub.store.tasks import SqliteTaskStore
 
-# Messages may fill this share of the store before even those that a subscriber has not read go.
-MESSAGE_SHARE = 0.5
+# So much of their share messages may fill before even those that a subscription has not read go, where that is asked for.
+FULL = 0.9
 SWEEP_SECONDS = 60.0
 
 
@@ -93,7 +93,11 @@ class Core:
 
         self.enrollment = SqliteEnrollmentStore(database)
         retention = Retention(
-            0, config.ack_retention_bytes, config.ack_retention_seconds, clock.wall, database.half_full
+            0,
+            config.ack_retention_bytes,
+            config.ack_retention_seconds,
+            clock.wall,
+            lambda: database.budget.scarce(Lane.TASK),
         )
         self._trim_interval = retention.interval
         self._boot_id = new_epoch()
@@ -102,8 +106,8 @@ class Core:
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
         self._link_store = SqliteLinkStore(database)
         self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
-        keep = config.message_retention_bytes
-        self._messages = MessageDesk(self._message_store, keep, max(keep, int(config.store_bytes * MESSAGE_SHARE)))
+        drop_bytes = int(config.store_bytes * config.message_share * FULL) if config.unread_messages == "drop" else 0
+        self._messages = MessageDesk(self._message_store, config.message_retention_bytes, drop_bytes)
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)

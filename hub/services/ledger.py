@@ -10,6 +10,7 @@ from collections import Counter
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
+from edgenode.link.store.logs import DAMAGED
 from edgenode.link.wire.ledger import ledger_line
 from hub.store.records import LedgerFacts
 
@@ -46,9 +47,9 @@ def _downlinks(facts: LedgerFacts, node: str) -> list[admin_pb2.LedgerLine]:
         ledger_line(
             f"{down.lane.name.lower()}.downlink",
             down.last,
-            down.acked - down.rejected,
+            down.acked - down.rejected - (down.lost - down.lost_ahead),
             down.held,
-            {"REJECTED": down.rejected},
+            {"REJECTED": down.rejected, DAMAGED: down.lost},
             peer=down.node,
             epoch=down.epoch,
         )
@@ -63,9 +64,14 @@ def _parent(facts: LedgerFacts, parent: str) -> list[admin_pb2.LedgerLine]:
         ledger_line(
             f"{log.lane.name.lower()}.uplink",
             log.last,
-            log.acked - log.rejected - log.before - log.overtaken,
+            log.acked - log.rejected - log.before - log.overtaken - (log.lost - log.lost_ahead),
             log.held,
-            {"REJECTED": log.rejected, "BEFORE_JOIN": log.before, "UNREAD": log.overtaken},
+            {
+                "REJECTED": log.rejected,
+                "BEFORE_JOIN": log.before,
+                "UNREAD": log.overtaken,
+                DAMAGED: log.lost,
+            },
             peer=parent,
             epoch=log.epoch,
         )

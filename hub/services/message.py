@@ -26,10 +26,12 @@ class MessageDesk:
     It is the `edgenode.link.wire.subscriptions.MessageSource` of the hub's subscribers.
     """
 
-    def __init__(self, store: MessageStore, keep_bytes: int, hard_bytes: int) -> None:
+    def __init__(self, store: MessageStore, keep_bytes: int, drop_bytes: int) -> None:
+        """`drop_bytes`: from there on even what a subscription has not read goes; 0: it stays, and no more is taken."""
         self._store = store
         self._keep_bytes = keep_bytes
-        self._hard_bytes = max(hard_bytes, keep_bytes)
+        self._drop_bytes = drop_bytes
+        self._full = False
         self._listeners: list[Callable[[], None]] = []
         self._attached: set[str] = set()
         self._background = Background()
@@ -50,16 +52,18 @@ class MessageDesk:
     # --- from the links ---
 
     async def apply(self, intake: Intake) -> Applied:
-        """Store a batch of a node's message lane. Raises ResourceExhausted (STORE_FULL)."""
+        """Store a batch of a node's message lane. Raises ResourceExhausted (LANE_FULL, STORE_FULL)."""
         return await self._background.finish(self._apply(intake), "message intake")
 
     async def _apply(self, intake: Intake) -> Applied:
         try:
             applied, last = await self._store.append(intake)
         except ResourceExhausted:
+            self._full = True
             self._sweep_soon()
             raise
         reach(Failpoint.MESSAGES_COMMITTED)
+        self._full = False
         self.last_sequence = max(self.last_sequence, last)
         for wake in self._listeners:
             wake()
@@ -82,7 +86,7 @@ class MessageDesk:
 
     async def _sweep(self) -> None:
         try:
-            while await self._store.sweep(self._keep_bytes, self._hard_bytes):
+            while await self._store.sweep(self._keep_bytes, self._drop_bytes):
                 pass
         finally:
             self._sweeping = False
@@ -117,12 +121,14 @@ class MessageDesk:
 
     async def read(self, after: int, max_count: int, max_bytes: int) -> Stretch:
         """See MessageSource."""
-        chunk, last = await self._store.read(after, max_count, max_bytes)
-        return Stretch(chunk, last, "")
+        reading = await self._store.read(after, max_count, max_bytes)
+        return Stretch(reading.chunk, reading.state.last, "", reading.gap_reason)
 
     async def acknowledge(self, subscription: str, sequence: int) -> None:
         """See MessageSource."""
         await self._store.acknowledge(CONSUMER_PREFIX + subscription, sequence)
+        if self._full:  # whoever waits for room need not wait until he asks again
+            self._sweep_soon()
 
     def listen(self, wake: Callable[[], None]) -> None:
         """See MessageSource."""

@@ -15,6 +15,7 @@ from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.retention import Retention
 from hub.store import messages
 from hub.store.records import PARENT, AgentRow, DesiredRow, NodeRow, SignedDocument
+from hub.store.schema import MESSAGE_LOG
 from hub.store.tasks import task_log
 
 # A word of free text; everything else would be syntax to FTS5.
@@ -26,7 +27,7 @@ _TRIM_SEGMENTS = 100
 
 
 _ALL_BYTES = 1 << 62
-UP_LOGS = {Lane.TASK: task_log(PARENT), Lane.MESSAGE: messages.LOG}
+UP_LOGS = {Lane.TASK: task_log(PARENT), Lane.MESSAGE: MESSAGE_LOG}
 
 
 def control_log(node: str) -> str:
@@ -243,14 +244,15 @@ def _keep_rejected(node: str, lanes: Mapping[Lane, str]) -> OnRejected:
     def keep(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
         log = logs.log_state(connection, lanes[lane])
         for rejection in rejections:
-            chunk = logs.read(connection, log.log_id, rejection.sequence - 1, 1, 0)
-            if not chunk.segments or chunk.base > rejection.sequence:
+            found = logs.find(connection, log.log_id, rejection.sequence)
+            if found is None:
                 continue  # acknowledged and gone long ago: said again after a lost acknowledgement
+            base, segment = found
             problem = rejection.problem
-            place = rejection.sequence - chunk.base
+            place = rejection.sequence - base
             connection.execute(
                 "INSERT INTO rejected_entry (node, lane, place, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
-                (node, lane, place, problem.reason, problem.message, chunk.segments[0].payload),
+                (node, lane, place, problem.reason, problem.message, segment.payload),
             )
 
     return keep

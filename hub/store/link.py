@@ -11,6 +11,7 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from hub.store import messages, tasks
 from hub.store.records import PARENT, DownlinkCounts, Intake, LedgerFacts, RejectedEntry, UplinkCounts
+from hub.store.schema import MESSAGE_LOG
 
 
 class SqliteLinkStore:
@@ -61,12 +62,13 @@ class SqliteLinkStore:
 
 def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
     """The counts of every hop."""
-    log = logs.log_state(connection, messages.LOG)
+    log = logs.log_state(connection, MESSAGE_LOG)
     held = connection.execute(
         "SELECT coalesce(sum(entry_count), 0) FROM segment WHERE position >= ? AND position < ?", _range(log.log_id)
     ).fetchone()[0]
     pending = connection.execute("SELECT count(*) FROM task WHERE state < 8").fetchone()[0]
     intakes = _uplinks(connection)
+    damaged = logs.lost(connection, log.log_id)
     return LedgerFacts(
         uplinks=tuple(up for up in intakes if up.node != PARENT),
         downlinks=tuple(_downlinks(connection)),
@@ -80,7 +82,7 @@ def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
         messages_first=log.first,
         messages_held=held,
         messages_stored=sum(logs.counters(connection, messages.STORED).values()),
-        messages_dropped=logs.counters(connection, messages.DROPPED),
+        messages_dropped=logs.counters(connection, messages.DROPPED) | ({logs.DAMAGED: damaged} if damaged else {}),
     )
 
 
@@ -118,15 +120,16 @@ def _uplinks(connection: sqlite3.Connection) -> list[UplinkCounts]:
 
 def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
     rows = connection.execute(
-        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count"
+        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count, lost_count"
         " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE log.name LIKE 'down/%' ORDER BY log.name"
     ).fetchall()
     lanes = {"task": Lane.TASK, "control": Lane.CONTROL}
     counts = []
-    for log_id, name, epoch, last, acked, rejected in rows:
+    for log_id, name, epoch, last, acked, rejected, lost in rows:
         _, node, lane = name.split("/")
         held = _held(connection, log_id, acked)
-        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, *held))
+        ahead = logs.lost(connection, log_id, acked)
+        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, lost, ahead, *held))
     return counts
 
 
@@ -148,16 +151,22 @@ def _held(connection: sqlite3.Connection, log_id: int, acked: int) -> tuple[int,
 
 def _to_parent(connection: sqlite3.Connection) -> list[DownlinkCounts]:
     rows = connection.execute(
-        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count"
+        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count, lost_count"
         " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE consumer.name = ? ORDER BY log.name",
         (PARENT,),
     ).fetchall()
     before = logs.counters(connection, messages.BEFORE_JOIN)
     overtaken = logs.counters(connection, messages.OVERTAKEN)
     counts = []
-    for log_id, name, epoch, last, acked, rejected in rows:
+    for log_id, name, epoch, last, acked, rejected, lost in rows:
         lane = Lane.TASK if name == tasks.UP_LOG else Lane.MESSAGE
-        lost = overtaken.get("", 0) if lane is Lane.MESSAGE else 0
+        unread = overtaken.get("", 0) if lane is Lane.MESSAGE else 0
         held = _held(connection, log_id, acked)
-        counts.append(DownlinkCounts(PARENT, lane, epoch, last, acked, rejected, *held, before.get(lane.name, 0), lost))
+        ahead = logs.lost(connection, log_id, acked)
+        gone = before.get(lane.name, 0)
+        counts.append(
+            DownlinkCounts(
+                PARENT, lane, epoch, last, acked, rejected, lost, ahead, *held, before=gone, overtaken=unread
+            )
+        )
     return counts

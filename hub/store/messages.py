@@ -12,14 +12,16 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from edgenode.link.errors import InvalidArgument
-from edgenode.link.model.lanes import Applied, Chunk, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
 from edgenode.link.model.names import check_node_path
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.reading import Reading, read_log
 from hub.store.records import PARENT, Intake
+from hub.store.schema import MESSAGE_LOG
 from hub.store.tasks import uplink_accept, uplink_reason
 
-LOG = "messages"
+LOG = MESSAGE_LOG
 STORED = "message.stored"
 DROPPED = "message.dropped"
 KNOWN = "uplink.known"
@@ -48,7 +50,8 @@ class SqliteMessageStore:
 
     async def append(self, intake: Intake) -> tuple[Applied, int]:
         """See MessageStore."""
-        self._database.check_room(sum(len(segment.payload) for segment in intake.segments))
+        size = sum(logs.disk_bytes(len(segment.payload)) for segment in intake.segments)
+        self._database.check_room(size, Lane.MESSAGE)
 
         def run(connection: sqlite3.Connection) -> tuple[Applied, int]:
             fresh = uplink_accept(connection, intake)
@@ -65,7 +68,7 @@ class SqliteMessageStore:
             end = intake.base - 1 + sum(segment.count for segment in intake.segments)
             return Applied(end, tuple(rejections)), logs.log_state(connection, LOG).last
 
-        return await self._database.write(run)
+        return await self._database.write(run, size=size, lane=Lane.MESSAGE)
 
     def _new_segments(
         self, connection: sqlite3.Connection, intake: Intake, fresh: logs.Fresh
@@ -92,14 +95,9 @@ class SqliteMessageStore:
                 taken.append(self._cut(origin, skip) if skip else origin)
         return taken, known, rejections
 
-    async def read(self, after: int, max_count: int, max_bytes: int) -> tuple[Chunk, int]:
+    async def read(self, after: int, max_count: int, max_bytes: int) -> Reading:
         """See MessageStore."""
-
-        def run(connection: sqlite3.Connection) -> tuple[Chunk, int]:
-            chunk = logs.read(connection, self._log_id, after, max_count, max_bytes)
-            return chunk, logs.log_state(connection, LOG).last
-
-        return await self._database.read(run)
+        return await read_log(self._database, LOG, after, max_count, max_bytes)
 
     async def bounds(self) -> tuple[int, int]:
         """See MessageStore."""
@@ -120,15 +118,18 @@ class SqliteMessageStore:
         """See MessageStore."""
         await self._database.write(lambda connection: logs.acknowledge(connection, self._log_id, name, sequence))
 
-    async def sweep(self, keep_bytes: int, hard_bytes: int) -> int:
+    async def sweep(self, keep_bytes: int, drop_bytes: int) -> int:
         """See MessageStore."""
+        keep = 0 if self._database.budget.scarce(Lane.MESSAGE) else keep_bytes
 
         def run(connection: sqlite3.Connection) -> int:
-            deleted = logs.trim(connection, self._log_id, keep_bytes, SWEEP_SEGMENTS)
+            deleted = logs.trim(connection, self._log_id, keep, SWEEP_SEGMENTS)
+            state = logs.log_state(connection, LOG)
+            excess = state.disk_bytes - drop_bytes
             if deleted:
                 logs.count(connection, DROPPED, "RETENTION", deleted)
-            elif logs.log_state(connection, LOG).held_bytes > hard_bytes:
-                deleted = _drop_oldest(connection, self._log_id, hard_bytes)
+            elif drop_bytes and excess > 0:
+                deleted = _drop_oldest(connection, self._log_id, max(state.held_bytes - excess, 0))
                 logs.count(connection, DROPPED, "UNREAD", deleted)
             return deleted
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from edgenode.link.model.lanes import Applied, Chunk, LaneCursor
+from edgenode.link.model.lanes import Applied, LaneCursor
+from edgenode.link.store.reading import Reading
 from hub.store.records import (
     AgentRow,
     Committed,
@@ -123,8 +124,8 @@ class MessageStore(Protocol):
         """Store what is new of a batch, unread, with its cursor. Returns the outcome and the log's last sequence."""
         ...
 
-    async def read(self, after: int, max_count: int, max_bytes: int) -> tuple[Chunk, int]:
-        """Whole segments that hold entries past `after`, and the last sequence at that moment."""
+    async def read(self, after: int, max_count: int, max_bytes: int) -> Reading:
+        """Whole segments that hold entries past `after`, and where the log stood at that moment."""
         ...
 
     async def bounds(self) -> tuple[int, int]:
@@ -143,8 +144,10 @@ class MessageStore(Protocol):
         """Everything up to `sequence` is dealt with."""
         ...
 
-    async def sweep(self, keep_bytes: int, hard_bytes: int) -> int:
-        """Give space back, boundedly: what everybody acknowledged beyond `keep_bytes`, anything beyond `hard_bytes`.
+    async def sweep(self, keep_bytes: int, drop_bytes: int) -> int:
+        """Give space back, boundedly: what everybody acknowledged beyond `keep_bytes`, anything beyond `drop_bytes`.
+
+        0 for `drop_bytes`: nothing that somebody has not acknowledged.
 
         Returns entries deleted; call again while it is not 0.
         """

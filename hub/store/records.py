@@ -272,6 +272,8 @@ class DownlinkCounts:
     last: int
     acked: int
     rejected: int
+    lost: int  # that it had not acknowledged
+    lost_ahead: int  # of these, past `acked`
     held: int
     held_bytes: int
     oldest: float

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from edgenode.link.model.lanes import Lane
 from edgenode.link.store import logs
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import IN_MEMORY, Database
 from hub.store import enrollment
 
 APPLICATION_ID = 0x656E6875  # "enhu"
+MESSAGE_LOG = "messages"
 
 # A spec has a table of its own, since a row is written anew with every change and a spec may be a megabyte.
 # A queue is a range of task_waiting: its tasks in the order they came. PARKED is not stored: it is a property of the queue.
@@ -110,12 +113,19 @@ def migrations() -> tuple[str, ...]:
     return (logs.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
 
 
-async def open_database(path: Path | None, limit_bytes: int, connect: Connect = connect_on_thread) -> Database:
-    """Open or make the hub's file (None: in memory). Raises as Database.open."""
+async def open_database(
+    path: Path | None,
+    limit_bytes: int,
+    connect: Connect = connect_on_thread,
+    shares: Mapping[Lane, float] | None = None,
+) -> Database:
+    """Open or make the hub's file (None: in memory); `shares` are those of its lanes. Raises as Database.open."""
     return await Database.open(
         IN_MEMORY if path is None else path,
         migrations(),
         application_id=APPLICATION_ID,
         limit_bytes=limit_bytes,
+        shares=shares,
+        measure=lambda connection: logs.disk_bytes_of(connection, MESSAGE_LOG),
         connect=connect,
     )

@@ -156,7 +156,8 @@ class SqliteTaskStore:
 
         # A refusal raised inside would undo and repeat the whole group commit.
         refusals: list[EdgenodeError | None] = []
-        committed = await self._database.write(run)
+        size = 0 if intake is None else sum(len(segment.payload) for segment in intake.segments)
+        committed = await self._database.write(run, size=size)
         if refusals[0] is not None:
             raise refusals[0]
         return committed

@@ -11,6 +11,12 @@ its own, so that a bad write harms nobody else. Functions must therefore be free
 If the commit itself fails, what is on disk is unknown: the batch fails, the connection is closed, and the next write
 opens the file anew (see the ATC'20 paper "Can Applications Recover from fsync Failures?").
 
+Between commits, when nobody waits, pages that are free go back to the file system, a bounded step at a time, until few are
+left: a store that has drained becomes small again.
+
+Damage that shows while running (SQLite's own checks, or a segment that does not match its checksum) is told once to
+`on_damage`, and noted beside the file, so that the next opening does not trust it.
+
 The connection holds the file exclusively: a second process is told so at once, and SQLite's WAL-reset defect, which needs
 two connections, cannot occur. `connector` owns the thread.
 """
@@ -21,12 +27,14 @@ import asyncio
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.lanes import Lane
+from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL, Budget
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
 
 T = TypeVar("T")
@@ -35,10 +43,13 @@ Statement = Callable[[sqlite3.Connection], T]
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
 CHECKPOINT_BYTES = 8 * 1024 * 1024
-VACUUM_PAGES = 512
-# Kept free of new work, so that acknowledgements, deletes and the control lane always find room.
-RESERVE_SHARE = 0.1
+# A transaction has at most this much of what its writers said they bring; one that brings more goes alone.
+TRANSACTION_BYTES = 8 * 1024 * 1024
+VACUUM_PAGES = 256  # given back in one step
+FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
+# Reasons of errors that say: what the store says is not what was written to it.
+DAMAGE = frozenset({"STATE_DAMAGED", "SEGMENT_DAMAGED"})
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _log = logging.getLogger(__name__)
@@ -47,34 +58,47 @@ _log = logging.getLogger(__name__)
 class _Write(Generic[T]):
     """A write that waits for its commit."""
 
-    __slots__ = ("function", "future")
+    __slots__ = ("function", "future", "lane", "size")
 
-    def __init__(self, function: Statement[T], future: asyncio.Future[T]) -> None:
+    def __init__(self, function: Statement[T], future: asyncio.Future[T], size: int, lane: Lane) -> None:
         self.function = function
         self.future = future
+        self.size = size
+        self.lane = lane
 
 
 class Database:
     """Opens with `await Database.open(...)`; `write` and `read` run functions of the connection; close it at the end."""
 
     def __init__(
-        self, path: str, migrations: Sequence[str], application_id: int, limit_bytes: int, connect: Connect
+        self,
+        path: str,
+        migrations: Sequence[str],
+        application_id: int,
+        budget: Budget,
+        connect: Connect,
+        measure: Callable[[sqlite3.Connection], int] | None,
     ) -> None:
         self._path = path
         self._open_connection = connect
         self._migrations = migrations
         self._application_id = application_id
-        self._limit_bytes = limit_bytes
+        self._measure = measure
         self._connection: Connection | None = None
         self._pending: list[_Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
-        self._used_bytes = 0
         self._wal_bytes = 0  # size of the WAL at the last checkpoint
         self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
         self._descriptor: int | None = None
+        self._measured = (0, 0)  # bytes in use, and of messages; noted when what is on its way is taken off
+        self._untidy = False  # there are pages to give back
+        self._doubtful = False  # something failed beside a transaction: the file is to be opened anew
+        self.budget = budget
         self.commits = 0
         self.quarantined: str | None = None
+        self.damage: DataLoss | None = None
+        self.on_damage: Callable[[DataLoss], None] | None = None
 
     @classmethod
     async def open(
@@ -84,17 +108,20 @@ class Database:
         *,
         application_id: int,
         limit_bytes: int = 1 << 30,
+        shares: Mapping[Lane, float] | None = None,
+        measure: Callable[[sqlite3.Connection], int] | None = None,
         quarantine: bool = False,
         connect: Connect = connect_on_thread,
     ) -> Database:
         """Open or make the file and bring its schema up to date.
 
         `migrations[i]` is the script that leads from schema version i to i + 1; `application_id` tells edge files from hub
-        files. With `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it. `connect`
-        opens the connection.
+        files. `shares` are those of lanes of `limit_bytes`; `measure` says how many bytes of the file messages take. With
+        `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it. `connect` opens the
+        connection.
         Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW, STATE_DAMAGED).
         """
-        database = cls(str(path), migrations, application_id, limit_bytes, connect)
+        database = cls(str(path), migrations, application_id, Budget(limit_bytes, shares), connect, measure)
         opening = asyncio.ensure_future(database._open(Path(path), quarantine))
         try:
             await asyncio.shield(opening)
@@ -103,6 +130,7 @@ class Database:
             await asyncio.wait([opening])
             await database.close()
             raise
+        database._commit_soon()
         return database
 
     async def _open(self, path: Path, quarantine: bool) -> None:
@@ -124,48 +152,48 @@ class Database:
     @property
     def used_bytes(self) -> int:
         """Bytes of pages in use, as of the last commit."""
-        return self._used_bytes
+        return self.budget.used_bytes
 
     @property
     def limit_bytes(self) -> int:
         """Hard bound on the file."""
-        return self._limit_bytes
-
-    def half_full(self) -> bool:
-        """Whether more than half of the limit is in use."""
-        return self._used_bytes > self._limit_bytes // 2
+        return self.budget.limit_bytes
 
     async def set_limit(self, limit_bytes: int) -> None:
         """Move the bound on the file. Below what is in use it stops growth and new work, and takes nothing away."""
-        self._limit_bytes = limit_bytes
+        self.budget.limit_bytes = limit_bytes
         await self.read(
             lambda connection: connection.execute(f"PRAGMA max_page_count = {_page_limit(limit_bytes)}").fetchall()
         )
 
-    def check_room(self, size: int) -> None:
-        """Refuse new work of `size` bytes while the reserve is all that is left: ResourceExhausted (STORE_FULL)."""
-        if self._used_bytes + size > self._limit_bytes * (1 - RESERVE_SHARE):
-            raise ResourceExhausted(
-                "STORE_FULL",
-                f"the store holds {self._used_bytes} of {self._limit_bytes} bytes",
-                hint="wait until the backlog has drained, or raise store_bytes",
-                retry_after=5.0,
-                limit_bytes=self._limit_bytes,
-            )
+    def check_room(self, size: int, lane: Lane = Lane.TASK) -> None:
+        """Refuse new work of `size` bytes that does not fit: ResourceExhausted (LANE_FULL, STORE_FULL)."""
+        self.budget.check(lane, size)
 
-    async def write(self, function: Statement[T]) -> T:
+    async def write(self, function: Statement[T], *, size: int = 0, lane: Lane = Lane.TASK) -> T:
         """Run `function` in the next transaction; returns its result once that is durable.
 
-        A caller that is cancelled stops waiting; the write still happens. Raises what `function` raises, or
-        ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED, STORE_CLOSED).
+        `size` is about what it brings, in bytes, and `lane` what that belongs to. A caller that is cancelled stops waiting;
+        the write still happens. Raises what `function` raises, or ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED,
+        STORE_CLOSED), DataLoss (STATE_DAMAGED).
         """
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Write(function, future))
-        if self._committer is None:
-            self._committer = asyncio.create_task(self._commit_pending(), name="group-commit")
+        self._pending.append(_Write(function, future, size, lane))
+        if size:
+            self.budget.admit(lane, size)
+        self._commit_soon()
         return await future
+
+    @property
+    def _busy(self) -> bool:
+        """Whether there is something to do: a file that stands still gives nothing back."""
+        return bool(self._pending) or (self._untidy and not self._closing and not self.stands_still)
+
+    def _commit_soon(self) -> None:
+        if self._committer is None and self._busy:
+            self._committer = asyncio.create_task(self._commit_pending(), name="group-commit")
 
     async def read(self, function: Statement[T]) -> T:
         """Run `function` between transactions. It sees every write that was acknowledged before.
@@ -179,7 +207,10 @@ class Database:
         try:
             return await self._hop(function)
         except sqlite3.Error as error:
-            raise _translate(error) from error
+            raise self._noted(_translate(error)) from error
+        except DataLoss as error:
+            self._noted(error)
+            raise
 
     async def close(self) -> None:
         """Finish what is pending, then close. Safe to call twice."""
@@ -211,6 +242,7 @@ class Database:
     def go_on(self) -> None:
         """The file may be written again."""
         self._log_limit = None
+        self._commit_soon()
 
     def keep_open(self) -> int:
         """A descriptor of the file, for reading; it lives as long as the database."""
@@ -220,8 +252,11 @@ class Database:
 
     async def _commit_pending(self) -> None:
         try:
-            while self._pending:
-                batch, self._pending = self._pending, []
+            while self._busy:
+                if not self._pending:
+                    await self._tidy()
+                    continue
+                batch = self._take()
                 try:
                     if self._connection is None:
                         await self._connect()
@@ -231,24 +266,53 @@ class Database:
                     if not isinstance(error, Exception):
                         raise
                     continue
+                self.budget.note(*self._measured)
                 for write, (value, failure) in zip(batch, results, strict=True):
+                    if write.size:
+                        self.budget.admit(write.lane, -write.size)
+                    if failure is not None:
+                        self._noted(failure)
                     if write.future.done():
                         continue
                     if failure is None:
                         write.future.set_result(value)
                     else:
                         write.future.set_exception(failure)
+                if self._doubtful:
+                    await self._disconnect()
         finally:
             self._committer = None
 
+    def _take(self) -> list[_Write[Any]]:
+        """The next transaction: what waits, in order, up to its bound."""
+        size = 0
+        for number, write in enumerate(self._pending):
+            size += write.size
+            if number and size > TRANSACTION_BYTES:
+                batch = self._pending[:number]
+                del self._pending[:number]
+                return batch
+        batch, self._pending = self._pending, []
+        return batch
+
     async def _fail(self, batch: Sequence[_Write[Any]], error: BaseException) -> None:
-        failure = error if isinstance(error, EdgenodeError) else _translate(error)
+        failure = self._noted(error if isinstance(error, EdgenodeError) else _translate(error))
         _log.error("commit failed: %s", failure)
         for write in batch:
+            if write.size:
+                self.budget.admit(write.lane, -write.size)
             if not write.future.done():
                 write.future.set_exception(failure)
         if self._path != IN_MEMORY:
             await self._disconnect()
+
+    def _noted(self, error: Exception) -> Exception:
+        """`error`; if it tells of damage, for the first time, whoever wants to know is told."""
+        if isinstance(error, DataLoss) and error.reason in DAMAGE and self.damage is None and self.on_damage:
+            self.damage = error
+            _log.error("the store is damaged: %s", error)
+            self.on_damage(error)
+        return error
 
     def _run(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[tuple[Any, Exception | None]]:
         """One transaction for all; on an error one for each."""
@@ -270,25 +334,23 @@ class Database:
             raise
         reach(Failpoint.COMMIT_DONE)
         self.commits += 1
-        self._tend(connection)
+        try:
+            self._look(connection)
+        except (sqlite3.Error, OSError) as error:
+            # What was committed is durable, whatever went wrong after it.
+            _log.error("the store could not be tended: %s", error)
+            self._doubtful = True
         return results
 
-    def _tend(self, connection: sqlite3.Connection) -> None:
-        """Bound the WAL, give free pages back when nobody waits, and note the size."""
+    def _look(self, connection: sqlite3.Connection) -> None:
+        """Measure what is in use, and bound the WAL."""
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-        self._used_bytes = (pages - free) * PAGE_BYTES
+        self._measured = (pages - free) * PAGE_BYTES, self._measure(connection) if self._measure is not None else 0
         if self._path == IN_MEMORY:
             return
-        if free > 2 * VACUUM_PAGES and not self._pending:
-            # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
-            reach(Failpoint.VACUUM_DUE)
-            connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
-            reach(Failpoint.VACUUM_DONE)
-        try:
-            wal_bytes = os.stat(self._path + "-wal").st_size
-        except FileNotFoundError:
-            return
+        self._untidy = free > (VACUUM_PAGES if self._untidy else FREE_PAGES)
+        wal_bytes = self._measure_wal()
         if self._log_limit is not None:
             if wal_bytes <= self._log_limit:
                 return
@@ -297,9 +359,37 @@ class Database:
         # when it grows past what it was.
         if wal_bytes > max(CHECKPOINT_BYTES, self._wal_bytes):
             reach(Failpoint.CHECKPOINT_DUE)
-            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+            mode = "RESTART" if wal_bytes <= 2 * CHECKPOINT_BYTES else "TRUNCATE"
+            connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
             reach(Failpoint.CHECKPOINT_DONE)
-            self._wal_bytes = os.stat(self._path + "-wal").st_size
+            self._wal_bytes = self._measure_wal()
+
+    def _measure_wal(self) -> int:
+        try:
+            return os.stat(self._path + "-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    async def _tidy(self) -> None:
+        """Give back some free pages; the last step also gives back what the WAL takes."""
+        try:
+            if self._connection is None:
+                await self._connect()
+            await self._hop(self._give_back)
+            self.budget.note(*self._measured)
+        except Exception as error:
+            self._untidy = False
+            _log.error("free space could not be given back: %s", self._noted(_translate(error)))
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
+        reach(Failpoint.VACUUM_DUE)
+        connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        reach(Failpoint.VACUUM_DONE)
+        self._look(connection)
+        if not self._untidy:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._wal_bytes = 0
 
     async def _hop(self, function: Statement[T]) -> T:
         connection = self._connection
@@ -311,6 +401,7 @@ class Database:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
         self._wal_bytes = 0
+        self._doubtful = False
         connection = await self._open_connection(self._path)
         try:
             await connection.run(self._prepare)
@@ -320,6 +411,7 @@ class Database:
                 raise _open_error(self._path, error) from error
             raise
         self._connection = connection
+        self.budget.note(*self._measured)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -341,7 +433,7 @@ class Database:
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA max_page_count = {_page_limit(self._limit_bytes)}").fetchall()
+        connection.execute(f"PRAGMA max_page_count = {_page_limit(self.limit_bytes)}").fetchall()
         connection.execute("BEGIN IMMEDIATE")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
@@ -364,7 +456,7 @@ class Database:
         reach(Failpoint.STORE_MIGRATING)
         connection.execute("COMMIT")
         reach(Failpoint.STORE_READY)
-        self._tend(connection)
+        self._look(connection)
 
 
 def _page_limit(limit_bytes: int) -> int:
@@ -385,10 +477,10 @@ def _translate(error: BaseException) -> Exception:
     """A write's own error stays; SQLite's become ours."""
     if _is_full(error):
         return ResourceExhausted(
-            "STORE_FULL",
+            STORE_FULL,
             "the disk or the store's budget is full",
             hint="free space or raise store_bytes",
-            retry_after=5.0,
+            retry_after=RETRY_SECONDS,
         )
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
         return DataLoss(

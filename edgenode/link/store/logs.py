@@ -9,6 +9,11 @@ sequence) under which it was appended. A process that appends opens the log unde
 what keeps disks apart that were one once: of a copied or restored disk, what was there before has the keys it always had,
 on every copy, and what any process appends later has a key that no other process can give. Nobody has to notice the copy.
 
+SQLite does not notice a flipped bit in a page that still has the form of one. So a segment carries a checksum over its
+bytes, its place and its origin, written with it and compared by every read; `SegmentDamaged` names the entries that are not
+what they were, and so it does where entries are missing that nobody deleted. Entries that are lost for good are noted as
+ranges with a reason: readers find a hole there, and the ledger counts them.
+
 Everything here takes a connection and runs inside somebody's transaction, so that entries, cursors and the rows they
 speak of are committed together.
 """
@@ -16,9 +21,12 @@ speak of are committed together.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from edgenode.link.errors import DataLoss
 from edgenode.link.model.lanes import Chunk, EpochEnd, Lane, LaneCursor, LaneHead, Segment
 
 SCHEMA = """
@@ -29,7 +37,7 @@ CREATE TABLE log (
     first_sequence INTEGER NOT NULL DEFAULT 1,
     next_sequence INTEGER NOT NULL DEFAULT 1,
     held_bytes INTEGER NOT NULL DEFAULT 0,
-    dropped_count INTEGER NOT NULL DEFAULT 0
+    disk_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE log_epoch (
     log_id INTEGER NOT NULL REFERENCES log (log_id),
@@ -44,13 +52,22 @@ CREATE TABLE segment (
     origin_node TEXT NOT NULL,
     origin_epoch TEXT NOT NULL,
     origin_sequence INTEGER NOT NULL,
+    checksum INTEGER NOT NULL,
     payload BLOB NOT NULL
 ) STRICT;
+CREATE TABLE lost_range (
+    log_id INTEGER NOT NULL REFERENCES log (log_id),
+    first_sequence INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (log_id, first_sequence)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE consumer (
     log_id INTEGER NOT NULL REFERENCES log (log_id),
     name TEXT NOT NULL,
     acked_sequence INTEGER NOT NULL,
     rejected_count INTEGER NOT NULL DEFAULT 0,
+    lost_count INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (log_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE inbox_cursor (
@@ -81,6 +98,10 @@ CREATE TABLE retained (
 
 # A segment's rowid is its log and its first sequence in one integer, so that reading a log is a range scan.
 _SEQUENCE_BITS = 44
+DAMAGED = "DAMAGED"  # reason of entries whose bytes are not what was stored
+
+_PAGE_BYTES = 4096
+_ROW_BYTES = 64
 
 # Earlier epochs that a log remembers although it holds nothing of them any more, and cursors kept of a peer's lane.
 KEPT_EPOCHS = 64
@@ -88,6 +109,34 @@ KEPT_EPOCHS = 64
 
 def _position(log_id: int, sequence: int) -> int:
     return log_id << _SEQUENCE_BITS | sequence
+
+
+def disk_bytes(size: int) -> int:
+    """What a segment with `size` bytes of payload takes of the file, about; large ones take whole pages."""
+    row = size + _ROW_BYTES
+    return row + row // 8 if row < _PAGE_BYTES // 4 else -(-row // _PAGE_BYTES) * _PAGE_BYTES
+
+
+class SegmentDamaged(DataLoss):
+    """Entries `first` to `last` of a log are not what was stored, or are not there at all."""
+
+    def __init__(self, log_id: int, first: int, last: int) -> None:
+        super().__init__(
+            "SEGMENT_DAMAGED",
+            f"entries {first} to {last} of log {log_id} are not what was stored",
+            hint="the disk changed what was written to it: check it",
+            log_id=log_id,
+            first_sequence=first,
+            last_sequence=last,
+        )
+        self.log_id, self.first, self.last = log_id, first, last
+
+
+def segment_checksum(facts: Sequence[Any], payload: bytes) -> int:
+    """Over a row of `segment`; `facts` are the columns before the checksum."""
+    position, count, accepted, node, epoch, sequence = facts
+    head = f"{position} {count} {float(accepted)!r} {node} {epoch} {sequence}"
+    return zlib.crc32(payload, zlib.crc32(head.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +148,8 @@ class LogState:
     epoch: str
     first: int
     last: int
-    held_bytes: int
-    dropped: int
+    held_bytes: int  # of payloads
+    disk_bytes: int  # what they take of the file, about
 
 
 def ensure_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> LogState:
@@ -112,10 +161,16 @@ def ensure_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> Log
 def log_state(connection: sqlite3.Connection, name: str) -> LogState:
     """The log of that name, which must exist."""
     row = connection.execute(
-        "SELECT log_id, name, epoch, first_sequence, next_sequence - 1, held_bytes, dropped_count FROM log WHERE name = ?",
+        "SELECT log_id, name, epoch, first_sequence, next_sequence - 1, held_bytes, disk_bytes FROM log WHERE name = ?",
         (name,),
     ).fetchone()
     return LogState(*row)
+
+
+def disk_bytes_of(connection: sqlite3.Connection, name: str) -> int:
+    """What the log of that name takes of the file, about; 0 if there is none."""
+    row = connection.execute("SELECT disk_bytes FROM log WHERE name = ?", (name,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def open_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> LogState:
@@ -138,66 +193,132 @@ def append(connection: sqlite3.Connection, log_id: int, segments: Sequence[Segme
     """Append segments; returns the sequence of the first entry."""
     count = sum(segment.count for segment in segments)
     size = sum(len(segment.payload) for segment in segments)
+    taken = sum(disk_bytes(len(segment.payload)) for segment in segments)
     base: int = (
         connection.execute(
-            "UPDATE log SET next_sequence = next_sequence + ?, held_bytes = held_bytes + ? WHERE log_id = ?"
-            " RETURNING next_sequence",
-            (count, size, log_id),
+            "UPDATE log SET next_sequence = next_sequence + ?, held_bytes = held_bytes + ?, disk_bytes = disk_bytes + ?"
+            " WHERE log_id = ? RETURNING next_sequence",
+            (count, size, taken, log_id),
         ).fetchone()[0]
         - count
     )
     rows = []
     sequence = base
     for segment in segments:
-        rows.append(
-            (
-                _position(log_id, sequence),
-                segment.count,
-                segment.accepted,
-                segment.origin_node,
-                segment.origin_epoch,
-                segment.origin_sequence,
-                segment.payload,
-            )
+        facts = (
+            _position(log_id, sequence),
+            segment.count,
+            segment.accepted,
+            segment.origin_node,
+            segment.origin_epoch,
+            segment.origin_sequence,
         )
+        rows.append((*facts, segment_checksum(facts, segment.payload), segment.payload))
         sequence += segment.count
-    connection.executemany("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
     return base
 
 
 def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int, max_bytes: int) -> Chunk:
-    """Whole segments that hold entries past `after`, at least one if there is any.
+    """Whole segments that hold entries past `after`, at least one if there is any, up to the first hole.
 
     `base` is the first entry of the first segment: below `after` + 1 when `after` lies inside it, above when entries are
-    gone.
+    gone. Raises SegmentDamaged where the next entries do not match their checksum, or are missing and nobody knows why.
     """
-    start = _position(log_id, after + 1)
+    origin = _position(log_id, 0)
+    start = origin + after + 1
     # `after` may point into a segment: begin with the one that holds the next entry.
     held = connection.execute(
         "SELECT position, entry_count FROM segment WHERE position <= ? AND position >= ? ORDER BY position DESC LIMIT 1",
-        (start, _position(log_id, 0)),
+        (start, origin),
     ).fetchone()
     if held is not None and held[0] + held[1] > start:
         start = held[0]
     cursor = connection.execute(
-        "SELECT position, entry_count, payload, accept_time, origin_node, origin_epoch, origin_sequence FROM segment"
-        " WHERE position >= ? AND position < ? ORDER BY position",
+        "SELECT position, entry_count, accept_time, origin_node, origin_epoch, origin_sequence, checksum, payload"
+        " FROM segment WHERE position >= ? AND position < ? ORDER BY position",
         (start, _position(log_id + 1, 0)),
     )
     segments: list[Segment] = []
-    base = after + 1
+    base = following = after + 1
     count = size = 0
-    for position, *fields in cursor:
-        segment = Segment(*fields)
-        if segments and (count + segment.count > max_count or size + len(segment.payload) > max_bytes):
+    for *facts, checksum, payload in cursor:
+        sequence = facts[0] - origin
+        if segments and (sequence != following or count + facts[1] > max_count or size + len(payload) > max_bytes):
             break
+        if segment_checksum(facts, payload) != checksum:
+            if segments:
+                break  # what is whole goes first
+            if sequence > following:
+                _check_hole(connection, log_id, following)
+            raise SegmentDamaged(log_id, sequence, _end_of_hole(connection, log_id, sequence))
         if not segments:
-            base = position - _position(log_id, 0)
-        segments.append(segment)
-        count += segment.count
-        size += len(segment.payload)
+            base = sequence
+        segments.append(Segment(facts[1], payload, *facts[2:]))
+        following = sequence + facts[1]
+        count += facts[1]
+        size += len(payload)
     cursor.close()
+    if not segments or base > after + 1:
+        _check_hole(connection, log_id, after + 1)
     return Chunk(base, _under_their_epochs(connection, log_id, base, segments))
+
+
+def find(connection: sqlite3.Connection, log_id: int, sequence: int) -> tuple[int, Segment] | None:
+    """(sequence of its first entry, segment) of the segment that holds an entry; None where it is gone or damaged."""
+    try:
+        chunk = read(connection, log_id, sequence - 1, 1, 1)
+    except SegmentDamaged:
+        return None
+    return (chunk.base, chunk.segments[0]) if chunk.segments and chunk.base <= sequence else None
+
+
+def oldest(connection: sqlite3.Connection, log_id: int, after: int) -> float | None:
+    """When the first segment that is held past `after` was accepted, wall clock in seconds."""
+    row = connection.execute(
+        "SELECT accept_time FROM segment WHERE position > ? AND position < ? ORDER BY position LIMIT 1",
+        (_position(log_id, after), _position(log_id + 1, 0)),
+    ).fetchone()
+    return None if row is None else float(row[0])
+
+
+def payload_bytes(connection: sqlite3.Connection, log_id: int, after: int) -> int:
+    """Bytes of the segments that begin past `after`."""
+    return int(
+        connection.execute(
+            "SELECT coalesce(sum(length(payload)), 0) FROM segment WHERE position > ? AND position < ?",
+            (_position(log_id, after), _position(log_id + 1, 0)),
+        ).fetchone()[0]
+    )
+
+
+def _end_of_hole(connection: sqlite3.Connection, log_id: int, sequence: int) -> int:
+    """Up to where entries from `sequence` on are gone, whatever the row there says."""
+    following = connection.execute(
+        "SELECT min(position) FROM segment WHERE position > ? AND position < ?",
+        (_position(log_id, sequence), _position(log_id + 1, 0)),
+    ).fetchone()[0]
+    if following is not None:
+        return int(following) - _position(log_id, 0) - 1
+    return int(connection.execute("SELECT next_sequence - 1 FROM log WHERE log_id = ?", (log_id,)).fetchone()[0])
+
+
+def _check_hole(connection: sqlite3.Connection, log_id: int, sequence: int) -> None:
+    """Entries from `sequence` on are not there: they are still to come, were trimmed, are noted as lost, or are damage."""
+    first, following = connection.execute(
+        "SELECT first_sequence, next_sequence FROM log WHERE log_id = ?", (log_id,)
+    ).fetchone()
+    while first <= sequence < following:
+        noted = connection.execute(
+            "SELECT last_sequence FROM lost_range WHERE log_id = ? AND first_sequence <= ? AND last_sequence >= ?",
+            (log_id, sequence, sequence),
+        ).fetchone()
+        end = _end_of_hole(connection, log_id, sequence - 1)
+        if noted is None:
+            if end < sequence:
+                return
+            raise SegmentDamaged(log_id, sequence, end)
+        sequence = noted[0] + 1
 
 
 def _under_their_epochs(
@@ -222,9 +343,65 @@ def _under_their_epochs(
     return tuple(keyed)
 
 
+def lose(connection: sqlite3.Connection, damaged: SegmentDamaged, reason: str = DAMAGED) -> int:
+    """Give up what is damaged: it is deleted if it is there, and noted as lost. Returns how many entries that newly are.
+
+    A consumer that had not acknowledged them has lost them.
+    """
+    log_id, first, last = damaged.log_id, damaged.first, damaged.last
+    if not connection.execute(
+        "INSERT INTO lost_range VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (log_id, first, last, reason)
+    ).rowcount:
+        return 0
+    bounds = (_position(log_id, first), _position(log_id, last))
+    connection.execute("DELETE FROM segment WHERE position BETWEEN ? AND ?", bounds)
+    weigh(connection, log_id)
+    connection.execute(
+        "UPDATE consumer SET lost_count = lost_count + :last - max(acked_sequence, :first - 1)"
+        " WHERE log_id = :log AND acked_sequence < :last",
+        {"log": log_id, "first": first, "last": last},
+    )
+    return last - first + 1
+
+
+def weigh(connection: sqlite3.Connection, log_id: int) -> None:
+    """Count anew what a log holds, after something went that nobody took: every segment is looked at."""
+    low, high = _position(log_id, 0), _position(log_id + 1, 0)
+    held = disk = 0
+    for (size,) in connection.execute(
+        "SELECT length(payload) FROM segment WHERE position >= ? AND position < ?", (low, high)
+    ):
+        held += size
+        disk += disk_bytes(size)
+    connection.execute("UPDATE log SET held_bytes = ?, disk_bytes = ? WHERE log_id = ?", (held, disk, log_id))
+
+
+def lost(connection: sqlite3.Connection, log_id: int, after: int = 0) -> int:
+    """How many entries past `after` are noted as lost."""
+    return int(
+        connection.execute(
+            "SELECT coalesce(sum(last_sequence - max(first_sequence, ? + 1) + 1), 0) FROM lost_range"
+            " WHERE log_id = ? AND last_sequence > ?",
+            (after, log_id, after),
+        ).fetchone()[0]
+    )
+
+
+def why_missing(connection: sqlite3.Connection, log_id: int, sequence: int) -> str:
+    """Why an entry that is behind the log's end is not there."""
+    row = connection.execute(
+        "SELECT reason FROM lost_range WHERE log_id = ? AND first_sequence <= ? AND last_sequence >= ?",
+        (log_id, sequence, sequence),
+    ).fetchone()
+    return "RETENTION" if row is None else str(row[0])
+
+
 def ensure_consumer(connection: sqlite3.Connection, log_id: int, name: str, acked: int) -> int:
     """The consumer's acknowledged sequence; a new one starts at `acked`."""
-    connection.execute("INSERT INTO consumer VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING", (log_id, name, acked))
+    connection.execute(
+        "INSERT INTO consumer (log_id, name, acked_sequence) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        (log_id, name, acked),
+    )
     row = connection.execute(
         "SELECT acked_sequence FROM consumer WHERE log_id = ? AND name = ?", (log_id, name)
     ).fetchone()
@@ -264,7 +441,7 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         return 0
     lowest = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
     upto = next_sequence - 1 if lowest is None else lowest
-    deleted = freed = 0
+    deleted = freed = taken = 0
     last_position = None
     origin = _position(log_id, 0)
     rows = connection.execute(
@@ -278,15 +455,17 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         last_position = position
         deleted += count
         freed += size
+        taken += disk_bytes(size)
     if last_position is None:
         return 0
     connection.execute("DELETE FROM segment WHERE position >= ? AND position <= ?", (origin, last_position))
     first = connection.execute(
         "SELECT min(position) FROM segment WHERE position >= ? AND position < ?", (origin, _position(log_id + 1, 0))
     ).fetchone()[0]
+    first_sequence = next_sequence if first is None else first - origin
     connection.execute(
-        "UPDATE log SET held_bytes = held_bytes - ?, first_sequence = ? WHERE log_id = ?",
-        (freed, next_sequence if first is None else first - origin, log_id),
+        "UPDATE log SET held_bytes = held_bytes - ?, disk_bytes = disk_bytes - ?, first_sequence = ? WHERE log_id = ?",
+        (freed, taken, first_sequence, log_id),
     )
     return deleted
 

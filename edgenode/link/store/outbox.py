@@ -9,6 +9,7 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import TRIM_SEGMENTS, Retention
 
 OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
@@ -54,12 +55,7 @@ class SqliteOutbox:
 
     async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
         """See Outbox."""
-        name = self._lanes[lane]
-
-        def run(connection: sqlite3.Connection) -> Chunk:
-            return logs.read(connection, logs.log_state(connection, name).log_id, after, max_count, max_bytes)
-
-        return await self._database.read(run)
+        return (await read_log(self._database, self._lanes[lane], after, max_count, max_bytes)).chunk
 
     async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
         """See Outbox."""

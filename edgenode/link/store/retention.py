@@ -6,7 +6,7 @@ acknowledged is not counted, so a backlog does not push out what was delivered j
 number of bytes for those who read it from the start, whatever their age and whether or not all of them are acknowledged.
 
 How many bytes are acknowledged is noted as the consumers come on (`retained`), never counted from the start. A store that is
-more than half full keeps nothing for refilling: work comes first.
+more than half full keeps nothing of what everybody has: work comes first.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ class Retention:
         held, first = connection.execute(
             "SELECT held_bytes, first_sequence FROM log WHERE log_id = ?", (log_id,)
         ).fetchone()
-        if held <= self.keep_bytes:
+        keep_bytes = 0 if self.scarce() else self.keep_bytes
+        if held <= keep_bytes:
             return 0
         acked = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
         if acked is None:  # nobody acknowledges, so nobody can come back for it
-            return logs.trim(connection, log_id, self.keep_bytes, max_segments)
+            return logs.trim(connection, log_id, keep_bytes, max_segments)
         retained = _note_acknowledged(connection, log_id, first, acked, held)
-        allowed = max(self.keep_bytes, held - retained + self._allowance(connection, log_id, retained, max_segments))
+        allowed = max(keep_bytes, held - retained + self._allowance(connection, log_id, retained, max_segments))
         deleted = logs.trim(connection, log_id, allowed, max_segments) if held > allowed else 0
         if deleted:
             connection.execute(

@@ -48,11 +48,15 @@ Response = message_service_pb2.SubscribeResponse
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Part of a log; `last` is the newest position it had when read, `epoch` that of segments that name none."""
+    """Part of a log; `last` is the newest position it had when read, `epoch` that of segments that name none.
+
+    `gap_reason` says why entries before the chunk are not there.
+    """
 
     chunk: Chunk
     last: int
     epoch: str
+    gap_reason: str = "RETENTION"
 
 
 class MessageSource(Protocol):
@@ -284,12 +288,12 @@ class SubscribeStream:
         if not chunk.segments:
             self._caught_up = True
             if stretch.last > after:
-                self._ready.append(_gap(after + 1, stretch.last, "RETENTION"))
+                self._ready.append(_gap(after + 1, stretch.last, stretch.gap_reason))
                 self._read_to = stretch.last
             return
         self._caught_up = chunk.end >= stretch.last
         if chunk.base > after + 1:
-            self._ready.append(_gap(after + 1, chunk.base - 1, "RETENTION"))
+            self._ready.append(_gap(after + 1, chunk.base - 1, stretch.gap_reason))
         position = chunk.base
         for segment in chunk.segments:
             self._ready.extend(self._matching(segment, stretch.epoch, position, after))

@@ -163,10 +163,11 @@ async def test_a_full_store_refuses_with_a_time_to_wait_and_keeps_what_it_has() 
     with short_directory() as directory:
         async with house(directory, store_bytes=16 << 20, message_retention_bytes=15 << 20) as h:
             batch = messages(*["x" * 200_000] * 5)
-            async with publishing(h, "p") as (publisher, _):
+            slow = stream(h.messages.Subscribe, start(credits=0, name="slow"))  # nothing goes before it was read
+            async with slow, publishing(h, "p") as (publisher, _):
                 with pytest.raises(ResourceExhausted) as refused:
                     await _until_refused(publisher, batch)
-            assert (refused.value.reason, refused.value.problem.retry_after) == ("STORE_FULL", 5.0)
+            assert (refused.value.reason, refused.value.problem.retry_after) == ("LANE_FULL", 5.0)
             async with publishing(h, "p") as (_, resume):
                 assert resume >= 40
             assert len(await read_all(h, resume)) == resume

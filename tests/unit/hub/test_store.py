@@ -17,7 +17,7 @@ from hub.services.entries import cut_messages
 from hub.services.ledger import ledger_lines
 from hub.store.fleet import SqliteFleetStore
 from hub.store.link import SqliteLinkStore
-from hub.store.messages import LOG, SqliteMessageStore
+from hub.store.messages import SqliteMessageStore
 from hub.store.records import (
     AgentRow,
     Decision,
@@ -29,7 +29,7 @@ from hub.store.records import (
     Tasks,
     WaitKey,
 )
-from hub.store.schema import open_database
+from hub.store.schema import MESSAGE_LOG, open_database
 from hub.store.tasks import SqliteTaskStore, task_log
 
 KEY = WaitKey(Demand("code.metrics", "zone=a", "", 2.5), 7)
@@ -191,7 +191,7 @@ def messages(*topics: str) -> Segment:
 
 async def stored(store: Store) -> list[tuple[str, str, int]]:
     """(topic, epoch, sequence at the origin) of all that is held."""
-    chunk, _ = await store.messages.read(0, 1000, 1 << 20)
+    chunk = (await store.messages.read(0, 1000, 1 << 20)).chunk
     found = []
     for segment in chunk.segments:
         batch = message_pb2.MessageBatch.FromString(segment.payload)
@@ -260,18 +260,19 @@ async def test_retention_keeps_what_is_not_read_until_the_hard_bound(store: Stor
         payload = messages("a").payload + bytes(0)
         segment = Segment(1, payload, 1.0)
         await store.messages.append(Intake("north", Lane.MESSAGE, "e1", index + 1, (segment,)))
-    size = len(messages("a").payload)
-    assert await store.messages.sweep(2 * size, 10 * size) == 0
-    assert await store.messages.sweep(2 * size, 5 * size) == 5
+    size, taken = len(messages("a").payload), logs.disk_bytes(len(messages("a").payload))
+    assert await store.messages.sweep(2 * size, 0) == 0
+    assert await store.messages.sweep(2 * size, 10 * taken) == 0
+    assert await store.messages.sweep(2 * size, 10 * taken - 5 * size) == 5
     assert await store.messages.bounds() == (6, 10)
     assert await store.messages.subscribe("reader", 0) == 5
     await store.messages.acknowledge("reader", 9)
-    assert await store.messages.sweep(2 * size, 5 * size) == 3
+    assert await store.messages.sweep(2 * size, 0) == 3
     assert await store.messages.bounds() == (9, 10)
     assert await store.unbalanced() == []
     facts = await store.link.ledger()
     assert facts.messages_dropped == {"UNREAD": 5, "RETENTION": 3}
-    state = await store.database.read(lambda connection: logs.log_state(connection, LOG))
+    state = await store.database.read(lambda connection: logs.log_state(connection, MESSAGE_LOG))
     assert state.held_bytes == 2 * size
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from edgenode.link.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.model.lanes import Lane
 from edgenode.link.store.database import Database
 
 SCHEMA = ["CREATE TABLE item (item_id INTEGER PRIMARY KEY, body BLOB) STRICT;\n"]
@@ -113,16 +114,87 @@ async def test_full_store_refuses_and_recovers(tmp_path: Path) -> None:
     await database.close()
 
 
+async def drain(database: Database) -> None:
+    """Wait until the store has nothing more to do."""
+    while database._committer is not None:
+        await asyncio.wait([database._committer])
+
+
 async def test_space_is_given_back_after_a_drain(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    for _ in range(40):
+        await database.write(insert(os.urandom(1 << 20)))
+    assert (tmp_path / "a.db").stat().st_size > 20 << 20
+    await database.write(lambda connection: connection.execute("DELETE FROM item"))
+    await drain(database)  # nobody asks for anything any more
+    assert (tmp_path / "a.db").stat().st_size < 2 << 20
+    assert (tmp_path / "a.db-wal").stat().st_size == 0
+    await database.close()
+
+
+async def test_space_is_given_back_in_steps_between_which_writers_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await open_database(tmp_path / "a.db")
+    for _ in range(40):
+        await database.write(insert(os.urandom(1 << 20)))
+    steps: list[str] = []
+    give_back, run = database._give_back, database._run
+
+    def noted_step(connection: sqlite3.Connection) -> None:
+        steps.append("step")
+        give_back(connection)
+
+    def noted_commit(*args: Any) -> Any:
+        steps.append("commit")
+        return run(*args)
+
+    monkeypatch.setattr(database, "_give_back", noted_step)
+    monkeypatch.setattr(database, "_run", noted_commit)
+    await database.write(lambda connection: connection.execute("DELETE FROM item"))
+    for _ in range(10):
+        await database.write(insert(b"x"))
+    await drain(database)
+    assert steps.count("step") > 20
+    assert max(len(part) for part in "".join(s[0] for s in steps[: steps.index("commit", 9)]).split("c")) <= 1
+    await database.close()
+
+
+async def test_space_left_by_an_earlier_run_is_given_back(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "a.db")
     for _ in range(20):
         await database.write(insert(os.urandom(1 << 20)))
     await database.write(lambda connection: connection.execute("DELETE FROM item"))
-    for _ in range(12):
-        await database.write(insert(b"tick"))
     await database.close()
-    assert (tmp_path / "a.db").stat().st_size < 4 << 20
-    assert not (tmp_path / "a.db-wal").exists()
+    assert (tmp_path / "a.db").stat().st_size > 10 << 20
+    again = await open_database(tmp_path / "a.db")
+    await drain(again)
+    assert (tmp_path / "a.db").stat().st_size < 2 << 20
+    await again.close()
+
+
+async def test_transactions_are_bounded(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    before = database.commits
+    body = os.urandom(1 << 20)
+    await asyncio.gather(*(database.write(insert(body), size=len(body)) for _ in range(64)))
+    assert database.commits - before == 8
+    assert (tmp_path / "a.db-wal").stat().st_size < 32 << 20
+    assert database.budget._admitted == {Lane.MESSAGE: 0, Lane.TASK: 0}
+    await database.close()
+
+
+async def test_what_is_on_its_way_counts(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db", limit_bytes=16 << 20)
+    writes = []
+    for _ in range(14):
+        database.check_room(1 << 20)
+        writes.append(asyncio.create_task(database.write(insert(os.urandom(1 << 20)), size=1 << 20)))
+        await asyncio.sleep(0)
+    with pytest.raises(ResourceExhausted, match="STORE_FULL"):
+        database.check_room(1 << 20)
+    await asyncio.gather(*writes)
+    await database.close()
 
 
 async def test_an_opening_that_is_cancelled_leaves_nothing_behind(tmp_path: Path) -> None:
