@@ -45,6 +45,7 @@ def _text(shown: Plain, now: float) -> str:
             ("because", "; ".join(shown["health_reasons"])),
             ("identity", shown["identity"]),
             ("link", link_text(shown["link"], now) or "none: this node has not joined a hub"),
+            ("to do", _link_hint(shown["link"])),
             ("agents", counts_text(shown["agent_counts"])),
             ("tasks", counts_text(shown["task_counts"])),
             ("dead letters", shown["dead_letter_count"]),
@@ -57,6 +58,11 @@ def _text(shown: Plain, now: float) -> str:
         ]
     )
     return f"{summary}\n\n{lanes_table(shown['lanes'])}" if shown["lanes"] else summary
+
+
+def _link_hint(link: Plain | None) -> str:
+    problem = None if link is None or link["state"] == "established" else link["last_problem"]
+    return str(problem["hint"]) if problem else ""
 
 
 @click.command()

@@ -4,9 +4,11 @@
     -----------------------------  --------------------------------  -----------------------------------------------------
     join                           none                              generation 1 is current
     join, token allows rejoin      any                               next generation is current; older ones are stale;
-                                                                     a revocation ends
+                                                                     a revocation or quarantine ends
     join                           any                               NODE_EXISTS
     present a certificate          revoked                           REVOKED
+                                   quarantined, and any but the last CLONED_IDENTITY
+                                   of the outcomes below
                                    it is current                     as it is
                                    it is pending                     it becomes current, the one before is stale
                                    it is newer than any issued       the record is older than the fleet (hub restored from a
@@ -16,7 +18,8 @@
                                    current has the request's key      BAD_CSR: a renewal is for a new key
                                    else                              next generation is pending; an unused one is replaced
 
-Two copies of one state directory cannot both go on: whichever renews and uses its certificate first makes the other stale.
+Two copies of one state directory cannot both go on: where both are up they are found out (hub.services.clones), else
+whichever renews and uses its certificate first makes the other stale.
 A presented certificate was checked against edge-ca before it comes here.
 """
 
@@ -26,6 +29,9 @@ import dataclasses
 
 from edgenode.link.errors import AlreadyExists, InvalidArgument, PermissionDenied
 from hub.ca.ports import Issue, IssuedCertificate, NodeRecord
+
+# What the copies of an identity wait before they ask again whether one of them may go on.
+QUARANTINE_RETRY_SECONDS = 60.0
 
 
 def join(record: NodeRecord | None, node: str, rejoin: bool, now: float, issue: Issue) -> NodeRecord:
@@ -38,7 +44,10 @@ def join(record: NodeRecord | None, node: str, rejoin: bool, now: float, issue: 
 
 
 def present(record: NodeRecord | None, presented: IssuedCertificate, now: float) -> NodeRecord:
-    """The record after a node showed a certificate. Raises PermissionDenied (REVOKED, STALE_GENERATION)."""
+    """The record after a node showed a certificate.
+
+    Raises PermissionDenied (REVOKED, STALE_GENERATION, CLONED_IDENTITY).
+    """
     if record is None:
         return NodeRecord(presented.node, now, revoked=False, current=presented)
     if record.revoked:
@@ -48,11 +57,12 @@ def present(record: NodeRecord | None, presented: IssuedCertificate, now: float)
             hint=f"an operator must let it in again: edgehub token create {record.node} --rejoin",
             node=record.node,
         )
-    if presented.serial == record.current.serial:
-        return record
+    current = presented.serial == record.current.serial
     newest = record.pending is not None and presented.serial == record.pending.serial
-    if newest or presented.generation > record.generation:
-        return dataclasses.replace(record, current=presented, pending=None)
+    if current or newest or presented.generation > record.generation:
+        if record.quarantine_time is not None:
+            raise cloned(record.node)
+        return record if current else dataclasses.replace(record, current=presented, pending=None)
     raise PermissionDenied(
         "STALE_GENERATION",
         f"{record.node} shows generation {presented.generation}; {record.current.generation} is in use",
@@ -71,6 +81,19 @@ def renew(record: NodeRecord, public_key_hash: bytes, issue: Issue) -> NodeRecor
             "BAD_CSR", "the request is for the present key", hint="make a new key for each renewal", field="csr"
         )
     return dataclasses.replace(record, pending=issue(record.node, record.generation + 1))
+
+
+def cloned(node: str) -> PermissionDenied:
+    """The error for both processes that use one identity. They may ask again, but need not hurry."""
+    return PermissionDenied(
+        "CLONED_IDENTITY",
+        f"two processes use the identity of {node}: its state directory was copied; both are kept out",
+        hint=f"end one, then on the hub: edgehub nodes release {node}; or join the one that stays anew, with a token of"
+        f" edgehub token create {node} --rejoin",
+        retryable=True,
+        retry_after=QUARANTINE_RETRY_SECONDS,
+        node=node,
+    )
 
 
 def node_exists(node: str) -> AlreadyExists:

@@ -30,13 +30,17 @@ class IssuedCertificate:
 
 @dataclass(frozen=True, slots=True)
 class NodeRecord:
-    """A node that joined. `pending` was issued by a renewal and not used yet; until it is, `current` stays good."""
+    """A node that joined. `pending` was issued by a renewal and not used yet; until it is, `current` stays good.
+
+    `quarantine_time` (wall clock, seconds) is when two processes were found to use the identity; None if that is not so.
+    """
 
     node: str
     joined_time: float
     revoked: bool
     current: IssuedCertificate
     pending: IssuedCertificate | None = None
+    quarantine_time: float | None = None
 
     @property
     def generation(self) -> int:
@@ -83,12 +87,16 @@ class EnrollmentStore(Protocol):
     ) -> IssuedCertificate:
         """Trade a certificate for the next; the same key gets the same one until it is used.
 
-        Raises PermissionDenied (REVOKED, STALE_GENERATION), InvalidArgument (BAD_CSR) for a key that is not new.
+        Raises PermissionDenied (REVOKED, STALE_GENERATION, CLONED_IDENTITY), InvalidArgument (BAD_CSR) for a key that is
+        not new.
         """
         ...
 
     async def admit(self, presented: IssuedCertificate, now: float) -> NodeRecord:
-        """A node uses a certificate: note it, retire the one before. Raises PermissionDenied (REVOKED, STALE_GENERATION)."""
+        """A node uses a certificate: note it, retire the one before.
+
+        Raises PermissionDenied (REVOKED, STALE_GENERATION, CLONED_IDENTITY).
+        """
         ...
 
     async def node(self, name: str) -> NodeRecord | None:
@@ -101,4 +109,12 @@ class EnrollmentStore(Protocol):
 
     async def revoke(self, name: str) -> NodeRecord:
         """Refuse a node from now on, until it joins again. Raises NotFound (UNKNOWN_NODE)."""
+        ...
+
+    async def quarantine(self, name: str, now: float) -> None:
+        """Refuse a node from now on, until it joins again or is released. Raises NotFound (UNKNOWN_NODE)."""
+        ...
+
+    async def release(self, name: str) -> bool:
+        """End a node's quarantine; whether there was one. Raises NotFound (UNKNOWN_NODE)."""
         ...

@@ -1,4 +1,4 @@
-"""`edgehub status | nodes | ledger`."""
+"""`edgehub status | nodes list | nodes show | nodes release | ledger`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.fleet import show_ledger
+from edgenode.link.terminal.lazy import DefaultGroup
 from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.output import Column, col, emit, facts, human_bytes, human_seconds, table
 from edgenode.link.terminal.plain import plain
@@ -52,11 +54,16 @@ def _text(shown: Plain, now: float) -> str:
     return f"{summary}\n\n{lanes_table(shown['parent_lanes'])}" if shown["parent_lanes"] else summary
 
 
-@click.command()
+@click.group(cls=DefaultGroup)
+def nodes() -> None:
+    """The nodes that ever joined. Without a word: list."""
+
+
+@nodes.command("list")
 @limit_option(1000)
 @output_option
 @state_option
-def nodes(state: Path, output: str, limit: int) -> None:
+def list_(state: Path, output: str, limit: int) -> None:
     """The nodes that ever joined, by name, with their backlog as the hub sees it."""
 
     async def work() -> list[fleet_service_pb2.Node]:
@@ -66,6 +73,61 @@ def nodes(state: Path, output: str, limit: int) -> None:
 
     rows = [plain(node) for node in run(work())]
     emit(output, rows, lambda: table(rows, _node_columns(time.time()), empty="no node has joined"))
+
+
+@nodes.command()
+@click.argument("node")
+@output_option
+@state_option
+def show(state: Path, output: str, node: str) -> None:
+    """One node; exit code 7 while it is quarantined."""
+
+    async def work() -> fleet_service_pb2.GetNodeResponse:
+        async with channel_to(hub_target(state)) as channel:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+            return await ask(stub.GetNode, fleet_service_pb2.GetNodeRequest(node=node))
+
+    shown = plain(run(work()).node)
+    emit(output, shown, lambda: _node_text(shown, time.time()))
+    if shown["quarantine_time"]:
+        raise Exit(ExitCode.DEGRADED)
+
+
+def _node_text(shown: Plain, now: float) -> str:
+    name, since = shown["node"], shown["quarantine_time"]
+    summary = facts(
+        [
+            ("node", name),
+            ("kind", shown["kind"]),
+            ("state", shown["state"]),
+            ("because", since and f"two processes use its identity, found {human_seconds(now - since)} ago"),
+            ("to do", since and f"end one, then: edgehub nodes release {name}"),
+            ("or", since and f"join the one that stays anew, with: edgehub token create {name} --rejoin"),
+            ("contact", shown["last_contact_time"] and f"{human_seconds(now - shown['last_contact_time'])} ago"),
+            ("agents", shown["agent_count"]),
+            ("desired state", _desired(shown)),
+            ("generation", shown["generation"]),
+            ("certificate", f"ends in {human_seconds(shown['certificate_expire_time'] - now)}"),
+            ("software", shown["software"]),
+        ]
+    )
+    return f"{summary}\n\n{lanes_table(shown['lanes'])}" if shown["lanes"] else summary
+
+
+@nodes.command()
+@click.argument("node")
+@output_option
+@state_option
+def release(state: Path, output: str, node: str) -> None:
+    """Let a quarantined NODE in again, whichever of its processes comes next. End the other one first."""
+
+    async def work() -> fleet_service_pb2.ReleaseNodeResponse:
+        async with channel_to(hub_target(state)) as channel:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
+            return await ask(stub.ReleaseNode, fleet_service_pb2.ReleaseNodeRequest(node=node))
+
+    released = run(work()).released
+    emit(output, {"node": node, "released": released}, lambda: "released" if released else "it was not quarantined")
 
 
 def _node_columns(now: float) -> list[Column]:

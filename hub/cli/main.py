@@ -12,7 +12,7 @@ _COMMANDS = {
     "serve": ("hub.cli.serve:serve", "Run the hub until SIGTERM or SIGINT."),
     "token": ("hub.cli.authority:token", "Tokens with which edges join."),
     "status": ("hub.cli.fleet:status", "How the hub is."),
-    "nodes": ("hub.cli.fleet:nodes", "The nodes that ever joined."),
+    "nodes": ("hub.cli.fleet:nodes", "The nodes that ever joined; letting a quarantined one in again."),
     "agents": ("hub.cli.registry:agents", "Agents of the whole fleet."),
     "find": ("hub.cli.registry:find", "Agents of the fleet fit for a job, best first, with reasons."),
     "tasks": ("hub.cli.tasks:tasks", "Tasks that came to the hub."),

@@ -33,6 +33,7 @@ from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.backup import SCOPE
 from hub.services.calls import CallRouter
+from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
 from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack
@@ -141,6 +142,7 @@ class Core:
             child,
         )
         self.links = self._make_links(config)
+        self._clones = CloneWatch(self.enrollment, self._fleet, clock, new_epoch, self.links.end)
         self.end = self._make_end(config)
         self._message_service = MessageService(self._messages)
 
@@ -173,6 +175,7 @@ class Core:
             self._handlers,
             config.lease_seconds,
             self._alarm,
+            lambda node, hello: self._clones.outdated(node, hello),
         )
 
     def _make_end(self, config: HubConfig) -> AcceptingEnd:
@@ -318,6 +321,7 @@ class Core:
             self._placement,
             self._messages,
             self._desired,
+            self._clones,
             self._clock,
             lambda: self.uplink,
             self._back_up,

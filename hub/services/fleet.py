@@ -20,6 +20,7 @@ from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, timestamp_to_pb
 from hub.ca.authority import Authority
 from hub.ca.ports import EnrollmentStore, NodeRecord
+from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.enrollment import TOKEN_LIFE, create_join_token
 from hub.services.ledger import ledger_lines
@@ -61,6 +62,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
         placement: Placement,
         messages: MessageDesk,
         desired: DesiredDesk,
+        clones: CloneWatch,
         clock: Clock,
         uplink: Callable[[], Uplink | None],
         back_up: Callable[[Path], Awaitable[admin_pb2.Backup]],
@@ -78,6 +80,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
         self._placement = placement
         self._messages = messages
         self._desired = desired
+        self._clones = clones
         self._clock = clock
 
     async def GetHubStatus(self, request: pb.GetHubStatusRequest, context: Context) -> pb.GetHubStatusResponse:
@@ -122,6 +125,21 @@ class FleetService(pb_grpc.FleetServiceServicer):
             response.nodes.append(await self._node(name, rows.get(name), enrolled.get(name), lanes))
         return response
 
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
+        """One node."""
+        check_name(request.node, "node")
+        row = next((row for row in await self._fleet.nodes() if row.node == request.node), None)
+        record = await self._enrollment.node(request.node)
+        if row is None and record is None:
+            raise _unknown_node(request.node)
+        lanes = _lanes_of(await self._links.ledger(), self._clock.wall())
+        return pb.GetNodeResponse(node=await self._node(request.node, row, record, lanes))
+
+    async def ReleaseNode(self, request: pb.ReleaseNodeRequest, context: Context) -> pb.ReleaseNodeResponse:
+        """End a quarantine."""
+        check_name(request.node, "node")
+        return pb.ReleaseNodeResponse(released=await self._clones.release(request.node))
+
     async def GetFleetLedger(self, request: pb.GetFleetLedgerRequest, context: Context) -> pb.GetFleetLedgerResponse:
         """The hub's side of every hop."""
         uplink = self._uplink()
@@ -157,9 +175,7 @@ class FleetService(pb_grpc.FleetServiceServicer):
     async def _check_node(self, node: str) -> None:
         check_name(node, "node")
         if self._view.node(node) is None and await self._enrollment.node(node) is None:
-            raise NotFound(
-                "UNKNOWN_NODE", f"no node {node} has joined", hint="list the nodes to see which have", node=node
-            )
+            raise _unknown_node(node)
 
     async def _enrolled(self) -> list[NodeRecord]:
         records: list[NodeRecord] = []
@@ -197,7 +213,14 @@ class FleetService(pb_grpc.FleetServiceServicer):
         if record is not None:
             node.certificate_expire_time.CopyFrom(timestamp_to_pb(record.current.expire_time))
             node.generation = record.current.generation
+            if record.quarantine_time is not None:
+                node.state = "quarantined"
+                node.quarantine_time.CopyFrom(timestamp_to_pb(record.quarantine_time))
         return node
+
+
+def _unknown_node(node: str) -> NotFound:
+    return NotFound("UNKNOWN_NODE", f"no node {node} has joined", hint="list the nodes to see which have", node=node)
 
 
 def _lanes_of(facts: LedgerFacts, now: float) -> dict[str, list[admin_pb2.LaneStatus]]:

@@ -102,7 +102,10 @@ class Links:
         handlers: LinkHandlers,
         lease: float,
         alarm: Alarm,
+        outdated: Callable[[str, Hello], Awaitable[EdgenodeError]],
     ) -> None:
+        """`outdated` says what to refuse a process with after which another one was let in."""
+        self._outdated = outdated
         self._alarm = alarm
         self._background = Background()
         self._moving: dict[str, _Move] = {}
@@ -118,6 +121,7 @@ class Links:
         self._lease = lease
         self._outboxes: dict[str, AppendableOutbox] = {}
         self._connections: dict[str, LinkConnection] = {}
+        self._unwelcome: dict[str, Problem] = {}
         self.rows: dict[str, NodeRow] = {}
 
     @property
@@ -163,11 +167,22 @@ class Links:
         waiting.append(frame)
         return True
 
+    def end(self, node: str, problem: Problem) -> None:
+        """End the node's session, also one that was let in and is not up yet."""
+        link = self._connections.get(node)
+        if link is not None:
+            link.close(problem)
+        else:
+            self._unwelcome[node] = problem
+
     async def _admit(self, node: str, hello: Hello) -> int:
         row = await self._fleet.open_session(
             node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub
         )
+        if row is None:
+            raise await self._outdated(node, hello)
         self.rows[node] = row
+        self._unwelcome.pop(node, None)
         return row.fence
 
     def established(self, node: str, link: LinkConnection) -> None:
@@ -180,6 +195,9 @@ class Links:
         self._connections[node] = link
         self._view.connected(node, self._clock.monotonic())
         self._handlers.node_connected(node, link.peer.applied_version)
+        unwelcome = self._unwelcome.pop(node, None)
+        if unwelcome is not None:
+            link.close(unwelcome)
         if move is not None:
             # On the next turn: the session counts as up only once this returned.
             asyncio.get_running_loop().call_soon(self._send_waiting, node)

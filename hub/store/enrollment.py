@@ -44,7 +44,8 @@ CREATE TABLE node_identity (
     joined_time REAL NOT NULL,
     revoked INTEGER NOT NULL,
     current_serial TEXT NOT NULL,
-    pending_serial TEXT
+    pending_serial TEXT,
+    quarantine_time REAL
 ) STRICT, WITHOUT ROWID;
 """
 
@@ -137,15 +138,30 @@ class SqliteEnrollmentStore:
         """See EnrollmentStore."""
 
         def revoke(connection: sqlite3.Connection) -> NodeRecord:
-            record = _read_node(connection, name)
-            if record is None:
-                raise NotFound(
-                    "UNKNOWN_NODE", f"no node named {name} has joined", hint="see `edgehub nodes`", node=name
-                )
+            record = _joined(connection, name)
             connection.execute("UPDATE node_identity SET revoked = 1 WHERE node = ?", (name,))
             return dataclasses.replace(record, revoked=True)
 
         return await self._change(revoke)
+
+    async def quarantine(self, name: str, now: float) -> None:
+        """See EnrollmentStore."""
+
+        def quarantine(connection: sqlite3.Connection) -> None:
+            _joined(connection, name)
+            connection.execute("UPDATE node_identity SET quarantine_time = ? WHERE node = ?", (now, name))
+
+        await self._change(quarantine)
+
+    async def release(self, name: str) -> bool:
+        """See EnrollmentStore."""
+
+        def release(connection: sqlite3.Connection) -> bool:
+            record = _joined(connection, name)
+            connection.execute("UPDATE node_identity SET quarantine_time = NULL WHERE node = ?", (name,))
+            return record.quarantine_time is not None
+
+        return await self._change(release)
 
     async def _change(self, function: Callable[[sqlite3.Connection], _T]) -> _T:
         """Run `function` in a transaction. It raises a refusal before its first write."""
@@ -209,6 +225,13 @@ def _read_token(connection: sqlite3.Connection, token_id: str) -> TokenRecord | 
     return TokenRecord(token_id, node, secret_hash, create_time, expire_time, bool(rejoin), claimed)
 
 
+def _joined(connection: sqlite3.Connection, name: str) -> NodeRecord:
+    record = _read_node(connection, name)
+    if record is None:
+        raise NotFound("UNKNOWN_NODE", f"no node named {name} has joined", hint="see `edgehub nodes`", node=name)
+    return record
+
+
 def _read_node(connection: sqlite3.Connection, name: str) -> NodeRecord | None:
     records = _read_nodes(connection, "WHERE node_identity.node = ?", (name,))
     return records[0] if records else None
@@ -216,7 +239,7 @@ def _read_node(connection: sqlite3.Connection, name: str) -> NodeRecord | None:
 
 def _read_nodes(connection: sqlite3.Connection, condition: str, values: tuple[object, ...]) -> list[NodeRecord]:
     rows = connection.execute(
-        "SELECT node_identity.node, joined_time, revoked, pending_serial, "
+        "SELECT node_identity.node, joined_time, revoked, pending_serial, quarantine_time, "
         f"{_CERTIFICATE.format('held')}, {_CERTIFICATE.format('next')} "
         "FROM node_identity JOIN node_certificate AS held ON held.serial = current_serial "
         f"LEFT JOIN node_certificate AS next ON next.serial = pending_serial {condition}",
@@ -224,7 +247,12 @@ def _read_nodes(connection: sqlite3.Connection, condition: str, values: tuple[ob
     )
     return [
         NodeRecord(
-            row[0], row[1], bool(row[2]), _certificate(row[4:10]), None if row[3] is None else _certificate(row[10:16])
+            row[0],
+            row[1],
+            bool(row[2]),
+            _certificate(row[5:11]),
+            None if row[3] is None else _certificate(row[11:17]),
+            row[4],
         )
         for row in rows
     ]
@@ -249,14 +277,16 @@ def _write_node(connection: sqlite3.Connection, record: NodeRecord) -> None:
         ],
     )
     connection.execute(
-        "INSERT INTO node_identity VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET joined_time = excluded.joined_time, "
-        "revoked = excluded.revoked, current_serial = excluded.current_serial, pending_serial = excluded.pending_serial",
+        "INSERT INTO node_identity VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET joined_time = excluded.joined_time, "
+        "revoked = excluded.revoked, current_serial = excluded.current_serial, pending_serial = excluded.pending_serial, "
+        "quarantine_time = excluded.quarantine_time",
         (
             record.node,
             record.joined_time,
             record.revoked,
             _serial_text(record.current.serial),
             None if pending is None else _serial_text(pending.serial),
+            record.quarantine_time,
         ),
     )
     _forget_certificates(connection, record.node)

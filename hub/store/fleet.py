@@ -24,10 +24,11 @@ _SEARCH_LIMIT = 10_000
 # What one transaction looks at when it lets go of what nodes acknowledged long ago.
 _TRIM_LOGS = 50
 _TRIM_SEGMENTS = 100
-
-
 _ALL_BYTES = 1 << 62
 UP_LOGS = {Lane.TASK: task_log(PARENT), Lane.MESSAGE: MESSAGE_LOG}
+# Former processes of a node that are known again when they speak. One that was replaced more often is taken for a new one,
+# and then it is the present one that comes back after another.
+KEPT_PROCESSES = 16
 
 
 def control_log(node: str) -> str:
@@ -114,11 +115,13 @@ class SqliteFleetStore:
 
     async def open_session(
         self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
-    ) -> NodeRow:
+    ) -> NodeRow | None:
         """See FleetStore."""
         epochs = [self._new_epoch() for _ in down_logs(node)]
 
-        def run(connection: sqlite3.Connection) -> NodeRow:
+        def run(connection: sqlite3.Connection) -> NodeRow | None:
+            if _outdated(connection, node, boot_id):
+                return None
             connection.execute(
                 "INSERT INTO node (node, fence, boot_id, generation, software, last_contact, hub)"
                 " VALUES (?, 1, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET fence = fence + 1, boot_id = excluded.boot_id,"
@@ -132,6 +135,15 @@ class SqliteFleetStore:
             return NodeRow(*connection.execute(f"{_SELECT_NODE} WHERE node = ?", (node,)).fetchone())
 
         return await self._database.write(run)
+
+    async def forget_processes(self, node: str) -> None:
+        """See FleetStore."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM former_process WHERE node = ?", (node,))
+            connection.execute("UPDATE node SET boot_id = '' WHERE node = ?", (node,))
+
+        await self._database.write(run)
 
     async def touch(self, last_contacts: Mapping[str, float]) -> None:
         """See FleetStore."""
@@ -221,6 +233,24 @@ class SqliteFleetStore:
 _SELECT_NODE = (
     "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version, hub FROM node"
 )
+
+
+def _outdated(connection: sqlite3.Connection, node: str, boot_id: str) -> bool:
+    """Whether another process took over from this one; if it is new, it takes over now."""
+    row = connection.execute("SELECT boot_id, fence FROM node WHERE node = ?", (node,)).fetchone()
+    if row is None or row[0] == boot_id:
+        return False
+    former = "SELECT 1 FROM former_process WHERE node = ? AND boot_id = ?"
+    if connection.execute(former, (node, boot_id)).fetchone() is not None:
+        return True
+    if row[0]:
+        connection.execute("INSERT INTO former_process VALUES (?, ?, ?)", (node, *row))
+        connection.execute(
+            "DELETE FROM former_process WHERE node = :node AND boot_id NOT IN"
+            " (SELECT boot_id FROM former_process WHERE node = :node ORDER BY fence DESC LIMIT :kept)",
+            {"node": node, "kept": KEPT_PROCESSES},
+        )
+    return False
 
 
 def _desired(connection: sqlite3.Connection, node: str) -> DesiredRow:

@@ -82,8 +82,15 @@ class FleetStore(Protocol):
 
     async def open_session(
         self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
-    ) -> NodeRow:
-        """A session begins: note who (`hub`: its id if it is one), raise the fence, make the node's logs. Returns the row."""
+    ) -> NodeRow | None:
+        """A session begins: note who (`hub`: its id if it is one), raise the fence, make the node's logs. Returns the row.
+
+        None, and nothing is changed, for a process after which another one was let in.
+        """
+        ...
+
+    async def forget_processes(self, node: str) -> None:
+        """Whichever process of the node comes next is let in."""
         ...
 
     async def trim(self) -> None:

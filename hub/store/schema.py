@@ -69,6 +69,12 @@ CREATE TABLE node (
     registry_version INTEGER NOT NULL DEFAULT 0,
     hub TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE former_process (
+    node TEXT NOT NULL,
+    boot_id TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    PRIMARY KEY (node, boot_id)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE agent (
     agent_number INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,

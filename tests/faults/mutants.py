@@ -92,6 +92,13 @@ def write_identities_unsynced() -> None:
     os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # SQLite has its own way to the disk
 
 
+def one_epoch_for_every_process() -> None:
+    """A process goes on under the epoch it finds: copies of a disk give the same key to different entries."""
+    from edgenode.link.store import logs
+
+    logs.open_log = logs.ensure_log
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -101,5 +108,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
         hand_over_without_a_note,
         sync_nothing,
         write_identities_unsynced,
+        one_epoch_for_every_process,
     )
 }

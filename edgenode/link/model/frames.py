@@ -36,6 +36,7 @@ class Hello:
     max_protocol_version: int = 1
     software: str = ""
     hub: str = ""  # id of the hub that dials; empty for an edge
+    challenge: str = ""  # what the last refusal asked to be repeated
 
 
 @dataclass(frozen=True, slots=True)

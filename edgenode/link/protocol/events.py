@@ -23,6 +23,9 @@ from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 MOVED = "MOVED"
 MOVE_GRACE = 10.0
 
+# Under this name a refusal's metadata may hold a text that the next Hello of the same process is to repeat.
+CHALLENGE = "challenge"
+
 
 class Role(enum.Enum):
     """Which end of the connection this is."""

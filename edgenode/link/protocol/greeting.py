@@ -22,7 +22,7 @@ from edgenode.link.protocol.registry import RegistryLog
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Who we are. `generation`, `software` and `hub` (our id, if we are a hub) are told by a dialing side only.
+    """Who we are. `generation`, `software`, `hub` (our id, if we are a hub) and `challenge` are told by a dialing side only.
 
     `path` gives, on an accepting side, the ids of the hubs from the root of the tree down to ourselves.
     """
@@ -32,6 +32,7 @@ class Local:
     generation: int = 0
     software: str = ""
     hub: str = ""
+    challenge: str = ""
     path: Callable[[], tuple[str, ...]] = tuple
 
 
@@ -115,6 +116,7 @@ class Greeting:
             max_protocol_version=self._config.max_protocol_version,
             software=self._local.software,
             hub=self._local.hub,
+            challenge=self._local.challenge,
         )
 
     def welcome(self) -> Welcome:

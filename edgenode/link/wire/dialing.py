@@ -1,7 +1,7 @@
 """The dialing end: keeps a node's link to its parent up, for ever, and moves it when asked to.
 
 Every dial opens a channel of its own, so that it uses the credentials of that moment. What ends a session never ends the
-dialing: a parent that refuses is asked again, at the pace of the backoff, and the refusal stands in `status()`.
+dialing: a parent that refuses is asked again, at the pace of the backoff or its own, and the refusal stands in `status()`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Inbox, Outbox, Rng
 from edgenode.link.protocol import events as protocol
 from edgenode.link.protocol.backoff import ReconnectBackoff
-from edgenode.link.protocol.events import Role, SessionState, Standing
+from edgenode.link.protocol.events import CHALLENGE, Role, SessionState, Standing
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.protocol.session import LinkSession, Local
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
@@ -206,6 +206,7 @@ class DialingEnd:
                 self._enter("dialing")
                 problem = await self._dial()
                 self._last_problem = problem
+                self._backoff.pace(problem.retry_after or 0.0)
                 if self._stopping:
                     return
                 if self._prepared is None:
@@ -270,7 +271,14 @@ class DialingEnd:
     async def _session(self, channel: grpc.aio.Channel) -> Problem:
         session = LinkSession(
             Role.DIALING,
-            Local(self._node, self._boot_id, self._generation(), self._software, self._hub),
+            Local(
+                self._node,
+                self._boot_id,
+                self._generation(),
+                self._software,
+                self._hub,
+                "" if self._last_problem is None else self._last_problem.metadata.get(CHALLENGE, ""),
+            ),
             self._settings.driver.session,
             registry=self._registry,
             weights=self._settings.driver.weights,

@@ -75,6 +75,7 @@ def _hello_to_pb(hello: frames.Hello) -> sync_pb2.Frame:
             max_protocol_version=hello.max_protocol_version,
             software=hello.software,
             hub_id=hello.hub,
+            challenge=hello.challenge,
         )
     )
 
@@ -231,6 +232,7 @@ def _hello_from_pb(message: sync_pb2.Hello) -> frames.Hello:
         max_protocol_version=message.max_protocol_version,
         software=message.software,
         hub=message.hub_id,
+        challenge=message.challenge,
     )
 
 

@@ -303,7 +303,9 @@ async def test_agents_are_found_by_their_words(store: Store) -> None:
     assert [agent.name for agent in await store.fleet.agents()] == ["nodes/north/agents/code"]
     (node,) = await store.fleet.nodes()
     assert (node.registry_epoch, node.registry_version, node.fence) == ("r1", 3, 1)
-    assert (await store.fleet.open_session("north", "boot-2", 1, "fake/1", 2.0)).fence == 2
+    session = await store.fleet.open_session("north", "boot-2", 1, "fake/1", 2.0)
+    assert session is not None
+    assert session.fence == 2
 
 
 async def test_desired_states_have_growing_versions(store: Store) -> None:

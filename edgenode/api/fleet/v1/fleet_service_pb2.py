@@ -28,7 +28,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/fleet/v1/fleet_service.proto\x12\x15\x65\x64genode.api.fleet.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a\x1f\x65\x64genode/api/sync/v1/sync.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetHubStatusRequest\"\x8d\x04\n\x14GetHubStatusResponse\x12\x0b\n\x03hub\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsync_port\x18\x05 \x01(\x05\x12\x17\n\x0f\x65nrollment_port\x18\x06 \x01(\x05\x12\x17\n\x0f\x63onnected_count\x18\x07 \x01(\x03\x12P\n\x0btask_counts\x18\x08 \x03(\x0b\x32;.edgenode.api.fleet.v1.GetHubStatusResponse.TaskCountsEntry\x12\x18\n\x10message_sequence\x18\t \x01(\x03\x12\x11\n\troot_hash\x18\n \x01(\t\x12\x36\n\x0bparent_link\x18\x0b \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x37\n\x0cparent_lanes\x18\x0c \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x10\n\x08hub_path\x18\r \x03(\t\x12\x17\n\x0fparent_identity\x18\x0e \x01(\t\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xed\x02\n\x04Node\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x35\n\x11last_contact_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61gent_count\x18\x04 \x01(\x05\x12\x30\n\x05lanes\x18\x05 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x17\n\x0f\x64\x65sired_version\x18\x06 \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x07 \x01(\x03\x12\x17\n\x0frefused_version\x18\x08 \x01(\x03\x12\x10\n\x08software\x18\t \x01(\t\x12;\n\x17\x63\x65rtificate_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12\x0c\n\x04kind\x18\x0c \x01(\t\x12\x0e\n\x06hub_id\x18\r \x01(\t\"X\n\x11ListNodesResponse\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x15GetFleetLedgerRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"J\n\x16GetFleetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"g\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12/\n\x0cttl_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06rejoin\x18\x03 \x01(\x08\"Y\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x16SetDesiredStateRequest\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\"*\n\x17SetDesiredStateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"&\n\x16GetDesiredStateRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x17GetDesiredStateResponse\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\x12\x38\n\x06report\x18\x02 \x01(\x0b\x32(.edgenode.api.sync.v1.DesiredStateReport\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\x85\x06\n\x0c\x46leetService\x12g\n\x0cGetHubStatus\x12*.edgenode.api.fleet.v1.GetHubStatusRequest\x1a+.edgenode.api.fleet.v1.GetHubStatusResponse\x12^\n\tListNodes\x12\'.edgenode.api.fleet.v1.ListNodesRequest\x1a(.edgenode.api.fleet.v1.ListNodesResponse\x12m\n\x0eGetFleetLedger\x12,.edgenode.api.fleet.v1.GetFleetLedgerRequest\x1a-.edgenode.api.fleet.v1.GetFleetLedgerResponse\x12p\n\x0f\x43reateJoinToken\x12-.edgenode.api.fleet.v1.CreateJoinTokenRequest\x1a..edgenode.api.fleet.v1.CreateJoinTokenResponse\x12p\n\x0fSetDesiredState\x12-.edgenode.api.fleet.v1.SetDesiredStateRequest\x1a..edgenode.api.fleet.v1.SetDesiredStateResponse\x12p\n\x0fGetDesiredState\x12-.edgenode.api.fleet.v1.GetDesiredStateRequest\x1a..edgenode.api.fleet.v1.GetDesiredStateResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.fleet.v1.CreateBackupRequest\x1a+.edgenode.api.fleet.v1.CreateBackupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/fleet/v1/fleet_service.proto\x12\x15\x65\x64genode.api.fleet.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a\x1f\x65\x64genode/api/sync/v1/sync.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetHubStatusRequest\"\x8d\x04\n\x14GetHubStatusResponse\x12\x0b\n\x03hub\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsync_port\x18\x05 \x01(\x05\x12\x17\n\x0f\x65nrollment_port\x18\x06 \x01(\x05\x12\x17\n\x0f\x63onnected_count\x18\x07 \x01(\x03\x12P\n\x0btask_counts\x18\x08 \x03(\x0b\x32;.edgenode.api.fleet.v1.GetHubStatusResponse.TaskCountsEntry\x12\x18\n\x10message_sequence\x18\t \x01(\x03\x12\x11\n\troot_hash\x18\n \x01(\t\x12\x36\n\x0bparent_link\x18\x0b \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x37\n\x0cparent_lanes\x18\x0c \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x10\n\x08hub_path\x18\r \x03(\t\x12\x17\n\x0fparent_identity\x18\x0e \x01(\t\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xa2\x03\n\x04Node\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x35\n\x11last_contact_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61gent_count\x18\x04 \x01(\x05\x12\x30\n\x05lanes\x18\x05 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x17\n\x0f\x64\x65sired_version\x18\x06 \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x07 \x01(\x03\x12\x17\n\x0frefused_version\x18\x08 \x01(\x03\x12\x10\n\x08software\x18\t \x01(\t\x12;\n\x17\x63\x65rtificate_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12\x0c\n\x04kind\x18\x0c \x01(\t\x12\x0e\n\x06hub_id\x18\r \x01(\t\x12\x33\n\x0fquarantine_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x11ListNodesResponse\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"<\n\x0fGetNodeResponse\x12)\n\x04node\x18\x01 \x01(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\"\"\n\x12ReleaseNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\'\n\x13ReleaseNodeResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"%\n\x15GetFleetLedgerRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"J\n\x16GetFleetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"g\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12/\n\x0cttl_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06rejoin\x18\x03 \x01(\x08\"Y\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x16SetDesiredStateRequest\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\"*\n\x17SetDesiredStateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"&\n\x16GetDesiredStateRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x17GetDesiredStateResponse\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\x12\x38\n\x06report\x18\x02 \x01(\x0b\x32(.edgenode.api.sync.v1.DesiredStateReport\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\xc5\x07\n\x0c\x46leetService\x12g\n\x0cGetHubStatus\x12*.edgenode.api.fleet.v1.GetHubStatusRequest\x1a+.edgenode.api.fleet.v1.GetHubStatusResponse\x12^\n\tListNodes\x12\'.edgenode.api.fleet.v1.ListNodesRequest\x1a(.edgenode.api.fleet.v1.ListNodesResponse\x12X\n\x07GetNode\x12%.edgenode.api.fleet.v1.GetNodeRequest\x1a&.edgenode.api.fleet.v1.GetNodeResponse\x12\x64\n\x0bReleaseNode\x12).edgenode.api.fleet.v1.ReleaseNodeRequest\x1a*.edgenode.api.fleet.v1.ReleaseNodeResponse\x12m\n\x0eGetFleetLedger\x12,.edgenode.api.fleet.v1.GetFleetLedgerRequest\x1a-.edgenode.api.fleet.v1.GetFleetLedgerResponse\x12p\n\x0f\x43reateJoinToken\x12-.edgenode.api.fleet.v1.CreateJoinTokenRequest\x1a..edgenode.api.fleet.v1.CreateJoinTokenResponse\x12p\n\x0fSetDesiredState\x12-.edgenode.api.fleet.v1.SetDesiredStateRequest\x1a..edgenode.api.fleet.v1.SetDesiredStateResponse\x12p\n\x0fGetDesiredState\x12-.edgenode.api.fleet.v1.GetDesiredStateRequest\x1a..edgenode.api.fleet.v1.GetDesiredStateResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.fleet.v1.CreateBackupRequest\x1a+.edgenode.api.fleet.v1.CreateBackupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,29 +46,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTNODESREQUEST']._serialized_start=752
   _globals['_LISTNODESREQUEST']._serialized_end=809
   _globals['_NODE']._serialized_start=812
-  _globals['_NODE']._serialized_end=1177
-  _globals['_LISTNODESRESPONSE']._serialized_start=1179
-  _globals['_LISTNODESRESPONSE']._serialized_end=1267
-  _globals['_GETFLEETLEDGERREQUEST']._serialized_start=1269
-  _globals['_GETFLEETLEDGERREQUEST']._serialized_end=1306
-  _globals['_GETFLEETLEDGERRESPONSE']._serialized_start=1308
-  _globals['_GETFLEETLEDGERRESPONSE']._serialized_end=1382
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1384
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1487
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1489
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=1578
-  _globals['_SETDESIREDSTATEREQUEST']._serialized_start=1580
-  _globals['_SETDESIREDSTATEREQUEST']._serialized_end=1661
-  _globals['_SETDESIREDSTATERESPONSE']._serialized_start=1663
-  _globals['_SETDESIREDSTATERESPONSE']._serialized_end=1705
-  _globals['_GETDESIREDSTATEREQUEST']._serialized_start=1707
-  _globals['_GETDESIREDSTATEREQUEST']._serialized_end=1745
-  _globals['_GETDESIREDSTATERESPONSE']._serialized_start=1748
-  _globals['_GETDESIREDSTATERESPONSE']._serialized_end=1888
-  _globals['_CREATEBACKUPREQUEST']._serialized_start=1890
-  _globals['_CREATEBACKUPREQUEST']._serialized_end=1925
-  _globals['_CREATEBACKUPRESPONSE']._serialized_start=1927
-  _globals['_CREATEBACKUPRESPONSE']._serialized_end=1996
-  _globals['_FLEETSERVICE']._serialized_start=1999
-  _globals['_FLEETSERVICE']._serialized_end=2772
+  _globals['_NODE']._serialized_end=1230
+  _globals['_LISTNODESRESPONSE']._serialized_start=1232
+  _globals['_LISTNODESRESPONSE']._serialized_end=1320
+  _globals['_GETNODEREQUEST']._serialized_start=1322
+  _globals['_GETNODEREQUEST']._serialized_end=1352
+  _globals['_GETNODERESPONSE']._serialized_start=1354
+  _globals['_GETNODERESPONSE']._serialized_end=1414
+  _globals['_RELEASENODEREQUEST']._serialized_start=1416
+  _globals['_RELEASENODEREQUEST']._serialized_end=1450
+  _globals['_RELEASENODERESPONSE']._serialized_start=1452
+  _globals['_RELEASENODERESPONSE']._serialized_end=1491
+  _globals['_GETFLEETLEDGERREQUEST']._serialized_start=1493
+  _globals['_GETFLEETLEDGERREQUEST']._serialized_end=1530
+  _globals['_GETFLEETLEDGERRESPONSE']._serialized_start=1532
+  _globals['_GETFLEETLEDGERRESPONSE']._serialized_end=1606
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1608
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1711
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1713
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=1802
+  _globals['_SETDESIREDSTATEREQUEST']._serialized_start=1804
+  _globals['_SETDESIREDSTATEREQUEST']._serialized_end=1885
+  _globals['_SETDESIREDSTATERESPONSE']._serialized_start=1887
+  _globals['_SETDESIREDSTATERESPONSE']._serialized_end=1929
+  _globals['_GETDESIREDSTATEREQUEST']._serialized_start=1931
+  _globals['_GETDESIREDSTATEREQUEST']._serialized_end=1969
+  _globals['_GETDESIREDSTATERESPONSE']._serialized_start=1972
+  _globals['_GETDESIREDSTATERESPONSE']._serialized_end=2112
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=2114
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=2149
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=2151
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=2220
+  _globals['_FLEETSERVICE']._serialized_start=2223
+  _globals['_FLEETSERVICE']._serialized_end=3188
 # @@protoc_insertion_point(module_scope)

@@ -64,7 +64,7 @@ class ListNodesRequest(_message.Message):
     def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "state", "last_contact_time", "agent_count", "lanes", "desired_version", "applied_version", "refused_version", "software", "certificate_expire_time", "generation", "kind", "hub_id")
+    __slots__ = ("node", "state", "last_contact_time", "agent_count", "lanes", "desired_version", "applied_version", "refused_version", "software", "certificate_expire_time", "generation", "kind", "hub_id", "quarantine_time")
     NODE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     LAST_CONTACT_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +78,7 @@ class Node(_message.Message):
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     HUB_ID_FIELD_NUMBER: _ClassVar[int]
+    QUARANTINE_TIME_FIELD_NUMBER: _ClassVar[int]
     node: str
     state: str
     last_contact_time: _timestamp_pb2.Timestamp
@@ -91,7 +92,8 @@ class Node(_message.Message):
     generation: int
     kind: str
     hub_id: str
-    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_count: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., desired_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., software: _Optional[str] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., hub_id: _Optional[str] = ...) -> None: ...
+    quarantine_time: _timestamp_pb2.Timestamp
+    def __init__(self, node: _Optional[str] = ..., state: _Optional[str] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., agent_count: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., desired_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., refused_version: _Optional[int] = ..., software: _Optional[str] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., generation: _Optional[int] = ..., kind: _Optional[str] = ..., hub_id: _Optional[str] = ..., quarantine_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListNodesResponse(_message.Message):
     __slots__ = ("nodes", "next_page_token")
@@ -100,6 +102,30 @@ class ListNodesResponse(_message.Message):
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
     next_page_token: str
     def __init__(self, nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetNodeRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class GetNodeResponse(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: Node
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ...) -> None: ...
+
+class ReleaseNodeRequest(_message.Message):
+    __slots__ = ("node",)
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    def __init__(self, node: _Optional[str] = ...) -> None: ...
+
+class ReleaseNodeResponse(_message.Message):
+    __slots__ = ("released",)
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
+    released: bool
+    def __init__(self, released: bool = ...) -> None: ...
 
 class GetFleetLedgerRequest(_message.Message):
     __slots__ = ("node",)

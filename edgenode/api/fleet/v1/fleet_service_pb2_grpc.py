@@ -45,6 +45,16 @@ class FleetServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesResponse.FromString,
                 _registered_method=True)
+        self.GetNode = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/GetNode',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeResponse.FromString,
+                _registered_method=True)
+        self.ReleaseNode = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/ReleaseNode',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeResponse.FromString,
+                _registered_method=True)
         self.GetFleetLedger = channel.unary_unary(
                 '/edgenode.api.fleet.v1.FleetService/GetFleetLedger',
                 request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerRequest.SerializeToString,
@@ -85,6 +95,21 @@ class FleetServiceServicer(object):
 
     def ListNodes(self, request, context):
         """The nodes that ever joined, by name, in pages.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetNode(self, request, context):
+        """One node. Errors: NOT_FOUND (UNKNOWN_NODE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseNode(self, request, context):
+        """Lets a quarantined node in again: whichever of its processes comes next. While two of them live it is quarantined anew,
+        so end one first. Does nothing for a node that is not quarantined. Errors: NOT_FOUND (UNKNOWN_NODE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,6 +165,16 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListNodes,
                     request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesResponse.SerializeToString,
+            ),
+            'GetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetNode,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeResponse.SerializeToString,
+            ),
+            'ReleaseNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseNode,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeResponse.SerializeToString,
             ),
             'GetFleetLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFleetLedger,
@@ -222,6 +257,60 @@ class FleetService(object):
             '/edgenode.api.fleet.v1.FleetService/ListNodes',
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesRequest.SerializeToString,
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListNodesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/GetNode',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/ReleaseNode',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReleaseNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -71,7 +71,7 @@ class LaneCredit(_message.Message):
     def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., added_bytes: _Optional[int] = ..., added_count: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("node", "boot_id", "generation", "heads", "cursors", "credits", "registry_epoch", "registry_version", "applied_version", "min_protocol_version", "max_protocol_version", "software", "hub_id")
+    __slots__ = ("node", "boot_id", "generation", "heads", "cursors", "credits", "registry_epoch", "registry_version", "applied_version", "min_protocol_version", "max_protocol_version", "software", "hub_id", "challenge")
     NODE_FIELD_NUMBER: _ClassVar[int]
     BOOT_ID_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +85,7 @@ class Hello(_message.Message):
     MAX_PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     HUB_ID_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     node: str
     boot_id: str
     generation: int
@@ -98,7 +99,8 @@ class Hello(_message.Message):
     max_protocol_version: int
     software: str
     hub_id: str
-    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., generation: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., min_protocol_version: _Optional[int] = ..., max_protocol_version: _Optional[int] = ..., software: _Optional[str] = ..., hub_id: _Optional[str] = ...) -> None: ...
+    challenge: str
+    def __init__(self, node: _Optional[str] = ..., boot_id: _Optional[str] = ..., generation: _Optional[int] = ..., heads: _Optional[_Iterable[_Union[LaneHead, _Mapping]]] = ..., cursors: _Optional[_Iterable[_Union[LaneCursor, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[LaneCredit, _Mapping]]] = ..., registry_epoch: _Optional[str] = ..., registry_version: _Optional[int] = ..., applied_version: _Optional[int] = ..., min_protocol_version: _Optional[int] = ..., max_protocol_version: _Optional[int] = ..., software: _Optional[str] = ..., hub_id: _Optional[str] = ..., challenge: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("node", "boot_id", "fence", "heads", "cursors", "credits", "registry_epoch", "registry_version", "protocol_version", "heartbeat_duration", "lease_duration", "hub_path")
