@@ -22,6 +22,7 @@ class UpwardRegistry:
         self._view = view
         self._child = child
         self._seen = -1
+        self._too_deep: set[str] = set()
         self.log = RegistryLog(epoch)
 
     def follow(self) -> bool:
@@ -45,7 +46,9 @@ class UpwardRegistry:
                 self.log.remove(name, self.log.version + 1)
             return
         if name.count("/") - 2 > MAX_TREE_DEPTH:
-            _log.warning("%s is too deep in the tree for the parent", agent.view.name)
+            if name not in self._too_deep:
+                self._too_deep.add(name)
+                _log.warning("%s is too deep in the tree for the parent", agent.view.name)
             return
         message = registry_pb2.Agent.FromString(agent.payload)
         message.name = name

@@ -99,6 +99,36 @@ def one_epoch_for_every_process() -> None:
     logs.open_log = logs.ensure_log
 
 
+def let_go_of_what_the_parent_lacks() -> None:
+    """A hub's message log does not wait for its parent."""
+    from edgenode.link.store import logs
+
+    def hasty(connection: Any, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> int:
+        connection.execute(
+            "UPDATE consumer SET acked_sequence = (SELECT next_sequence - 1 FROM log WHERE log.log_id = consumer.log_id)"
+            " WHERE log_id = ? AND name = '..'",
+            (log_id,),
+        )
+        return honest(connection, log_id, keep_bytes, max_segments)
+
+    honest = logs.trim
+    logs.trim = hasty
+
+
+def leave_everything_to_the_parent() -> None:
+    """What the parent holds stays with it, however long it is out of reach."""
+    from hub.services import upstream
+
+    upstream.take_back = lambda *_: None
+
+
+def join_whatever_comes() -> None:
+    """Nobody looks whether a hub would be below itself."""
+    from edgenode.link.protocol import greeting
+
+    greeting.check_tree = lambda *_: None
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -109,5 +139,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         sync_nothing,
         write_identities_unsynced,
         one_epoch_for_every_process,
+        join_whatever_comes,
+        leave_everything_to_the_parent,
+        let_go_of_what_the_parent_lacks,
     )
 }

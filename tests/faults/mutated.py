@@ -1,4 +1,4 @@
-"""`python -m tests.faults.mutated MUTANT edgenode|edgehub ARGUMENTS...`: the command, with one protection taken away."""
+"""`python -m tests.faults.mutated MUTANT[+MUTANT] edgenode|edgehub ARGUMENTS...`: the command, without some protection."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ MAINS = {"edgenode": "edgenode.cli.main", "edgehub": "hub.cli.main"}
 
 def main() -> None:
     """Patch, then run the command in this process."""
-    if len(sys.argv) < 3 or sys.argv[1] not in MUTANTS or sys.argv[2] not in MAINS:
+    if len(sys.argv) < 3 or not MUTANTS.keys() >= set(sys.argv[1].split("+")) or sys.argv[2] not in MAINS:
         sys.exit(f"usage: mutated MUTANT {'|'.join(MAINS)} ARGUMENTS...\nmutants: {', '.join(MUTANTS)}")
-    mutant, command = sys.argv[1], sys.argv[2]
+    mutants, command = sys.argv[1].split("+"), sys.argv[2]
     del sys.argv[:2]  # what is left is the command's own
-    MUTANTS[mutant]()
+    for mutant in mutants:
+        MUTANTS[mutant]()
     import_module(MAINS[command]).main()
 
 
