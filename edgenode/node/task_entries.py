@@ -62,6 +62,23 @@ def give_back(task_id: str, fence: int, problem: Problem) -> sync_pb2.TaskEntry:
     )
 
 
+def restatement(connection: sqlite3.Connection, node: str, restate_id: str) -> list[sync_pb2.TaskEntry]:
+    """Up: all that this node has with the hub, for one side has forgotten some of it."""
+    own, granted = task_store.with_hub(connection)
+    entries = []
+    for task_id, submit_time, spec in own:
+        offered = sync_pb2.TaskOffer(task_id=task_id, submit_time=timestamp_to_pb(submit_time), again=True)
+        offered.spec.ParseFromString(spec)
+        entries.append(sync_pb2.TaskEntry(offer=offered))
+    for task_id in granted:
+        task = task_store.fetch(connection, task_id, node)
+        if task is not None:
+            task.ClearField("spec")
+            entries.append(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+    entries.append(sync_pb2.TaskEntry(restated=sync_pb2.TaskRestated(restate_id=restate_id)))
+    return entries
+
+
 def pack(entries: Sequence[sync_pb2.TaskEntry], accepted: float) -> list[Segment]:
     """Entries as segments of bounded size; `accepted` is the wall clock."""
     segments: list[Segment] = []
@@ -165,6 +182,8 @@ class EntryApplier:
             elif kind == "answer":
                 if _store_answer(connection, entry.answer):
                     steps.append(entry)
+            elif kind == "restate":
+                replies += restatement(connection, self._node, entry.restate.restate_id)
             else:
                 logs.count(connection, "task.downlink", "UNKNOWN_ENTRY")
         last = append(connection, self._log, replies, now_time)

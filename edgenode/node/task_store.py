@@ -249,6 +249,18 @@ def let_go(connection: sqlite3.Connection, task_id: str, fence: int, node: str, 
     return True
 
 
+def with_hub(connection: sqlite3.Connection) -> tuple[list[tuple[str, float, bytes]], list[str]]:
+    """What this node has with the hub: (id, submit time, spec) of its own tasks that the hub has, ids of those it granted."""
+    own = connection.execute(
+        "SELECT task_id, submit_time, spec FROM task INDEXED BY task_live WHERE state < 8 AND fence = 0 AND holder_node <> ''"
+        " ORDER BY task_id"
+    ).fetchall()
+    granted = connection.execute(
+        "SELECT task_id FROM task INDEXED BY task_live WHERE state < 8 AND fence > 0 ORDER BY task_id"
+    ).fetchall()
+    return own, [task_id for (task_id,) in granted]
+
+
 def load_live(connection: sqlite3.Connection) -> list[Row]:
     """Rows of all tasks that have not ended, oldest first, for `revive`."""
     return connection.execute(

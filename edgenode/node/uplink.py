@@ -80,6 +80,7 @@ class EdgeInbox:
 
         def store(connection: sqlite3.Connection) -> tuple[Absorbed, list[Rejection]]:
             fresh = logs.accept(connection, PARENT, lane, epoch, base, segments, gap)
+            fresh = logs.without_known(connection, PARENT, lane, epoch, fresh)
             if lane is Lane.TASK:
                 entries, rejections = task_entries.unpack(fresh)
             else:

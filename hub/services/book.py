@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -12,8 +12,19 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
-from hub.services.moves import Answered, CancelAsked, Codec, Entry, Malformed, Offered, Reported, Returned, Unacceptable
-from hub.store.records import PARENT, Decision, TaskRecord, Tasks, WaitKey
+from hub.services.moves import (
+    Answered,
+    CancelAsked,
+    Codec,
+    Entry,
+    Malformed,
+    Offered,
+    Reported,
+    Restated,
+    Returned,
+    Unacceptable,
+)
+from hub.store.records import IN_DOUBT_AT_ORIGIN, PARENT, Decision, TaskRecord, Tasks, WaitKey
 
 _NOTHING = Demand("")
 
@@ -25,6 +36,7 @@ class Terms:
     hub: str
     codec: Codec
     avoid_seconds: float  # for how long a node that gave a task back does not get it again
+    fence_base: Callable[[], int] = int  # what the fence of every grant is above
 
 
 class Book:
@@ -68,12 +80,28 @@ class Book:
         """An entry for a node's log."""
         self.decision.entries.append((node, entry))
 
-    def _tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
+    def tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
         """Tell whoever waits for it: its origin, and the parent if that granted it."""
         if task.origin not in (self._terms.hub, PARENT):
             self.send(task.origin, self._codec.report(outcome))
         if task.upstream > 0:
             self.send(PARENT, self._codec.report_up(outcome, task.upstream))
+
+    def complete(self, known: TaskRecord, task: TaskRecord, doubt: int) -> None:
+        """A task of which only its holder and outcome were known is offered: that is what was to be done."""
+        self.decision.forgotten[known.task_id] = "RESTATED"
+        whole = replace(
+            known,
+            demand=task.demand,
+            priority=task.priority,
+            submit_time=task.submit_time,
+            deadline=task.deadline,
+            on_lost=task.on_lost,
+            context_id=task.context_id,
+            spec=task.spec,
+            doubt=doubt,
+        )
+        self.put(whole)
 
     def void(self, task: TaskRecord) -> None:
         """Its holder is to forget it; the parent cannot be told so, but that nobody wants it."""
@@ -89,13 +117,15 @@ class Book:
         after = self.change(task, state=next_state(task.state, event), state_reason=reason, **changes)
         after = replace(after, outcome=self._codec.outcome(after, problem))
         self.put(after)
-        self._tell_origin(after, after.outcome)
+        self.tell_origin(after, after.outcome)
 
     def take(self, sequence: int, node: str, entry: Entry, parked: Mapping[WaitKey, str]) -> None:
         """One entry of a node."""
         match entry:
             case Malformed(problem):
                 self.decision.rejected.append((sequence, problem))
+            case Restated():
+                self.decision.discarded["RESTATED"] += 1  # nobody asked, or it is asked anew
             case Offered(task):
                 self._offered(task, parked)
             case Unacceptable(task_id, problem):
@@ -139,7 +169,7 @@ class Book:
             self.decision.discarded["DUPLICATE_OFFER"] += 1
             # An origin that offers it again has lost its knowledge of the outcome.
             if known.state.terminal:
-                self._tell_origin(known, known.outcome)
+                self.tell_origin(known, known.outcome)
 
     def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
         known = self.get(task_id)
@@ -193,7 +223,7 @@ class Book:
             outcome=report.outcome,
             holder=node if state.terminal else task.holder,
         )
-        self._tell_origin(task, report.outcome)
+        self.tell_origin(task, report.outcome)
 
     def _returned(self, node: str, task: TaskRecord, returned: Returned) -> None:
         if task.state.terminal or task.holder != node or task.fence != returned.fence:
@@ -241,7 +271,7 @@ class Book:
             state=next_state(task.state, TaskEvent.ASSIGN),
             state_reason="",
             holder=node,
-            fence=task.fence + 1,
+            fence=max(task.fence, self._terms.fence_base()) + 1,
         )
         self.send(node, self._codec.grant(after))
 
@@ -273,7 +303,8 @@ class Book:
         elif task.on_lost is OnLost.RETRY and movable:
             self.void(task)
             reason = f"taken back from {task.holder}: out of reach"
-            self.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder)
+            doubt = task.doubt & IN_DOUBT_AT_ORIGIN
+            self.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", avoid=task.holder, doubt=doubt)
 
 
 def _foreign(task: TaskRecord, node: str) -> Problem:

@@ -36,7 +36,7 @@ from hub.services.calls import CallRouter
 from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
-from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack
+from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, retell
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
@@ -45,6 +45,7 @@ from hub.services.message import MessageDesk, MessageService
 from hub.services.mover import Mover
 from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
+from hub.services.recovery import Recovery
 from hub.services.registry import RegistryService
 from hub.services.sync import SyncService
 from hub.services.task import TaskService
@@ -103,7 +104,7 @@ class Core:
         self._trim_interval = retention.interval
         self._boot_id = new_epoch()
         child = parent.child if parent is not None else ""
-        self._fleet = SqliteFleetStore(database, new_epoch, retention)
+        self._fleet = SqliteFleetStore(database, new_epoch, retention, retell)
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
         self._link_store = SqliteLinkStore(database)
         self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
@@ -112,6 +113,7 @@ class Core:
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
+        self._recovery = Recovery(alarm, config.reassign_after_seconds, lambda node: node in self.links.connections)
         self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
         self._finder = Finder(self.view, self._fleet, clock)
@@ -149,7 +151,7 @@ class Core:
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
         return Dispatcher(
             self._tasks,
-            Mover(self.name, EntryCodec(self.name, child)),
+            Mover(self.name, EntryCodec(self.name, child), fence_base=lambda: self._recovery.fence_base),
             self._placement,
             self.view,
             EntryReader(TaskLimits()),
@@ -162,6 +164,8 @@ class Core:
                 sweep_interval=min(SWEEP_SECONDS, max(config.task_retention_seconds / 10, 1.0)),
                 max_pending=config.max_queued_tasks,
             ),
+            self._recovery,
+            self._fleet.settled,
         )
 
     def _make_links(self, config: HubConfig) -> Links:
@@ -277,6 +281,7 @@ class Core:
 
     async def _restore_fleet(self) -> None:
         rows = await self._fleet.nodes()
+        self._recovery.start(rows, await self._fleet.fence_base())
         self.links.rows.update({row.node: row for row in rows})
         wall = self._clock.wall()
         agents = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
@@ -21,12 +21,14 @@ from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
 from hub.services.mover import Mover, Submissions, conflict
-from hub.services.moves import Granted, Offered, Returned
+from hub.services.moves import Granted, Offered, Restated, Returned
 from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
+from hub.services.recovery import Recovery
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore
 from hub.store.records import PARENT, Change, Committed, Decide, Intake, Selection, TaskRecord, WaitKey
+from hub.store.restating import describe, forgetful_hub
 
 GRANT_BATCH = 512
 SWEEP_BATCH = 500
@@ -61,7 +63,13 @@ class Dispatcher:
         alarm: Alarm,
         appended: Appended,
         settings: DispatcherSettings,
+        recovery: Recovery,
+        settled: Callable[[str, str], Awaitable[None]],
     ) -> None:
+        """`settled(node, restate_id)` notes that a node's answer was taken in."""
+        self._recovery = recovery
+        self._note_settled = settled
+        recovery.on_change = lambda: self._wake.set()
         self._store = store
         self._mover = mover
         self._placement = placement
@@ -124,10 +132,47 @@ class Dispatcher:
         new_bytes = sum(len(entry.task.spec) for _, entry in entries if isinstance(entry, Offered))
         if new_bytes:
             self._store.check_room(new_bytes)
-        decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall())
+        asked = self._recovery.asked(intake.node)
+        decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall(), asked)
         committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
         assert committed.applied is not None
+        if asked and any(isinstance(entry, Restated) and entry.restate_id == asked for _, entry in entries):
+            self._background.start(self._settle(intake.node, asked), f"what {intake.node} said again")
         return committed.applied
+
+    async def ask(self, node: str, restate_id: str, fence_base: int) -> None:
+        """A session begins, and one side has forgotten something: the node is to say again what it has."""
+        self._recovery.ask(node, restate_id, fence_base)
+        _log.warning("%s is asked what tasks it has: %s", node, describe(restate_id))
+        await self._commit(Selection(), self._mover.ask(node, restate_id, self._clock.wall()))
+
+    async def _settle(self, node: str, asked: str) -> None:
+        """The node has said all: decide what is still in doubt."""
+        await self._settle_doubts(node, asked)
+        if self._recovery.asked(node) != asked:
+            return
+        await self._note_settled(node, asked)
+        self._recovery.settled(node)
+        if forgetful_hub(asked) and self._recovery.complete:
+            await self._settle_doubts("", asked)
+
+    async def _settle_doubts(self, node: str, asked: str) -> None:
+        after = ""
+        while self._recovery.asked(node) == asked or not node:
+            seen: list[str] = []
+            decide = self._mover.settle(node, asked, self._clock.wall())
+
+            def note(
+                rows: dict[str, TaskRecord], applied: int, decide: Decide = decide, seen: list[str] = seen
+            ) -> object:
+                seen[:] = rows
+                return decide(rows, applied)
+
+            selection = Selection(doubtful=node, after_task_id=after, limit=SWEEP_BATCH)
+            await self._commit(selection, note)  # type: ignore[arg-type]
+            if len(seen) < SWEEP_BATCH:
+                return
+            after = seen[-1]
 
     async def apply_parent(self, intake: Intake, reader: ParentReader) -> Applied:
         """Entries of the parent's task lane; as `apply`."""
@@ -378,8 +423,8 @@ class Dispatcher:
                     break
 
     async def _grant(self) -> None:
-        while True:
-            plan = self._placement.plan(self._clock.monotonic(), GRANT_BATCH)
+        while not self._recovery.waiting:
+            plan = self._placement.plan(self._clock.monotonic(), GRANT_BATCH).without(self._recovery.asked)
             if not plan.slots:
                 return
             now = self._clock.wall()

@@ -31,6 +31,7 @@ from hub.services.moves import (
     Malformed,
     Offered,
     Reported,
+    Restated,
     Returned,
     TaskMove,
     Unacceptable,
@@ -101,6 +102,10 @@ class EntryCodec:
     def answers(self, key: str, answer: bytes) -> bytes:
         """See Codec."""
         return sync_pb2.TaskGrant(answers={key: task_pb2.TaskOutput.FromString(answer)}).SerializeToString()
+
+    def restate(self, restate_id: str) -> bytes:
+        """See Codec."""
+        return sync_pb2.TaskEntry(restate=sync_pb2.TaskRestate(restate_id=restate_id)).SerializeToString()
 
     def offer(self, task: TaskRecord) -> bytes:
         """See Codec."""
@@ -250,7 +255,7 @@ class EntryReader:
         """See read_entries."""
         return read_entries(base, segments, lambda entry: self._event(node, entry, now))
 
-    def _event(self, node: str, entry: sync_pb2.TaskEntry, now: float) -> tuple[str, TaskMove]:
+    def _event(self, node: str, entry: sync_pb2.TaskEntry, now: float) -> tuple[str, TaskMove | Restated]:
         match entry.WhichOneof("entry"):
             case "offer":
                 return entry.offer.task_id, self._offer(node, entry.offer, now)
@@ -264,6 +269,8 @@ class EntryReader:
                 return entry.cancel.task_id, CancelAsked(entry.cancel.task_id, entry.cancel.reason)
             case "answer":
                 return entry.answer.task_id, answer_event(entry.answer)
+            case "restated":
+                return "", Restated(entry.restated.restate_id)
             case other:
                 raise bad_entry(f"an entry of kind {other} does not go up")
 
@@ -271,7 +278,8 @@ class EntryReader:
         check_task_id(offer.task_id)
         try:
             spec = checked_spec(offer.spec, self._limits, now, node)
-            return Offered(record_of(offer.task_id, node, spec, timestamp_from_pb(offer.submit_time, "submit_time")))
+            submit_time = timestamp_from_pb(offer.submit_time, "submit_time")
+            return Offered(record_of(offer.task_id, node, spec, submit_time), offer.again)
         except EdgenodeError as error:
             return Unacceptable(offer.task_id, error.problem)
 
@@ -314,7 +322,20 @@ def report_event(task: task_pb2.Task) -> Reported:
         attempt_count=task.attempt_count,
         agent=task.agent,
         outcome=task.SerializeToString(),
+        origin=task.origin_node,
     )
+
+
+def retell(payload: bytes, count: int, in_force: Callable[[str, int], bool]) -> bytes:
+    """Entries for a node that had the first `count` of them before: of those, grants that are not in force any more are
+    told as their revocation."""
+    batch = sync_pb2.TaskEntryBatch.FromString(payload)
+    changed = False
+    for entry in batch.entries[:count]:
+        if entry.HasField("grant") and not in_force(entry.grant.task_id, entry.grant.fence):
+            entry.revoke.CopyFrom(sync_pb2.TaskRevoke(task_id=entry.grant.task_id, fence=entry.grant.fence))
+            changed = True
+    return batch.SerializeToString() if changed else payload
 
 
 def bad_entry(message: str) -> InvalidArgument:

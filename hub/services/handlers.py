@@ -87,6 +87,10 @@ class FleetHandlers:
 
     # --- comings and goings ---
 
+    async def ask_again(self, node: str, restate_id: str) -> None:
+        """See LinkHandlers."""
+        await self._dispatcher.ask(node, restate_id, await self._fleet.fence_base())
+
     def node_connected(self, node: str, applied_version: int) -> None:
         """See LinkHandlers."""
         self._dispatcher.node_back(node)

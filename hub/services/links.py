@@ -20,6 +20,7 @@ from edgenode.link.model.names import parse_agent_resource
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Outbox
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
+from edgenode.link.protocol.greeting import by_lane
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 from edgenode.link.protocol.timers import Timer
 from edgenode.link.wire.accepting import Child
@@ -30,6 +31,7 @@ from hub.services.background import Background
 from hub.services.view import FleetView, KnownAgent
 from hub.store.ports import FleetStore, LinkStore
 from hub.store.records import AgentRow, Intake, NodeRow
+from hub.store.restating import TaskLane
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,10 @@ class AppendableOutbox(Outbox, Protocol):
 
 class LinkHandlers(Protocol):
     """What the services do about a node's frames and comings and goings."""
+
+    async def ask_again(self, node: str, restate_id: str) -> None:
+        """A session begins, and the node is to say again what tasks it has."""
+        ...
 
     def node_connected(self, node: str, applied_version: int) -> None:
         """A session was established."""
@@ -176,13 +182,19 @@ class Links:
             self._unwelcome[node] = problem
 
     async def _admit(self, node: str, hello: Hello) -> int:
+        # A hub below this one has tasks of its own to tell apart from those of its nodes: it is not asked.
+        tasks = (
+            None if hello.hub else TaskLane(by_lane(hello.heads).get(Lane.TASK), by_lane(hello.cursors).get(Lane.TASK))
+        )
         row = await self._fleet.open_session(
-            node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub
+            node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub, tasks
         )
         if row is None:
             raise await self._outdated(node, hello)
         self.rows[node] = row
         self._unwelcome.pop(node, None)
+        if row.restate_id and tasks is not None:
+            await self._handlers.ask_again(node, row.restate_id)
         return row.fence
 
     def established(self, node: str, link: LinkConnection) -> None:

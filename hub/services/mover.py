@@ -21,12 +21,12 @@ has written in the meantime is as good as any other, and is taken.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from edgenode.link.errors import AlreadyExists, FailedPrecondition
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.tasks import TaskEvent
-from hub.services import upstream
+from hub.services import restating, upstream
 from hub.services.book import Book, Terms
 from hub.services.moves import Codec, Entry, ParentMove
 from hub.store.records import PARENT, Decide, Decision, TaskRecord, Tasks, WaitKey
@@ -35,20 +35,30 @@ from hub.store.records import PARENT, Decide, Decision, TaskRecord, Tasks, WaitK
 class Mover:
     """Makes the decisions. `hub` is the hub's own name: tasks of that origin have no log to report to."""
 
-    def __init__(self, hub: str, codec: Codec, avoid_seconds: float = 5.0) -> None:
-        self.terms = Terms(hub, codec, avoid_seconds)
+    def __init__(self, hub: str, codec: Codec, avoid_seconds: float = 5.0, fence_base: Callable[[], int] = int) -> None:
+        self.terms = Terms(hub, codec, avoid_seconds, fence_base)
 
     def intake(
-        self, node: str, entries: Sequence[tuple[int, Entry]], parked: Mapping[WaitKey, str], now: float
+        self,
+        node: str,
+        entries: Sequence[tuple[int, Entry]],
+        parked: Mapping[WaitKey, str],
+        now: float,
+        asked: str = "",
     ) -> Decide:
-        """Apply numbered entries of a node; those up to the last one applied before are passed over."""
+        """Apply numbered entries of a node; those up to the last one applied before are passed over.
+
+        `asked` is what the node is being asked to say again.
+        """
         reasons = dict(parked)
+        base = self.terms.fence_base()
 
         def decide(known: Tasks, applied_before: int) -> Decision:
             book = Book(self.terms, known, now)
             for sequence, entry in entries:
-                if sequence > applied_before:
-                    book.take(sequence, node, entry, reasons)
+                if sequence <= applied_before or (asked and restating.take(book, node, entry, asked, base, reasons)):
+                    continue
+                book.take(sequence, node, entry, reasons)
             return book.decision
 
         return decide
@@ -61,6 +71,26 @@ class Mover:
             for sequence, entry in entries:
                 if sequence > applied_before:
                     upstream.take(book, sequence, entry)
+            return book.decision
+
+        return decide
+
+    def ask(self, node: str, restate_id: str, now: float) -> Decide:
+        """A node is to say again what it has."""
+
+        def decide(known: Tasks, _: int) -> Decision:
+            book = Book(self.terms, known, now)
+            book.send(node, book.codec.restate(restate_id))
+            return book.decision
+
+        return decide
+
+    def settle(self, node: str, asked: str, now: float) -> Decide:
+        """What is still in doubt of what was selected, now that a node, or without one every node, has said all."""
+
+        def decide(known: Tasks, _: int) -> Decision:
+            book = Book(self.terms, known, now)
+            restating.settle(book, node, list(known.values()), asked)
             return book.decision
 
         return decide

@@ -41,6 +41,10 @@ class Codec(Protocol):
         """The task as the hub itself reports it."""
         ...
 
+    def restate(self, restate_id: str) -> bytes:
+        """Say again what you have."""
+        ...
+
     def offer(self, task: TaskRecord) -> bytes:
         """To the parent: run this elsewhere; needs the spec."""
         ...
@@ -56,9 +60,10 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """A node or a caller wants this run."""
+    """A node or a caller wants this run. `again`: it was asked whether it still does."""
 
     task: TaskRecord
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,14 @@ class Reported:
     attempt_count: int
     agent: str
     outcome: bytes
+    origin: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restated:
+    """A node has said again all it has with the hub."""
+
+    restate_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +153,6 @@ class Revoked:
 
 
 TaskMove = Offered | Unacceptable | Reported | Returned | CancelAsked | Answered
-Entry = TaskMove | Malformed
+Entry = TaskMove | Restated | Malformed
 ParentMove = Granted | GrantRefused | Revoked | Reported | CancelAsked | Answered | Malformed
 """What the parent says."""

@@ -9,7 +9,7 @@ parked, with the reason; it is looked at again when the fleet changes, not by th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from edgenode.link.ports import Rng
@@ -31,6 +31,15 @@ class Plan:
     slots: dict[WaitKey, list[str]]
     spares: dict[WaitKey, str]
     more: bool
+
+    def without(self, barred: Callable[[str], object]) -> Plan:
+        """The same, but for nodes that may not be given anything now."""
+        if not any(barred(node) for nodes in self.slots.values() for node in set(nodes)):
+            return self
+        left = {key: [node for node in nodes if not barred(node)] for key, nodes in self.slots.items()}
+        slots = {key: nodes for key, nodes in left.items() if nodes}
+        spares = {key: node for key, node in self.spares.items() if key in slots and not barred(node)}
+        return Plan(slots, spares, self.more)
 
     def sole(self) -> dict[WaitKey, str]:
         """Queues that have one node only to choose from."""

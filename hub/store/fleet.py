@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
-from edgenode.link.model.lanes import Lane, Rejection
+from edgenode.link.model.lanes import Lane, Rejection, Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
-from edgenode.link.store.outbox import OnRejected, SqliteOutbox
+from edgenode.link.store.outbox import OnRejected, SqliteOutbox, Tell
 from edgenode.link.store.retention import Retention
-from hub.store import messages
+from hub.store import messages, restating
 from hub.store.records import PARENT, AgentRow, DesiredRow, NodeRow, SignedDocument
 from hub.store.schema import MESSAGE_LOG
 from hub.store.tasks import task_log
@@ -41,11 +42,35 @@ def down_logs(node: str) -> dict[Lane, str]:
     return {Lane.CONTROL: control_log(node), Lane.TASK: task_log(node)}
 
 
+Retell = Callable[[bytes, int, Callable[[str, int], bool]], bytes]
+"""From a segment's payload, how many of its entries the node had before, and whether a grant (task, fence) is in force."""
+
+
+def _teller(node: str, retell: Retell) -> Tell:
+    def tell(connection: sqlite3.Connection, lane: Lane, segment: Segment, known: int) -> Segment:
+        if lane is not Lane.TASK:
+            return segment
+        payload = retell(
+            segment.payload, known, lambda task_id, fence: restating.in_force(connection, node, task_id, fence)
+        )
+        return replace(segment, payload=payload)
+
+    return tell
+
+
 class SqliteFleetStore:
     """hub.store.ports.FleetStore."""
 
-    def __init__(self, database: Database, new_epoch: Callable[[], str], retention: Retention | None = None) -> None:
-        """`retention` is what the log of each lane of each node keeps of what the node acknowledged."""
+    def __init__(
+        self,
+        database: Database,
+        new_epoch: Callable[[], str],
+        retention: Retention | None = None,
+        retell: Retell | None = None,
+    ) -> None:
+        """`retention` is what the log of each lane of each node keeps of what the node acknowledged; `retell` is how task
+        entries are told to a node that had them before and has forgotten them."""
+        self._retell = retell
         self._database = database
         self._new_epoch = new_epoch
         self._retention = retention or Retention()
@@ -92,7 +117,8 @@ class SqliteFleetStore:
 
         lanes = down_logs(node)
         retention = dict.fromkeys(lanes, self._retention)
-        return SqliteOutbox(self._database, lanes, node, self._new_epoch, _keep_rejected(node, lanes), retention)
+        tell = None if self._retell is None else _teller(node, self._retell)
+        return SqliteOutbox(self._database, lanes, node, self._new_epoch, _keep_rejected(node, lanes), retention, tell)
 
     async def parent_outbox(self) -> SqliteOutbox:
         """The logs for the parent, made if they are missing: its task log, and the one message log of which it is a consumer.
@@ -114,10 +140,18 @@ class SqliteFleetStore:
         return outbox
 
     async def open_session(
-        self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
+        self,
+        node: str,
+        boot_id: str,
+        generation: int,
+        software: str,
+        now: float,
+        hub: str = "",
+        tasks: restating.TaskLane | None = None,
     ) -> NodeRow | None:
         """See FleetStore."""
         epochs = [self._new_epoch() for _ in down_logs(node)]
+        restate_id = self._new_epoch()
 
         def run(connection: sqlite3.Connection) -> NodeRow | None:
             if _outdated(connection, node, boot_id):
@@ -132,6 +166,8 @@ class SqliteFleetStore:
             for name, epoch in zip(down_logs(node).values(), epochs, strict=True):
                 log = logs.ensure_log(connection, name, epoch)
                 logs.ensure_consumer(connection, log.log_id, node, log.first - 1)
+            if tasks is not None:
+                restating.note(connection, node, task_log(node), tasks, now, restate_id)
             return NodeRow(*connection.execute(f"{_SELECT_NODE} WHERE node = ?", (node,)).fetchone())
 
         return await self._database.write(run)
@@ -144,6 +180,14 @@ class SqliteFleetStore:
             connection.execute("UPDATE node SET boot_id = '' WHERE node = ?", (node,))
 
         await self._database.write(run)
+
+    async def settled(self, node: str, restate_id: str) -> None:
+        """See FleetStore."""
+        await self._database.write(lambda connection: restating.settled(connection, node, restate_id))
+
+    async def fence_base(self) -> int:
+        """See FleetStore."""
+        return await self._database.read(restating.fence_base)
 
     async def touch(self, last_contacts: Mapping[str, float]) -> None:
         """See FleetStore."""
@@ -231,7 +275,8 @@ class SqliteFleetStore:
 
 
 _SELECT_NODE = (
-    "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version, hub FROM node"
+    "SELECT node, fence, boot_id, generation, software, last_contact, registry_epoch, registry_version, hub, restate_id"
+    " FROM node"
 )
 
 

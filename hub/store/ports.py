@@ -23,6 +23,7 @@ from hub.store.records import (
     WaitKey,
     Workload,
 )
+from hub.store.restating import TaskLane
 
 
 class TaskStore(Protocol):
@@ -81,16 +82,32 @@ class FleetStore(Protocol):
         ...
 
     async def open_session(
-        self, node: str, boot_id: str, generation: int, software: str, now: float, hub: str = ""
+        self,
+        node: str,
+        boot_id: str,
+        generation: int,
+        software: str,
+        now: float,
+        hub: str = "",
+        tasks: TaskLane | None = None,
     ) -> NodeRow | None:
         """A session begins: note who (`hub`: its id if it is one), raise the fence, make the node's logs. Returns the row.
 
-        None, and nothing is changed, for a process after which another one was let in.
+        None, and nothing is changed, for a process after which another one was let in. From `tasks` it is seen whether one
+        side has forgotten something; the row's restate_id then says what is asked.
         """
         ...
 
     async def forget_processes(self, node: str) -> None:
         """Whichever process of the node comes next is let in."""
+        ...
+
+    async def settled(self, node: str, restate_id: str) -> None:
+        """What the node was asked is known now."""
+        ...
+
+    async def fence_base(self) -> int:
+        """What the fence of every grant is above."""
         ...
 
     async def trim(self) -> None:

@@ -28,6 +28,10 @@ class WaitKey:
     priority: int
 
 
+IN_DOUBT_AT_ORIGIN = 1  # whether its origin still waits for it
+IN_DOUBT_AT_HOLDER = 2  # whether its holder, or anybody, has it
+
+
 class TaskRecord(msgspec.Struct, frozen=True):
     """A task as the hub's row says. Times are wall clock, seconds; 0 for none.
 
@@ -64,6 +68,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     avoid_until: float = 0.0
     update_time: float = 0.0
     sequence: int = 1
+    doubt: int = 0  # what is not sure since one side forgot: see hub.services.restating
     upstream: int = 0
 
     @property
@@ -122,6 +127,9 @@ class Selection:
     not_kept: bool = False  # of `waiting`, only what is not KEPT
     due: float | None = None  # not ended, deadline at or before this
     holder: str = ""  # held by this node, after `after_task_id`
+    doubtful: str | None = (
+        None  # in doubt at this node (empty: held by nobody, and perhaps by somebody), after `after_task_id`
+    )
     after_task_id: str = ""
     limit: int = 500
     with_spec: bool = False
@@ -184,7 +192,10 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node that was connected at least once. `last_contact` is wall clock, seconds; `hub` its id, if it is one."""
+    """A node that was connected at least once. `last_contact` is wall clock, seconds; `hub` its id, if it is one.
+
+    `restate_id` is what it is being asked to say again, empty if nothing: see hub.services.restating.
+    """
 
     node: str
     fence: int
@@ -195,6 +206,7 @@ class NodeRow:
     registry_epoch: str
     registry_version: int
     hub: str = ""
+    restate_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

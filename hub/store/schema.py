@@ -43,6 +43,7 @@ CREATE TABLE task (
     avoid_until REAL NOT NULL,
     update_time REAL NOT NULL,
     sequence INTEGER NOT NULL,
+    doubt INTEGER NOT NULL,
     upstream INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE task_spec (
@@ -52,6 +53,7 @@ CREATE TABLE task_spec (
 CREATE INDEX task_waiting ON task (queue, task_number) WHERE holder = '' AND state < 8;
 CREATE INDEX task_held ON task (holder, task_id) WHERE holder != '' AND state < 8;
 CREATE INDEX task_deadline ON task (deadline) WHERE deadline > 0 AND state < 8;
+CREATE INDEX task_doubt ON task (task_id) WHERE doubt > 0 AND state < 8;
 CREATE INDEX task_ended ON task (update_time) WHERE state >= 8;
 CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key != '';
 CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id != '';
@@ -67,7 +69,8 @@ CREATE TABLE node (
     last_contact REAL NOT NULL,
     registry_epoch TEXT NOT NULL DEFAULT '',
     registry_version INTEGER NOT NULL DEFAULT 0,
-    hub TEXT NOT NULL DEFAULT ''
+    hub TEXT NOT NULL DEFAULT '',
+    restate_id TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE former_process (
     node TEXT NOT NULL,
@@ -111,6 +114,8 @@ CREATE TABLE rejected_entry (
     payload BLOB NOT NULL
 ) STRICT;
 CREATE INDEX rejected_entry_node ON rejected_entry (node);
+CREATE TABLE hub (fence_base INTEGER NOT NULL) STRICT;
+INSERT INTO hub VALUES (0);
 """
 
 

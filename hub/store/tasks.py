@@ -17,6 +17,8 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from hub.store.queues import queue_key, queue_text
 from hub.store.records import (
+    IN_DOUBT_AT_HOLDER,
+    IN_DOUBT_AT_ORIGIN,
     PARENT,
     Change,
     Committed,
@@ -40,14 +42,14 @@ Pack = Callable[[Sequence[bytes]], Sequence[Segment]]
 _COLUMNS = (
     "task_id, origin, queue, submit_time, deadline, on_lost, context_id, idempotency_key, request_id, replay_of, state,"
     " state_reason, holder, fence, attempt_count, agent, outcome, answers, cancel_reason, avoid, avoid_until, update_time,"
-    " sequence, upstream"
+    " sequence, upstream, doubt"
 )
-_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 26)})"
+_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 27)})"
 _SPEC = "(SELECT spec FROM task_spec WHERE task_spec.task_number = task.task_number)"
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder = ?, fence = ?, attempt_count = ?, agent = ?, outcome = ?,"
     " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?,"
-    " upstream = ?"
+    " upstream = ?, doubt = ?"
     " WHERE task_id = ? AND sequence = ? AND state < 8"
 )
 
@@ -75,7 +77,7 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         idempotency_key=row[7],
         request_id=row[8],
         replay_of=row[9],
-        spec=row[24] if len(row) > 24 else b"",
+        spec=row[25] if len(row) > 25 else b"",
         state=TaskState(row[10]),
         state_reason=row[11],
         holder=row[12],
@@ -90,6 +92,7 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         update_time=row[21],
         sequence=row[22],
         upstream=row[23],
+        doubt=row[24],
     )
 
 
@@ -109,6 +112,7 @@ def _mutable(task: TaskRecord) -> tuple[object, ...]:
         task.update_time,
         task.sequence,
         task.upstream,
+        task.doubt,
     )
 
 
@@ -318,7 +322,7 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
             read(f"{column} != '' AND {column} IN (SELECT value FROM json_each(?))", json.dumps(list(keys)))
     for key, count in selection.waiting.items():
         read(
-            f"queue = ? AND holder = '' AND state < 8{' AND state <> 2' if selection.not_parked else ''}"
+            f"queue = ? AND holder = '' AND state < 8 AND doubt = 0{' AND state <> 2' if selection.not_parked else ''}"
             f"{' AND upstream >= 0' if selection.not_kept else ''}"
             " AND NOT (avoid = ? AND avoid_until > ?) ORDER BY task_number LIMIT ?",
             queue_text(key),
@@ -328,6 +332,18 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
         )
     if selection.due is not None:
         read("deadline > 0 AND deadline <= ? AND state < 8 ORDER BY deadline LIMIT ?", selection.due, selection.limit)
+    if selection.doubtful is not None:
+        node = selection.doubtful
+        read(
+            "doubt > 0 AND state < 8 AND ((origin = ? AND doubt & ?) OR (holder = ? AND doubt & ?)) AND task_id > ?"
+            " ORDER BY task_id LIMIT ?",
+            node,
+            IN_DOUBT_AT_ORIGIN,
+            node,
+            IN_DOUBT_AT_HOLDER,
+            selection.after_task_id,
+            selection.limit,
+        )
     if selection.holder:
         read(
             "holder = ? AND state < 8 AND task_id > ? ORDER BY task_id LIMIT ?",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE
-from edgenode.sdk import Level
+from edgenode.sdk import Agent, Context, Level
 from tests.faults.fleet import Rig
 
 TOPIC = "restore.numbers"
@@ -73,3 +75,62 @@ async def gaps(rig: Rig, node: str, hop: str) -> int:
 def state(rig: Rig, node: str) -> str:
     """The state directory."""
     return str(rig.fleet.state(node))
+
+
+class Workers:
+    """Agents in this process, on edges of the fleet; `runs` is the journal of what they began, by job."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.runs: Counter[str] = Counter()
+        self.gate = asyncio.Event()
+        self._rig = rig
+        self._stack = AsyncExitStack()
+
+    async def start(self, node: str, skill: str, *, held: bool = False) -> None:
+        """An agent on `node` that has `skill`; `held`: its work ends when the gate is opened."""
+        agent = Agent(f"{node}-{skill}", concurrency=64)
+
+        @agent.skill(skill)
+        async def work(ctx: Context, job: str) -> str:
+            self.runs[job] += 1
+            if held:
+                await self.gate.wait()
+            return f"done {job}"
+
+        client = await self._stack.enter_async_context(self._rig.client(node))
+        attached = asyncio.Event()
+        running = asyncio.create_task(agent.attach(client, lambda _node: attached.set()))
+        self._stack.push_async_callback(_end, agent, running)
+        await asyncio.wait_for(attached.wait(), 30)
+
+    async def close(self) -> None:
+        """End the agents."""
+        self.gate.set()
+        await self._stack.aclose()
+
+
+async def _end(agent: Agent, running: asyncio.Task[None]) -> None:
+    await agent.stop(grace=0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def began(workers: Workers, jobs: Iterable[str]) -> None:
+    """Wait until each of the jobs was begun."""
+    async with asyncio.timeout(60):
+        while not all(workers.runs[job] for job in jobs):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+async def open_tasks_at_hub(rig: Rig) -> list[str]:
+    """Jobs that have not ended for the hub."""
+    made = await rig.fleet.run(EDGEHUB, "tasks", "list", "--limit", "1000", "--state", state(rig, "hub"), "-o", "json")
+    ended = ("COMPLETED", "FAILED", "CANCELED", "REJECTED", "EXPIRED", "DEAD_LETTERED")
+    return [task["task_id"] for task in json.loads(made) if task["state"] not in ended]
+
+
+async def settled_at_hub(rig: Rig, left: int = 0) -> None:
+    """Wait until the hub has no more than `left` tasks that have not ended."""
+    async with asyncio.timeout(60):
+        while len(await open_tasks_at_hub(rig)) > left:  # noqa: ASYNC110
+            await asyncio.sleep(0.2)

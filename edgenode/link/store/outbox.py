@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 from edgenode.link.failpoints import Failpoint, reach
-from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection
+from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection, Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import TRIM_SEGMENTS, Retention
 
 OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
+Tell = Callable[[sqlite3.Connection, Lane, Segment, int], Segment]
 OnAcknowledged = Callable[[Lane, int, Sequence[Rejection]], None]
 
 
@@ -21,6 +22,8 @@ class SqliteOutbox:
 
     `lanes` names the log of each lane; `consumer` is the other side's name among their consumers. `on_rejected` runs in
     the transaction of an acknowledgement with rejections and dead-letters them. `retention` is what each lane keeps.
+    `tell(connection, lane, segment, known)` is how a segment is told of which the other side acknowledged the first `known`
+    entries before and has forgotten them; by default as it is.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class SqliteOutbox:
         new_epoch: Callable[[], str],
         on_rejected: OnRejected,
         retention: Mapping[Lane, Retention] | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self._database = database
         self._lanes = lanes
@@ -38,6 +42,8 @@ class SqliteOutbox:
         self._new_epoch = new_epoch
         self._on_rejected = on_rejected
         self._retention = retention or {}
+        self._tell = tell
+        self._known: dict[Lane, int] = {}  # what the other side had acknowledged when the heads were read
         self._notify: list[Callable[[Lane, int], None]] = []
         self._notify_acknowledged: list[OnAcknowledged] = []
 
@@ -49,13 +55,33 @@ class SqliteOutbox:
 
     async def heads(self) -> Sequence[LaneHead]:
         """Every lane's log."""
-        return await self._database.read(
-            lambda connection: [logs.head(connection, name, lane) for lane, name in self._lanes.items()]
-        )
+
+        def run(connection: sqlite3.Connection) -> list[LaneHead]:
+            for lane, name in self._lanes.items():
+                log_id = logs.log_state(connection, name).log_id
+                self._known[lane] = logs.consumers(connection, log_id).get(self._consumer, 0)
+            return [logs.head(connection, name, lane) for lane, name in self._lanes.items()]
+
+        return await self._database.read(run)
 
     async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
         """See Outbox."""
-        return (await read_log(self._database, self._lanes[lane], after, max_count, max_bytes)).chunk
+        name = self._lanes[lane]
+        chunk = (await read_log(self._database, name, after, max_count, max_bytes)).chunk
+        if self._tell is None or not chunk.segments or chunk.base > self._known.get(lane, 0):
+            return chunk
+        return await self._database.read(lambda connection: self._told_again(connection, lane, chunk))
+
+    def _told_again(self, connection: sqlite3.Connection, lane: Lane, chunk: Chunk) -> Chunk:
+        assert self._tell is not None
+        acknowledged = self._known[lane]
+        segments = []
+        sequence = chunk.base
+        for segment in chunk.segments:
+            known = min(max(acknowledged - sequence + 1, 0), segment.count)
+            segments.append(self._tell(connection, lane, segment, known) if known else segment)
+            sequence += segment.count
+        return Chunk(chunk.base, tuple(segments))
 
     async def acknowledged(self, lane: Lane, epoch: str, sequence: int, rejections: Sequence[Rejection]) -> None:
         """See Outbox."""

@@ -23,7 +23,9 @@ from hub.services.dispatcher import Dispatcher, DispatcherSettings
 from hub.services.entries import EntryCodec, EntryReader, pack
 from hub.services.mover import Mover
 from hub.services.placement import Placement
+from hub.services.recovery import Recovery
 from hub.services.view import FleetView, KnownAgent
+from hub.store.fleet import SqliteFleetStore
 from hub.store.records import Intake, TaskRecord
 from hub.store.schema import open_database
 from hub.store.tasks import SqliteTaskStore, task_log
@@ -53,6 +55,8 @@ class Desk:
             self.alarm,
             lambda node, lane, last: None,
             DispatcherSettings(reassign_after=REASSIGN_SECONDS, retention=-1.0, sweep_interval=3600.0),
+            Recovery(self.alarm, REASSIGN_SECONDS, lambda node: True),
+            SqliteFleetStore(database, lambda: "epoch").settled,
         )
         self._sent: dict[str, int] = {}
 

@@ -44,6 +44,9 @@ class Words:
         reason = "" if problem is None else f" {problem.reason}"
         return f"{task.task_id} {task.state.name}{reason}".encode()
 
+    def restate(self, restate_id: str) -> bytes:
+        return f"restate {restate_id}".encode()
+
     def offer(self, task: TaskRecord) -> bytes:
         return f"offer {task.task_id}".encode()
 

@@ -1,0 +1,66 @@
+"""Which nodes are asked what they have, and how long a restored hub grants nothing; `restating` says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from hub.services.alarm import Alarm
+from hub.store.records import NodeRow
+from hub.store.restating import forgetful_hub
+
+PATIENCE = 10  # times what nodes keep their tasks: so long a node that is connected may take to answer
+
+
+class Recovery:
+    """Which nodes are being asked, where fences begin, and whether grants wait. `on_change`: grants may go on."""
+
+    def __init__(self, alarm: Alarm, absent_after: float, connected: Callable[[str], bool]) -> None:
+        self.fence_base = 0
+        self.on_change: Callable[[], None] = lambda: None
+        self._alarm = alarm
+        self._absent_after = absent_after
+        self._connected = connected
+        self._asked: dict[str, str] = {}
+        self._awaited: set[str] = set()
+
+    def start(self, rows: Iterable[NodeRow], fence_base: int) -> None:
+        """What the store says."""
+        self.fence_base = fence_base
+        self._asked = {row.node: row.restate_id for row in rows if row.restate_id}
+        self._awaited = {node for node, restate_id in self._asked.items() if forgetful_hub(restate_id)}
+        if self._awaited:
+            self._alarm.after(self._absent_after, self._give_up_absent)
+            self._alarm.after(self._absent_after * PATIENCE, self._give_up_all)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether nothing is granted yet."""
+        return bool(self._awaited)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every node has told a hub that has forgotten."""
+        return not any(map(forgetful_hub, self._asked.values()))
+
+    def asked(self, node: str) -> str:
+        """The restate_id of what a node is asked; empty if it is not."""
+        return self._asked.get(node, "")
+
+    def ask(self, node: str, restate_id: str, fence_base: int) -> None:
+        """A session begins with this question."""
+        self._asked[node] = restate_id
+        self.fence_base = max(self.fence_base, fence_base)
+
+    def settled(self, node: str) -> None:
+        """The answer was taken in."""
+        self._asked.pop(node, None)
+        self._awaited.discard(node)
+        self.on_change()
+
+    def _give_up_absent(self) -> None:
+        self._awaited = {node for node in self._awaited if self._connected(node)}
+        self.on_change()
+
+    def _give_up_all(self) -> None:
+        self._awaited.clear()
+        self.on_change()
