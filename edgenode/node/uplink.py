@@ -32,6 +32,7 @@ from edgenode.link.protocol.timers import Timer
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
+from edgenode.link.store.repeats import without_known
 from edgenode.link.store.retention import LONGEST_INTERVAL, Retention
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
@@ -80,7 +81,7 @@ class EdgeInbox:
 
         def store(connection: sqlite3.Connection) -> tuple[Absorbed, list[Rejection]]:
             fresh = logs.accept(connection, PARENT, lane, epoch, base, segments, gap)
-            fresh = logs.without_known(connection, PARENT, lane, epoch, fresh)
+            fresh = without_known(connection, PARENT, lane, epoch, fresh)
             if lane is Lane.TASK:
                 entries, rejections = task_entries.unpack(fresh)
             else:
