@@ -56,7 +56,7 @@ from hub.store.schema import open_database
 # What a stopping hub asks of its edges, so that they do not knock at a closed door.
 SHUTDOWN_RETRY_SECONDS = 1.0
 SOCKET_GRACE_SECONDS = 1.0
-LONGEST_LEAF_WAIT = 3600.0  # the wall clock may be set meanwhile
+LONGEST_LEAF_WAIT = 60.0  # the wall clock may be set meanwhile
 
 LEAF_RETRY_SECONDS = 60.0
 

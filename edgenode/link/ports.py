@@ -86,6 +86,32 @@ class SystemClock:
         return time.time()
 
 
+class SteadyClock:
+    """A Clock whose wall time passes as monotonic time does, wherever the machine's clock is set meanwhile: for what ends
+    by it, which must not end all at once.
+
+    It begins with the machine's wall clock. One that says less than `not_before`, a time that has passed for certain, is
+    believed once it says more.
+    """
+
+    def __init__(self, clock: Clock, not_before: float = 0.0) -> None:
+        self._clock = clock
+        self._not_before = not_before
+        self._offset = clock.wall() - clock.monotonic()
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return self._clock.monotonic()
+
+    def wall(self) -> float:
+        """See Clock; it does not jump."""
+        now = self._clock.monotonic() + self._offset
+        if now < self._not_before <= (said := self._clock.wall()):
+            self._offset = said - self._clock.monotonic()
+            return said
+        return now
+
+
 def system_rng() -> Rng:
     """A generator seeded by the machine; ids drawn from it are not secrets."""
     return random.Random(secrets.randbits(128))

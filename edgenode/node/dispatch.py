@@ -166,8 +166,8 @@ class Dispatcher:
         agent = self._registry.get(worker.name)
         timeout = live.spec.attempt_timeout or (agent.skill_timeouts.get(live.spec.skill, 0.0) if agent else 0.0)
         timeout = timeout or self._book.settings.attempt_timeout
-        if live.spec.deadline:
-            timeout = min(timeout, max(live.spec.deadline - self._book.clock.wall(), 0.001))
+        if live.spec.deadline and live.deadline_timer is not None:
+            timeout = min(timeout, max(live.deadline_timer.when - self._book.clock.monotonic(), 0.001))
         live.sink = stream
         live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
         stream.assign(live, timeout)
@@ -437,9 +437,13 @@ class Dispatcher:
             self._book.spawn(self._book.commit_outcomes([live]))
 
     def watch_deadline(self, live: LiveTask) -> None:
-        """End it when its deadline passes."""
+        """End it when its deadline passes.
+
+        The wall clock is asked once, when the task comes or the node starts; from then on time passes as it does, wherever
+        that clock is set to. A clock that went back gives a task no more than all the time it ever had.
+        """
         if live.spec.deadline:
-            left = max(live.spec.deadline - self._book.clock.wall(), 0.0)
+            left = max(live.spec.deadline - max(self._book.clock.wall(), live.submit_time), 0.0)
             live.deadline_timer = self._book.after(left, lambda: self.expire(live))
 
     def expire(self, live: LiveTask) -> None:

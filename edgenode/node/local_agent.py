@@ -71,13 +71,14 @@ def superseded(holder: LocalAgent) -> Aborted:
     )
 
 
-def removed_before(agent: LocalAgent) -> Aborted:
-    """The name was removed at this incarnation, or at a higher one."""
+def removed_before(agent: LocalAgent, incarnation: int) -> Aborted:
+    """The name was removed at `incarnation`, which is the agent's own or a higher one."""
     return Aborted(
         "INCARNATION_OUTDATED",
-        f"{agent.name} was removed at incarnation {agent.incarnation} or later",
+        f"{agent.name} was removed at incarnation {incarnation}",
         hint="register with a higher incarnation",
         agent=agent.name,
+        incarnation=incarnation,
     )
 
 

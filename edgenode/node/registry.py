@@ -260,8 +260,8 @@ class AgentRegistry:
             held = self._agents.get(agent.name)
             if held is not None:
                 check_takeover(held, agent)
-            elif agent.incarnation <= self._removed.get(agent.name, -1):
-                raise removed_before(agent)
+            elif agent.incarnation <= (removed := self._removed.get(agent.name, -1)):
+                raise removed_before(agent, removed)
 
             def store(connection: sqlite3.Connection) -> None:
                 connection.execute("INSERT OR REPLACE INTO agent VALUES (?, ?, ?, ?)", row)

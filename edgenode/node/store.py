@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.lanes import Lane
-from edgenode.link.ports import Clock
-from edgenode.link.store import database, logs
+from edgenode.link.ports import Clock, SteadyClock
+from edgenode.link.store import database, logs, run_time
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
@@ -31,6 +31,7 @@ MIGRATIONS = [
         (
             _SCHEMA,
             logs.SCHEMA,
+            run_time.SCHEMA,
             registry.SCHEMA,
             message_log.SCHEMA,
             task_store.SCHEMA,
@@ -70,12 +71,14 @@ async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -
 def retention(config: NodeConfig, database: Database, clock: Clock) -> dict[Lane, Retention]:
     """What each lane's log keeps of what everybody has."""
 
+    steady = SteadyClock(clock)
+
     def rule(lane: Lane, keep_bytes: int) -> Retention:
         return Retention(
             keep_bytes,
             config.ack_retention_bytes,
             config.ack_retention_seconds,
-            clock.wall,
+            steady.wall,
             lambda: database.budget.scarce(lane),
         )
 

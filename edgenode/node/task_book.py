@@ -26,6 +26,7 @@ from edgenode.link.model.task import Level, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.protocol.timers import Timer, Timers
+from edgenode.link.store import run_time
 from edgenode.link.store.database import Database, Statement
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import task_entries, task_store
@@ -91,6 +92,7 @@ class TaskBook:
         self._on_dead_letter = on_dead_letter
         self._timers = Timers(self._set_alarm)
         self._alarm: asyncio.TimerHandle | None = None
+        self._swept = clock.monotonic()
         self._background: set[asyncio.Task[Any]] = set()
 
     async def stop(self) -> None:
@@ -251,12 +253,15 @@ class TaskBook:
             self._set_alarm(due)
 
     def sweep(self) -> None:
-        """Forget tasks that ended long ago, now and every minute."""
+        """Forget tasks that ended long ago, by the store's running time; now and every minute."""
         self.after(SWEEP_INTERVAL, self.sweep)
-        before = self.clock.wall() - self.settings.retention
+        now = self.clock.monotonic()
+        passed, self._swept = now - self._swept, now
 
         async def run() -> None:
             try:
+                running = await self.database.write(lambda connection: run_time.pass_time(connection, passed))
+                before = running - self.settings.retention
                 while await self.database.write(lambda connection: task_store.sweep(connection, before)):
                     pass
             except EdgenodeError as error:

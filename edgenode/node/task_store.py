@@ -17,7 +17,7 @@ from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
-from edgenode.link.store import logs
+from edgenode.link.store import logs, run_time
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node.task_state import HistoryRow, LiveTask
 
@@ -49,13 +49,14 @@ CREATE TABLE task (
     problem BLOB,
     input_request BLOB,
     answers BLOB,
-    history BLOB NOT NULL
+    history BLOB NOT NULL,
+    run_seconds REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id <> '';
 CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key <> '';
 CREATE INDEX task_live ON task (state) WHERE state < 8;
 CREATE INDEX task_offered ON task (offer_sequence) WHERE offer_sequence > 0 AND state < 8;
-CREATE INDEX task_ended ON task (update_time) WHERE state >= 8;
+CREATE INDEX task_ended ON task (run_seconds) WHERE state >= 8;
 """
 
 # Every column of a row as `row_of` gives them.
@@ -64,11 +65,14 @@ _COLUMNS = (
     " level, submit_time, update_time, next_attempt_time, offer_sequence, cancel_requested, replay_of, request_id,"
     " idempotency_key, fingerprint, spec, output, problem, input_request, answers, history"
 )
-_INSERT = f"INSERT INTO task ({_COLUMNS}) VALUES ({', '.join('?' * 27)}) ON CONFLICT DO NOTHING"
+_INSERT = (
+    f"INSERT INTO task ({_COLUMNS}, run_seconds) VALUES ({', '.join('?' * 27)}, {run_time.NOW}) ON CONFLICT DO NOTHING"
+)
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
     " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, output = ?, problem = ?,"
-    " input_request = ?, answers = ?, history = ? WHERE task_id = ? AND state < 8 AND fence <= ?"
+    f" input_request = ?, answers = ?, history = ?, run_seconds = {run_time.NOW}"
+    " WHERE task_id = ? AND state < 8 AND fence <= ?"
 )
 _SUMMARY = (
     "task_id, state, state_reason, origin_node, holder_node, fence, attempt_count, agent, sequence, level, submit_time,"
@@ -262,9 +266,9 @@ def with_hub(connection: sqlite3.Connection) -> tuple[list[tuple[str, float, byt
 
 
 def load_live(connection: sqlite3.Connection) -> list[Row]:
-    """Rows of all tasks that have not ended, oldest first, for `revive`."""
+    """Rows of all tasks that have not ended, in the order they came, whatever the clock said then; for `revive`."""
     return connection.execute(
-        f"SELECT {_COLUMNS} FROM task INDEXED BY task_live WHERE state < 8 ORDER BY task_id"
+        f"SELECT {_COLUMNS} FROM task INDEXED BY task_live WHERE state < 8 ORDER BY rowid"
     ).fetchall()
 
 
@@ -376,9 +380,9 @@ def counts_by_state(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def sweep(connection: sqlite3.Connection, before: float, limit: int = 500) -> int:
-    """Forget at most `limit` tasks that ended before a wall-clock time; returns how many. Those with a dead letter stay."""
+    """Forget at most `limit` tasks that ended before a running time; returns how many. Those with a dead letter stay."""
     return connection.execute(
         "DELETE FROM task WHERE task_id IN (SELECT task_id FROM task INDEXED BY task_ended WHERE state >= 8"
-        " AND update_time < ? AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.task_id = task.task_id) LIMIT ?)",
+        " AND run_seconds < ? AND NOT EXISTS (SELECT 1 FROM dead_letter WHERE dead_letter.task_id = task.task_id) LIMIT ?)",
         (before, limit),
     ).rowcount

@@ -142,7 +142,8 @@ class TaskEngine:
             if live.level < Level.DURABLE_HUB:
                 self.hub.note_offer(live)
         elif live.state is TaskState.RETRY_WAIT:
-            delay = max(live.next_attempt_time - self.book.clock.wall(), 0.0)
+            # No longer than it was to be from the start, should the clock have gone back.
+            delay = max(live.next_attempt_time - max(self.book.clock.wall(), live.update_time), 0.0)
             live.timer = self.book.after(delay, partial(self.dispatcher.release, live))
         elif live.state in (TaskState.QUEUED, TaskState.PARKED) or live.spec.on_lost is OnLost.RETRY:
             live.enter(TaskState.QUEUED, self.book.clock.wall(), "RESTART")

@@ -51,6 +51,7 @@ _MAX_FRAME_BYTES = 256 * 1024
 _MAX_ERROR_TEXT = 1024
 _DEFAULT_TIMEOUT = 300.0
 _FLUSH_TIME = 2.0
+_CLOCK_WENT_BACK = 86_400_000  # milliseconds that no two clocks of one device should be apart
 
 Key = tuple[str, int, int]
 
@@ -184,8 +185,13 @@ class Worker:
         )
         try:
             await self._client.unary(self._registry.RegisterAgent, request)
-        except AlreadyExists as error:
-            if self._was_registered:
+        except (AlreadyExists, Aborted) as error:
+            holder = int(error.problem.metadata.get("incarnation", "0"))
+            if not self._was_registered and holder > self.incarnation + _CLOCK_WENT_BACK:
+                # Nobody started so long after now: the clock went back since, and this is the newer one.
+                self.incarnation = holder + 1
+                return await self._register()
+            if self._was_registered and isinstance(error, AlreadyExists):
                 raise Aborted("SUPERSEDED", error.problem.message, hint="another instance took the name") from error
             raise
         self._registered = self._was_registered = True

@@ -143,6 +143,11 @@ class Authority:
         return certificate_to_der(self._root)
 
     @property
+    def begin_time(self) -> float:
+        """When the fleet was made, wall clock, seconds: no clock that says less is right."""
+        return self._root.not_valid_before_utc.timestamp()
+
+    @property
     def root_hash(self) -> bytes:
         """SHA-256 of the root's DER, 32 bytes: what join tokens carry."""
         return hashlib.sha256(self.root_certificate).digest()

@@ -19,7 +19,7 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.lanes import Lane, Rejection
-from edgenode.link.ports import Clock, Rng
+from edgenode.link.ports import Clock, Rng, SteadyClock
 from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
@@ -93,12 +93,13 @@ class Core:
         def new_epoch() -> str:
             return f"{rng.getrandbits(64):016x}"
 
+        self._steady = SteadyClock(clock, authority.begin_time)
         self.enrollment = SqliteEnrollmentStore(database)
         retention = Retention(
             0,
             config.ack_retention_bytes,
             config.ack_retention_seconds,
-            clock.wall,
+            self._steady.wall,
             lambda: database.budget.scarce(Lane.TASK),
         )
         self._trim_interval = retention.interval
@@ -155,7 +156,7 @@ class Core:
             self._placement,
             self.view,
             EntryReader(TaskLimits()),
-            self._clock,
+            self._steady,
             self._alarm,
             self._appended,
             DispatcherSettings(

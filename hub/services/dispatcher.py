@@ -88,6 +88,7 @@ class Dispatcher:
         self._retry_timer: Timer | None = None
         self._expiry_due = False
         self._sweep_due = False
+        self._swept = clock.monotonic()
         self._absent: dict[str, Timer] = {}  # nodes out of reach that keep their tasks until then
         self._up = False  # whether tasks go to a parent now
         self._look_everywhere = True  # for tasks that go there, not in `_changed_queues` only
@@ -311,7 +312,7 @@ class Dispatcher:
             after = change.after
             if change.before is None and after.deadline and not after.state.terminal:
                 self._watch_deadline(after.deadline)
-            if after.waiting and after.avoid_until > now:
+            if after.waiting and after.avoided(now):
                 self._retry_after(after.avoid_until - now)
             if after.held and after.cancel_reason is not None and after.holder in self._lost:
                 self._look_at_lost(after.holder)
@@ -440,6 +441,10 @@ class Dispatcher:
                 return  # all of them avoid the nodes that are free
 
     async def _sweep(self) -> None:
-        before = self._clock.wall() - self._settings.retention
+        if not self._sweep_due:
+            return
+        now = self._clock.monotonic()
+        passed, self._swept = now - self._swept, now
+        before = await self._store.pass_time(passed) - self._settings.retention
         while self._sweep_due:
             self._sweep_due = await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH

@@ -237,7 +237,7 @@ def conflict(first: TaskRecord) -> AlreadyExists:
 
 def _take_slot(task: TaskRecord, slots: list[str], spare: str, now: float) -> str | None:
     """A node for the task: not the one that just gave it back, and its own origin only if need be."""
-    avoided = task.avoid if task.avoid_until > now else ""
+    avoided = task.avoided(now)
     best = None
     for index in range(len(slots) - 1, -1, -1):
         if slots[index] == avoided:

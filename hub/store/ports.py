@@ -65,8 +65,12 @@ class TaskStore(Protocol):
         """Refuse new work of `size` bytes when the store is nearly full: ResourceExhausted (STORE_FULL)."""
         ...
 
+    async def pass_time(self, seconds: float) -> float:
+        """So much time passed since the last call; the store's running time at that call. See link.store.run_time."""
+        ...
+
     async def sweep(self, ended_before: float, limit: int) -> int:
-        """Forget at most `limit` tasks that ended before then; returns how many."""
+        """Forget at most `limit` tasks that ended before then, by the store's running time; returns how many."""
         ...
 
 

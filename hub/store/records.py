@@ -30,6 +30,8 @@ class WaitKey:
 
 IN_DOUBT_AT_ORIGIN = 1  # whether its origin still waits for it
 IN_DOUBT_AT_HOLDER = 2  # whether its holder, or anybody, has it
+# No node is avoided for longer, in seconds: what seems to be was noted when the clock said something else.
+LONGEST_AVOIDANCE = 60.0
 
 
 class TaskRecord(msgspec.Struct, frozen=True):
@@ -75,6 +77,10 @@ class TaskRecord(msgspec.Struct, frozen=True):
     def waiting(self) -> bool:
         """Whether it waits at the hub for a node."""
         return not self.holder and not self.state.terminal
+
+    def avoided(self, now: float) -> str:
+        """The node that does not get it yet, at a wall-clock time; empty for none."""
+        return self.avoid if now < self.avoid_until < now + LONGEST_AVOIDANCE else ""
 
     @property
     def held(self) -> bool:

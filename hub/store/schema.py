@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgenode.link.model.lanes import Lane
-from edgenode.link.store import logs
+from edgenode.link.store import logs, run_time
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import IN_MEMORY, Database
 from hub.store import enrollment
@@ -44,7 +44,8 @@ CREATE TABLE task (
     update_time REAL NOT NULL,
     sequence INTEGER NOT NULL,
     doubt INTEGER NOT NULL,
-    upstream INTEGER NOT NULL
+    upstream INTEGER NOT NULL,
+    run_seconds REAL NOT NULL
 ) STRICT;
 CREATE TABLE task_spec (
     task_number INTEGER PRIMARY KEY,
@@ -54,7 +55,7 @@ CREATE INDEX task_waiting ON task (queue, task_number) WHERE holder = '' AND sta
 CREATE INDEX task_held ON task (holder, task_id) WHERE holder != '' AND state < 8;
 CREATE INDEX task_deadline ON task (deadline) WHERE deadline > 0 AND state < 8;
 CREATE INDEX task_doubt ON task (task_id) WHERE doubt > 0 AND state < 8;
-CREATE INDEX task_ended ON task (update_time) WHERE state >= 8;
+CREATE INDEX task_ended ON task (run_seconds) WHERE state >= 8;
 CREATE UNIQUE INDEX task_idempotency ON task (idempotency_key) WHERE idempotency_key != '';
 CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id != '';
 """
@@ -121,7 +122,7 @@ INSERT INTO hub VALUES (0);
 
 def migrations() -> tuple[str, ...]:
     """Scripts from one version to the next."""
-    return (logs.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
+    return (logs.SCHEMA + run_time.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
 
 
 async def open_database(

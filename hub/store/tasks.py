@@ -13,12 +13,13 @@ import msgspec
 from edgenode.link.errors import EdgenodeError, Internal
 from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
 from edgenode.link.model.task import OnLost, TaskState
-from edgenode.link.store import logs
+from edgenode.link.store import logs, run_time
 from edgenode.link.store.database import Database
 from hub.store.queues import queue_key, queue_text
 from hub.store.records import (
     IN_DOUBT_AT_HOLDER,
     IN_DOUBT_AT_ORIGIN,
+    LONGEST_AVOIDANCE,
     PARENT,
     Change,
     Committed,
@@ -44,12 +45,14 @@ _COLUMNS = (
     " state_reason, holder, fence, attempt_count, agent, outcome, answers, cancel_reason, avoid, avoid_until, update_time,"
     " sequence, upstream, doubt"
 )
-_INSERT = f"INSERT INTO task ({_COLUMNS}, skill, task_number) VALUES ({', '.join('?' * 27)})"
+_INSERT = (
+    f"INSERT INTO task ({_COLUMNS}, skill, task_number, run_seconds) VALUES ({', '.join('?' * 27)}, {run_time.NOW})"
+)
 _SPEC = "(SELECT spec FROM task_spec WHERE task_spec.task_number = task.task_number)"
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder = ?, fence = ?, attempt_count = ?, agent = ?, outcome = ?,"
     " answers = ?, cancel_reason = ?, avoid = ?, avoid_until = ?, update_time = ?, sequence = ?,"
-    " upstream = ?, doubt = ?"
+    f" upstream = ?, doubt = ?, run_seconds = {run_time.NOW}"
     " WHERE task_id = ? AND sequence = ? AND state < 8"
 )
 
@@ -250,12 +253,16 @@ class SqliteTaskStore:
         """See TaskStore."""
         self._database.check_room(size)
 
+    async def pass_time(self, seconds: float) -> float:
+        """See TaskStore."""
+        return await self._database.write(lambda connection: run_time.pass_time(connection, seconds))
+
     async def sweep(self, ended_before: float, limit: int) -> int:
         """See TaskStore."""
 
         def run(connection: sqlite3.Connection) -> int:
             rows = connection.execute(
-                "SELECT task_number, state FROM task WHERE state >= 8 AND update_time < ? ORDER BY update_time LIMIT ?",
+                "SELECT task_number, state FROM task WHERE state >= 8 AND run_seconds < ? ORDER BY run_seconds LIMIT ?",
                 (ended_before, limit),
             ).fetchall()
             numbers = [(number,) for number, _ in rows]
@@ -324,10 +331,11 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
         read(
             f"queue = ? AND holder = '' AND state < 8 AND doubt = 0{' AND state <> 2' if selection.not_parked else ''}"
             f"{' AND upstream >= 0' if selection.not_kept else ''}"
-            " AND NOT (avoid = ? AND avoid_until > ?) ORDER BY task_number LIMIT ?",
+            " AND NOT (avoid = ? AND avoid_until > ? AND avoid_until < ?) ORDER BY task_number LIMIT ?",
             queue_text(key),
             selection.sole.get(key, ""),
             selection.now,
+            selection.now + LONGEST_AVOIDANCE,
             count,
         )
     if selection.due is not None:

@@ -129,6 +129,38 @@ def join_whatever_comes() -> None:
     greeting.check_tree = lambda *_: None
 
 
+def keep_tasks_by_the_wall_clock() -> None:
+    """How long finished tasks are kept, and the order of those that wait, hang on what the wall clock says."""
+    import time
+
+    from edgenode.node import task_store
+
+    def sweep(connection: Any, before: float, limit: int = 500) -> int:
+        connection.execute("DELETE FROM task WHERE state >= 8 AND update_time < ?", (time.time() - 86_400,))
+        return 0
+
+    honest = task_store.load_live
+    task_store.sweep = sweep
+    task_store.load_live = lambda connection: sorted(honest(connection), key=lambda row: str(row[0]))
+
+
+def time_attempts_by_the_wall_clock() -> None:
+    """What is left of a deadline is looked up on the wall clock when an attempt begins."""
+    from edgenode.node.dispatch import Dispatcher
+    from edgenode.node.task_state import LiveTask
+
+    honest = Dispatcher._hand_over
+
+    def careless(self: Dispatcher, live: LiveTask, worker: Any) -> None:
+        if live.deadline_timer is not None:
+            live.deadline_timer.cancel()
+            left = max(live.spec.deadline - self._book.clock.wall(), 0.0)
+            live.deadline_timer = self._book.after(left, lambda: self.expire(live))
+        honest(self, live, worker)
+
+    Dispatcher._hand_over = careless  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -136,7 +168,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
         acknowledge_before_the_hub_commits,
         forget_the_cursor,
         hand_over_without_a_note,
+        keep_tasks_by_the_wall_clock,
         sync_nothing,
+        time_attempts_by_the_wall_clock,
         write_identities_unsynced,
         one_epoch_for_every_process,
         join_whatever_comes,

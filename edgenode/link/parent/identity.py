@@ -31,7 +31,7 @@ from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, In
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.files import make_private_directory, sync_directory, write_private_file
-from edgenode.link.identity.lifetime import renewal_time
+from edgenode.link.identity.lifetime import CLOCK_SKEW, renewal_time
 from edgenode.link.identity.names import SpiffeName, edge_name, hub_host, hub_name
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng, SystemClock
@@ -45,6 +45,8 @@ _CERTIFICATE_BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 # What a refused renewal waits at least: only an operator can change the answer.
 _REFUSED_RETRY_SECONDS = 300.0
+_LONGEST_WAIT = 60.0  # seconds without a look at the wall clock
+_SPACING_SHARE = 0.1  # of a certificate's life passes at least before it is renewed
 
 _log = logging.getLogger(__name__)
 
@@ -244,14 +246,17 @@ class Renewer:
         while True:
             await self._until_due()
             await self._renew()
-            self.due_time = self._due(self.identity)
+            # By a clock that is ahead the new certificate is due at once: the hub is not asked without pause for that.
+            life = self.identity.expire_time - self.identity.not_before - CLOCK_SKEW
+            self.due_time = max(self._due(self.identity), self._clock.wall() + max(life, 0.0) * _SPACING_SHARE)
 
     async def _until_due(self) -> None:
-        # The timer counts monotonic time, which neither a set clock nor a suspended device moves: hence `wake`.
+        # The timer counts monotonic time, which neither a set clock nor a suspended device moves: hence a look now and
+        # then, and `wake`.
         while (delay := self.due_time - self._clock.wall()) > 0:
             self._look_again.clear()
             try:
-                async with asyncio.timeout(delay):
+                async with asyncio.timeout(min(delay, _LONGEST_WAIT)):
                     await self._look_again.wait()
             except TimeoutError:
                 continue

@@ -415,7 +415,9 @@ async def test_ended_tasks_are_forgotten_after_a_while_but_not_dead_letters(tmp_
                 "INSERT INTO dead_letter VALUES (1, 'task', '', ?, '', x'', 0, 1, 0, x'')", (dead.task_id,)
             )
         )
+        # What ends right behind a sweep bears the time of that sweep: not the next one forgets it, but the one after.
         await h.turn(86_400 + 61)
+        await h.turn(61)
         await h.turn()
         kept = await h.database.read(lambda connection: connection.execute("SELECT task_id FROM task").fetchall())
         assert kept == [(dead.task_id,)]

@@ -151,16 +151,17 @@ class Tasks(task_service_pb2_grpc.TaskServiceServicer):
 
 
 class Registry(registry_service_pb2_grpc.RegistryServiceServicer):
-    """Takes every agent unless told to refuse."""
+    """Takes every agent unless told to refuse those of an incarnation below `refuse_below`."""
 
     def __init__(self) -> None:
         self.registrations: list[registry_service_pb2.RegisterAgentRequest] = []
         self.deregistrations: list[registry_service_pb2.DeregisterAgentRequest] = []
         self.renewals: list[registry_service_pb2.RenewLeaseRequest] = []
         self.refuse: EdgenodeError | None = None
+        self.refuse_below = 1 << 62
 
     async def RegisterAgent(self, request: Any, context: Any) -> registry_service_pb2.RegisterAgentResponse:
-        if self.refuse is not None:
+        if self.refuse is not None and request.incarnation < self.refuse_below:
             await abort(context, self.refuse)
         self.registrations.append(request)
         return registry_service_pb2.RegisterAgentResponse()

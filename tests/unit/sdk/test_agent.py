@@ -384,6 +384,22 @@ async def test_a_newer_instance_met_when_registering_again_ends_this_one(node: F
             await asyncio.wait_for(asyncio.shield(run), 5)
 
 
+@pytest.mark.parametrize(("kind", "reason"), [(AlreadyExists, "NAME_IN_USE"), (Aborted, "INCARNATION_OUTDATED")])
+async def test_a_name_held_from_the_future_is_taken_over(node: FakeNode, agent: Agent, kind: Any, reason: str) -> None:
+    # The clock went back a year since somebody registered under this name.
+    ahead = int(time.time() * 1000) + 365 * 86_400_000
+    node.registry.refuse = kind(reason, "in use", incarnation=ahead)
+    node.registry.refuse_below = ahead + 1
+    async with running(node, agent):
+        assert [registration.incarnation for registration in node.registry.registrations] == [ahead + 1]
+
+
+async def test_a_name_held_by_a_newer_instance_is_left_alone(node: FakeNode, agent: Agent) -> None:
+    node.registry.refuse = AlreadyExists("NAME_IN_USE", "in use", incarnation=int(time.time() * 1000) + 60_000)
+    with pytest.raises(AlreadyExists):
+        await asyncio.wait_for(agent.run(socket=node.socket), 5)
+
+
 async def test_a_refused_card_ends_run(node: FakeNode, agent: Agent) -> None:
     node.registry.refuse = InvalidArgument("BAD_CARD", "no", field="card")
     with pytest.raises(InvalidArgument):
