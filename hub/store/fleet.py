@@ -250,7 +250,10 @@ class SqliteFleetStore:
         """See FleetStore."""
 
         def run(connection: sqlite3.Connection) -> SignedDocument:
-            row = connection.execute("SELECT version FROM desired_state WHERE node = ?", (node,)).fetchone()
+            # Above what the node has seen, too: a hub that was restored has forgotten versions it sent.
+            row = connection.execute(
+                "SELECT max(version, applied_version, refused_version) FROM desired_state WHERE node = ?", (node,)
+            ).fetchone()
             signed = sign(1 if row is None else row[0] + 1)
             connection.execute(
                 "INSERT INTO desired_state (node, version, document, signature, certificates) VALUES (?, ?, ?, ?, ?)"

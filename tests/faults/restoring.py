@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE
-from edgenode.sdk import Agent, Context, Level
+from edgenode.sdk import Agent, Client, Context, Level, OnLost, Scope, TaskHandle
 from tests.faults.fleet import Rig
 
 TOPIC = "restore.numbers"
@@ -75,6 +75,14 @@ async def gaps(rig: Rig, node: str, hop: str) -> int:
 def state(rig: Rig, node: str) -> str:
     """The state directory."""
     return str(rig.fleet.state(node))
+
+
+async def submit(client: Client, skill: str, job: str, on_lost: OnLost = OnLost.RETRY) -> TaskHandle:
+    """A task for the fleet; returns when the hub has it."""
+    level = Level.DURABLE_HUB
+    handle = await client.submit(skill, {"job": job}, scope=Scope.FLEET, on_lost=on_lost, wait_level=level, wait=60)
+    assert handle.level >= level
+    return handle
 
 
 class Workers:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from edgenode.sdk import Client, Level, OnLost, Scope, TaskHandle, TaskState
+from edgenode.sdk import OnLost, TaskState
 from tests.faults.fleet import Rig
 from tests.faults.restoring import (
     NOTHING_RETAINED,
@@ -20,6 +20,7 @@ from tests.faults.restoring import (
     publish,
     restore,
     settled_at_hub,
+    submit,
 )
 
 pytestmark = pytest.mark.timeout(120)
@@ -54,13 +55,6 @@ async def test_what_was_not_retained_is_a_stated_gap_in_ledger_and_log(rig: Rig)
     await ledger(rig, "north")
 
 
-async def _submit(client: Client, skill: str, job: str, on_lost: OnLost = OnLost.RETRY) -> TaskHandle:
-    level = Level.DURABLE_HUB
-    handle = await client.submit(skill, {"job": job}, scope=Scope.FLEET, on_lost=on_lost, wait_level=level, wait=60)
-    assert handle.level >= level
-    return handle
-
-
 async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on(rig: Rig) -> None:
     """`late` tasks wait in the backup and end after it, `new` ones came and ended after it, `held` ones run on.
 
@@ -71,19 +65,19 @@ async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on
     try:
         async with rig.client("south") as south:
             await workers.start("north", "held", held=True)
-            late = [await _submit(south, "late", f"late-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
-            waits = await _submit(south, "waits", "waits", OnLost.FAIL)
+            late = [await submit(south, "late", f"late-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
+            waits = await submit(south, "waits", "waits", OnLost.FAIL)
             backup = await back_up(rig, "hub")
             await workers.start("north", "late")
             await workers.start("north", "new")
-            new = [await _submit(south, "new", f"new-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
+            new = [await submit(south, "new", f"new-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
             assert await asyncio.gather(*(task.result(60) for task in (*late, *new))) == [
                 "done late-RETRY",
                 "done late-FAIL",
                 "done new-RETRY",
                 "done new-FAIL",
             ]
-            held = [await _submit(south, "held", f"held-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
+            held = [await submit(south, "held", f"held-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
             await began(workers, ["held-RETRY", "held-FAIL"])
             await rig.kill("hub")
             await restore(rig, "hub", backup)
@@ -92,7 +86,7 @@ async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on
             assert [await task.result(60) for task in held] == ["done held-RETRY", "done held-FAIL"]
             await settled_at_hub(rig, left=1)
             assert await open_tasks_at_hub(rig) == [waits.task_id]
-            fresh = [await _submit(south, "new", f"fresh-{number}") for number in range(5)]
+            fresh = [await submit(south, "new", f"fresh-{number}") for number in range(5)]
             await workers.start("north", "waits")
             assert await waits.result(60) == "done waits"
             assert [await task.result(60) for task in fresh] == [f"done fresh-{number}" for number in range(5)]
