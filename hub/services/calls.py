@@ -167,7 +167,7 @@ class CallRouter:
         node = self._placement.pick(WaitKey(demand, spec.priority), others, self._clock.monotonic())
         if node is not None:
             return node
-        if caller != PARENT and self._parent():
+        if caller != PARENT and self._parent() and not self._view.owns(spec.agent):
             return PARENT
         if next(self._view.with_skill(spec.skill), None) is None:
             raise NotFound(

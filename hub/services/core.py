@@ -244,9 +244,11 @@ class Core:
         self._handlers.find_above = uplink.find
         return uplink
 
-    def _parent_acknowledged(self, lane: Lane, sequence: int) -> None:
+    def _parent_acknowledged(self, lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
         if lane is Lane.MESSAGE:
             self._messages.parent_acknowledged(sequence)
+        if rejections:
+            self._handlers.rejected(PARENT)
 
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""

@@ -177,7 +177,9 @@ class FleetHandlers:
             if not answer.response.candidates and not answer.HasField("problem"):
                 found = await self.find_above(exchange.request)
                 if found is not None:
-                    answer.response.candidates.extend(found.candidates)
+                    # What is called like one of this fleet cannot be reached by its name from here.
+                    reachable = [agent for agent in found.candidates if not self._view.owns(agent.agent.name)]
+                    answer.response.candidates.extend(reachable)
             self._send(node, sync_pb2.Frame(find=answer))
 
     async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:

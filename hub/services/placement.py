@@ -120,9 +120,12 @@ class Placement:
         return newly
 
     def unfit(self, keys: Collection[WaitKey] | None = None) -> dict[WaitKey, str]:
-        """Of these queues (None: all), those that hold something and nobody fits, with the reason."""
+        """Of these queues (None: all), those that hold something and nobody fits, with the reason.
+
+        What is for an agent of this fleet is left out: nobody elsewhere can fit it, and its name means another one there.
+        """
         waiting = self._waiting if keys is None else [key for key in keys if key in self._waiting]
-        reasons = {key: self._view.fit(key.demand).reason for key in waiting}
+        reasons = {key: self._view.fit(key.demand).reason for key in waiting if not self._view.owns(key.demand.agent)}
         return {key: reason for key, reason in reasons.items() if reason}
 
     def movable(self, node: str, keys: Iterable[WaitKey]) -> set[WaitKey]:

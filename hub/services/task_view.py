@@ -10,7 +10,7 @@ from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.wire.values import timestamp_to_pb
-from hub.store.records import TaskRecord, WaitKey
+from hub.store.records import PARENT, TaskRecord, WaitKey
 
 _BEGUN = (TaskState.WORKING, TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED, TaskState.RETRY_WAIT)
 
@@ -54,7 +54,10 @@ def task_to_pb(task: TaskRecord, hub: str, parked: Mapping[WaitKey, str], *, con
     message.attempt_count = task.attempt_count
     message.agent = task.agent
     message.origin_node = task.origin
-    message.holder_node = task.holder or hub
+    if task.holder != PARENT:  # of what the parent holds it said who has it
+        message.holder_node = task.holder or hub
+    elif not message.holder_node:
+        message.holder_node = PARENT
     message.fence = task.fence
     message.cancel_requested = task.cancel_reason is not None and not task.state.terminal
     message.submit_time.CopyFrom(timestamp_to_pb(task.submit_time))

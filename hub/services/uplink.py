@@ -25,14 +25,14 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.model.frames import AgentLoad
-from edgenode.link.model.lanes import Lane, Rejection
+from edgenode.link.model.lanes import Lane
 from edgenode.link.model.names import below, seen_from
 from edgenode.link.model.problem import Problem
 from edgenode.link.parent.membership import link_status
 from edgenode.link.ports import Clock, Inbox, Rng
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
 from edgenode.link.protocol.timers import Timer
-from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.outbox import OnAcknowledged, SqliteOutbox
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings
 from hub.services.alarm import Alarm
@@ -85,9 +85,9 @@ class Uplink(LinkEvents):
         clock: Clock,
         rng: Rng,
         alarm: Alarm,
-        acknowledged: Callable[[Lane, int], None],
+        acknowledged: OnAcknowledged,
     ) -> None:
-        """`acknowledged(lane, sequence)` tells of what the parent has."""
+        """`acknowledged` is told of what the parent has, and of what it would not take."""
         self.ports = ports
         self.path: tuple[str, ...] = ()
         self._outbox = outbox
@@ -99,11 +99,7 @@ class Uplink(LinkEvents):
         self._moving: Timer | None = None
         self._finds: dict[int, asyncio.Future[registry_service_pb2.FindAgentsResponse | None]] = {}
         self._find_number = 0
-
-        def note(lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
-            acknowledged(lane, sequence)
-
-        outbox.on_acknowledged(note)
+        outbox.on_acknowledged(acknowledged)
         self._dialing = DialingEnd(
             node=ports.child,
             boot_id=boot_id,

@@ -9,6 +9,8 @@ from edgenode.link.model.names import MAX_TREE_DEPTH, below
 from edgenode.link.protocol.registry import RegistryLog
 from hub.services.view import FleetView, KnownAgent
 
+MAX_TOMBSTONES = 4096  # kept for a parent that is out of reach
+
 _log = logging.getLogger(__name__)
 
 
@@ -23,6 +25,7 @@ class UpwardRegistry:
         self._child = child
         self._seen = -1
         self._too_deep: set[str] = set()
+        self._removed = 0  # tombstones made since they were last forgotten
         self.log = RegistryLog(epoch)
 
     def follow(self) -> bool:
@@ -34,16 +37,23 @@ class UpwardRegistry:
         if changes is None:
             known = {entry.name for entry in self.log.entries()}
             for gone in known - {below(self._child, name) for name in names}:
-                self.log.remove(gone, self.log.version + 1)
+                self._remove(gone)
         for name in names:
             self._put(below(self._child, name), self._view.agent(name))
+        if self._removed > MAX_TOMBSTONES:
+            self._removed = 0
+            self.log.acked(self.log.version)  # a parent that is behind gets a snapshot
         return self.log.version > before
+
+    def _remove(self, name: str) -> None:
+        self.log.remove(name, self.log.version + 1)
+        self._removed += 1
 
     def _put(self, name: str, agent: KnownAgent | None) -> None:
         known = self.log.get(name)
         if agent is None:
             if known is not None:
-                self.log.remove(name, self.log.version + 1)
+                self._remove(name)
             return
         if name.count("/") - 2 > MAX_TREE_DEPTH:
             if name not in self._too_deep:

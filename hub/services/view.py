@@ -151,6 +151,11 @@ class FleetView:
         """A node."""
         return self._nodes.get(name)
 
+    def owns(self, agent: str) -> bool:
+        """Whether an agent's full name is one of this fleet, also where nothing is known of it but its node."""
+        parts = agent.split("/", 2)
+        return len(parts) == 3 and parts[1] in self._nodes
+
     def nodes(self) -> Collection[KnownNode]:
         """All nodes; a live view."""
         return self._nodes.values()

@@ -345,12 +345,19 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
 
     def __init__(self) -> None:
         self.tokens: list[Any] = []
+        self.below = False  # another hub
         self.document = sync_pb2.DesiredDocument(node="north", version=2, log_level="info", limits={"store_bytes": 9})
 
     async def GetHubStatus(self, request: Any, context: Context) -> fleet_service_pb2.GetHubStatusResponse:
-        return fleet_service_pb2.GetHubStatusResponse(
+        status = fleet_service_pb2.GetHubStatusResponse(
             hub="hub", trust_domain="fleet.example", sync_port=7443, enrollment_port=7444, root_hash="ab" * 32
         )
+        if self.below:
+            status.parent_link.CopyFrom(admin_pb2.LinkStatus(parent="parent.example:7443", state="established"))
+            status.parent_lanes.add(direction="up", lane="message")
+            status.parent_identity = "spiffe://above.example/edge/berlin"
+            status.hub_path.extend(["hub@above.example#1", "hub@fleet.example#2"])
+        return status
 
     async def ListNodes(self, request: Any, context: Context) -> fleet_service_pb2.ListNodesResponse:
         node = fleet_service_pb2.Node(

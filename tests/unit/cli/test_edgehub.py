@@ -55,6 +55,26 @@ def test_status(edgehub: Run, hub: FakeHub) -> None:
     assert "sync 7443, enrollment 7444" in result.stdout
 
 
+def test_status_of_a_hub_that_has_a_parent(edgehub: Run, hub: FakeHub) -> None:
+    hub.fleet.below = True
+    shown = edgehub("status", state=hub.state).stdout
+    assert "established to parent.example:7443" in shown
+    assert "spiffe://above.example/edge/berlin" in shown
+    assert "hub@above.example#1 > hub@fleet.example#2" in shown
+    assert "message" in shown
+
+
+def test_join_of_no_hub(edgehub: Run, tmp_path: Path) -> None:
+    result = edgehub("join", "--hub", "127.0.0.1:1", "--token", "enj1_x", state=tmp_path)
+    assert (result.exit_code, last_line(result.stderr)) == (1, "reason: NOT_INITIALISED (exit 1)")
+
+
+def test_join_with_a_bad_token(edgehub: Run, tmp_path: Path) -> None:
+    edgehub("init", "--domain", "fleet.example", state=tmp_path)
+    result = edgehub("join", "--hub", "127.0.0.1:1", "--token", "enj1_x", state=tmp_path)
+    assert (result.exit_code, last_line(result.stderr)) == (2, "reason: BAD_TOKEN (exit 2)")
+
+
 def test_nodes(edgehub: Run, hub: FakeHub) -> None:
     titles, row = edgehub("nodes", state=hub.state).stdout.splitlines()
     assert titles.split()[:5] == ["NODE", "KIND", "STATE", "CONTACT", "AGENTS"]

@@ -76,6 +76,8 @@ class Rows:
         if once.refusal is not None:
             assert not once.tasks
             raise once.refusal
+        for task_id in once.forgotten:
+            del self.tasks[task_id]
         for task in once.tasks.values():
             before = self.tasks.get(task.task_id)
             assert before is None or task.sequence == before.sequence + 1
