@@ -29,6 +29,12 @@ class HubConfig:
     socket: str = setting("path of the Unix socket; empty: STATE/edgehub.sock", default="")
     heartbeat_seconds: float = setting("longest silence of an edge", default=5.0, low=0.05, high=600)
     lease_seconds: float = setting("silence after which an edge is unreachable", default=15.0, low=0.1, high=3600)
+    admissions_per_second: float = setting(
+        "sessions of edges let in per second; others are told when to come back; 0: no bound",
+        default=50.0,
+        low=0,
+        high=1_000_000,
+    )
     leaf_ttl_seconds: int = setting("life of an edge's certificate", default=7 * _DAY, low=10.0, high=90 * _DAY)
     reassign_after_seconds: float = setting(
         "how long an unreachable edge keeps its tasks before others get them", default=30.0, low=0, high=_DAY

@@ -35,6 +35,9 @@ def status(state: Path, output: str) -> None:
 
 
 def _text(shown: Plain, now: float) -> str:
+    connected = f"{shown['connected_count']} nodes"
+    if shown["delayed_count"]:
+        connected += f"; {shown['waiting_count']} told to come in a while, {shown['delayed_count']} so far"
     summary = facts(
         [
             ("hub", shown["hub"]),
@@ -42,7 +45,7 @@ def _text(shown: Plain, now: float) -> str:
             ("parent", link_text(shown["parent_link"], now) or None),
             ("known there as", shown["parent_identity"] or None),
             ("path", " > ".join(shown["hub_path"]) if shown["parent_identity"] else None),
-            ("connected", f"{shown['connected_count']} nodes"),
+            ("connected", connected),
             ("tasks", counts_text(shown["task_counts"])),
             ("messages", f"up to position {shown['message_sequence']}"),
             ("ports", f"sync {shown['sync_port']}, enrollment {shown['enrollment_port']}"),

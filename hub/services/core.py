@@ -20,6 +20,7 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.ports import Clock, Rng, SteadyClock
+from edgenode.link.protocol.admission import AdmissionGate
 from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
@@ -147,6 +148,7 @@ class Core:
         self.links = self._make_links(config)
         self._clones = CloneWatch(self.enrollment, self._fleet, clock, new_epoch, self.links.end)
         self.end = self._make_end(config)
+        self.gate = AdmissionGate(config.admissions_per_second)
         self._message_service = MessageService(self._messages)
 
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
@@ -314,7 +316,9 @@ class Core:
 
     def sync_service(self) -> SyncService:
         """What edges dial."""
-        return SyncService(self.end, self._authority, self.enrollment, self._clock, self._alarm)
+        return SyncService(
+            self.end, self._authority, self.enrollment, self._clock, self._alarm, self.gate, self.links.moving
+        )
 
     def add_local_services(self, server: grpc.aio.Server, facts: Callable[[], HubFacts]) -> None:
         """What the local socket serves."""
@@ -333,6 +337,7 @@ class Core:
             self._clock,
             lambda: self.uplink,
             self._back_up,
+            self.gate,
         )
         registry = RegistryService(self.view, self._finder, self._clock)
         task = TaskService(

@@ -15,6 +15,7 @@ from edgenode.link.errors import NotFound
 from edgenode.link.model.names import check_name
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Clock
+from edgenode.link.protocol.admission import AdmissionGate
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, timestamp_to_pb
@@ -66,9 +67,11 @@ class FleetService(pb_grpc.FleetServiceServicer):
         clock: Clock,
         uplink: Callable[[], Uplink | None],
         back_up: Callable[[Path], Awaitable[admin_pb2.Backup]],
+        gate: AdmissionGate,
     ) -> None:
         """`back_up` makes a backup at a file or in a directory."""
         self._back_up = back_up
+        self._gate = gate
         self._facts = facts
         self._uplink = uplink
         self._authority = authority
@@ -102,6 +105,8 @@ class FleetService(pb_grpc.FleetServiceServicer):
             message_sequence=self._messages.last_sequence,
             root_hash=self._authority.root_hash.hex(),
             hub_path=facts.path,
+            waiting_count=self._gate.waiting_count(self._clock.monotonic()),
+            delayed_count=self._gate.delayed_count,
         )
         uplink = self._uplink()
         if uplink is not None:

@@ -162,6 +162,10 @@ class Links:
         """Nodes with a session, or about to have the next one."""
         return self._connections.keys() | self._moving.keys()
 
+    def moving(self, node: str) -> bool:
+        """Whether the node has said that its next session follows at once."""
+        return node in self._moving
+
     def send(self, node: str, frame: sync_pb2.Frame) -> bool:
         """Send best effort; False if the node is not connected or its link is full."""
         link = self._connections.get(node)

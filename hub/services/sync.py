@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from edgenode.api.sync.v1 import sync_service_pb2
 from edgenode.api.sync.v1 import sync_service_pb2_grpc as pb_grpc
-from edgenode.link.errors import Unauthenticated
+from edgenode.link.errors import Unauthenticated, Unavailable
 from edgenode.link.identity.names import Kind
 from edgenode.link.identity.peers import peer_certificate, read_client_certificate
 from edgenode.link.ports import Clock
+from edgenode.link.protocol.admission import AdmissionGate
 from edgenode.link.wire.accepting import AcceptingEnd
 from edgenode.link.wire.connection import LinkConnection
 from edgenode.link.wire.interceptors import Peer
@@ -38,11 +39,20 @@ class EdgesOnly:
 
 
 class SyncService(pb_grpc.SyncServiceServicer):
-    """Serves the link."""
+    """Serves the link. `moving` says whether a node has announced that it changes its channel: it takes no new place."""
 
     def __init__(
-        self, end: AcceptingEnd, authority: Authority, enrollment: EnrollmentStore, clock: Clock, alarm: Alarm
+        self,
+        end: AcceptingEnd,
+        authority: Authority,
+        enrollment: EnrollmentStore,
+        clock: Clock,
+        alarm: Alarm,
+        gate: AdmissionGate,
+        moving: Callable[[str], bool],
     ) -> None:
+        self._gate = gate
+        self._moving = moving
         self._end = end
         self._authority = authority
         self._enrollment = enrollment
@@ -50,9 +60,14 @@ class SyncService(pb_grpc.SyncServiceServicer):
         self._alarm = alarm
 
     async def Sync(self, request_iterator: AsyncIterator[sync_service_pb2.SyncRequest], context: Context) -> None:
-        """One link. Raises PermissionDenied (REVOKED, STALE_GENERATION) and what the accepting end raises."""
+        """One link.
+
+        Raises Unavailable (ADMISSION_DELAYED), PermissionDenied (REVOKED, STALE_GENERATION, CLONED_IDENTITY) and what the
+        accepting end raises.
+        """
         certificate = peer_certificate(context.auth_context())
         node = certificate.name.node
+        self._check_gate(node)
         issued = self._authority.read_edge(certificate.der)
         await self._enrollment.admit(issued, self._clock.wall())
         timers = []
@@ -67,6 +82,24 @@ class SyncService(pb_grpc.SyncServiceServicer):
         finally:
             for timer in timers:
                 timer.cancel()
+
+    def _check_gate(self, node: str) -> None:
+        """Before anything is read or written for the node."""
+        if self._moving(node):
+            return
+        now = self._clock.monotonic()
+        crowded = self._gate.waiting_count(now) > 0
+        wait = self._gate.ask(node, now)
+        if not wait:
+            return
+        if not crowded:
+            _log.warning("many nodes come at once: some are told to come back later")
+        raise Unavailable(
+            "ADMISSION_DELAYED",
+            f"many nodes come at once; {node} is let in after {wait:.1f} s",
+            hint="it dials again by itself",
+            retry_after=wait,
+        )
 
 
 def _expired(node: str, link: LinkConnection) -> None:

@@ -12,6 +12,7 @@ from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
 from edgenode.sdk import Client
 
 ROOT = Path(__file__).resolve().parents[2]
+READY_TIMEOUT = 120.0  # a machine on which everything is killed and started all the time is a busy one
 # Tests have no patience for a field device's leases.
 HUB_ENVIRONMENT = {
     "EDGEHUB_HEARTBEAT_SECONDS": "0.5",
@@ -31,17 +32,21 @@ class Rig:
     """A fleet of real processes below one folder. `environment` is what every one of them gets on top."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
-        self.fleet = Fleet(folder)
+        self.fleet = Fleet(folder, READY_TIMEOUT)
         self.environment = {"PYTHONPATH": str(ROOT), **(environment or {})}
         self.hub_port = 0
 
     async def start(self, *edges: str, hub: Mapping[str, str] | None = None) -> None:
         """A hub, and `edges` that joined it. `hub` is more of its environment."""
-        await self.fleet.run(EDGEHUB, "init", "--state", str(self.fleet.state("hub")), "--domain", "faults.example")
+        await self.make_hub()
         await self.start_hub(environment=hub)
         for edge in edges:
             await self.fleet.join(edge)
         await asyncio.gather(*(self.start_edge(edge) for edge in edges))
+
+    async def make_hub(self) -> None:
+        """The hub's state and authority; it is not started."""
+        await self.fleet.run(EDGEHUB, "init", "--state", str(self.fleet.state("hub")), "--domain", "faults.example")
 
     async def start_hub(
         self, *, mutant: str = "", failpoint: str = "", environment: Mapping[str, str] | None = None

@@ -161,6 +161,13 @@ def time_attempts_by_the_wall_clock() -> None:
     Dispatcher._hand_over = careless  # type: ignore[method-assign]
 
 
+def let_everybody_in() -> None:
+    """The hub's gate is open."""
+    from edgenode.link.protocol.admission import AdmissionGate
+
+    AdmissionGate.ask = lambda self, node, now: 0.0  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -169,6 +176,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         forget_the_cursor,
         hand_over_without_a_note,
         keep_tasks_by_the_wall_clock,
+        let_everybody_in,
         sync_nothing,
         time_attempts_by_the_wall_clock,
         write_identities_unsynced,

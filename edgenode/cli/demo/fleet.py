@@ -29,12 +29,13 @@ class Child:
     name: str
     process: asyncio.subprocess.Process
     log: Path
+    ready_timeout: float = READY_TIMEOUT
     lines: list[str] = field(default_factory=list)
 
     async def ready(self) -> dict[str, str]:
         """Wait for its `ready key=value ...` line; the pairs. Raises Internal (DEMO_PROCESS) if it never comes."""
         try:
-            async with asyncio.timeout(READY_TIMEOUT):
+            async with asyncio.timeout(self.ready_timeout):
                 while line := (await self._read_line()):
                     if line.startswith("ready "):
                         return dict(pair.split("=", 1) for pair in line.split()[1:])
@@ -72,8 +73,10 @@ class Child:
 class Fleet:
     """Starts and stops the processes below one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, ready_timeout: float = READY_TIMEOUT) -> None:
+        """`ready_timeout`: seconds a process has to become ready."""
         self.folder = folder
+        self._ready_timeout = ready_timeout
         self.children: dict[str, Child] = {}
         self.enroll_address = ""
 
@@ -146,7 +149,7 @@ class Fleet:
                 stderr=errors,
                 env={**os.environ, **(environment or {})},
             )
-        child = self.children[name] = Child(name, process, log)
+        child = self.children[name] = Child(name, process, log, self._ready_timeout)
         return child
 
     async def run(self, command: Sequence[str], *arguments: str) -> str:

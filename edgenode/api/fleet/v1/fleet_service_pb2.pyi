@@ -17,7 +17,7 @@ class GetHubStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetHubStatusResponse(_message.Message):
-    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash", "parent_link", "parent_lanes", "hub_path", "parent_identity")
+    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash", "parent_link", "parent_lanes", "hub_path", "parent_identity", "waiting_count", "delayed_count")
     class TaskCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -39,6 +39,8 @@ class GetHubStatusResponse(_message.Message):
     PARENT_LANES_FIELD_NUMBER: _ClassVar[int]
     HUB_PATH_FIELD_NUMBER: _ClassVar[int]
     PARENT_IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    WAITING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_COUNT_FIELD_NUMBER: _ClassVar[int]
     hub: str
     trust_domain: str
     version: str
@@ -53,7 +55,9 @@ class GetHubStatusResponse(_message.Message):
     parent_lanes: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneStatus]
     hub_path: _containers.RepeatedScalarFieldContainer[str]
     parent_identity: str
-    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ..., parent_link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., parent_lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., hub_path: _Optional[_Iterable[str]] = ..., parent_identity: _Optional[str] = ...) -> None: ...
+    waiting_count: int
+    delayed_count: int
+    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ..., parent_link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., parent_lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., hub_path: _Optional[_Iterable[str]] = ..., parent_identity: _Optional[str] = ..., waiting_count: _Optional[int] = ..., delayed_count: _Optional[int] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
