@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenode.link.config import LOG_LEVELS, MOST_SHARES, Loaded, address, given, load, setting, socket_path_problem
+from edgenode.link.model.dead_letter import LetterBounds
 
 FILE_NAME = "edgehub.toml"
 STORE_NAME = "edgehub.db"
@@ -64,6 +65,8 @@ class HubConfig:
         choices=("keep", "drop"),
     )
     max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
+    dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=100_000, low=1, high=10_000_000)
+    dead_letter_bytes: int = setting("bytes of dead letters kept; the oldest go first", default=256 * _MIB, low=1 << 10)
     log_level: str = setting("what is logged", default="info", choices=LOG_LEVELS)
     drain_seconds: float = setting("how long a stopping hub waits for its sessions", default=10.0, low=0, high=3600)
 
@@ -81,6 +84,11 @@ class HubConfig:
     def parent_dir(self) -> Path:
         """Where the identity toward the parent is."""
         return self.state_dir / "parent"
+
+    @property
+    def dead_letter_bounds(self) -> LetterBounds:
+        """Both bounds on dead letters."""
+        return LetterBounds(self.dead_letter_limit, self.dead_letter_bytes)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """(key, expected) of values that do not go together."""

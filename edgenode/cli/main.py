@@ -19,7 +19,7 @@ _COMMANDS = {
     "publish": ("edgenode.cli.messages:publish", "Publish messages to a topic."),
     "subscribe": ("edgenode.cli.messages:subscribe", "Print messages of a topic as they come."),
     "deadletters": ("edgenode.cli.deadletters:deadletters", "Things that were given up and kept."),
-    "ledger": ("edgenode.cli.status:ledger", "The counts of every hop; exit code 1 when one does not add up."),
+    "ledger": ("edgenode.cli.ledger:ledger", "The counts of every hop, and whether they are true."),
     "backup": ("edgenode.cli.backup:backup", "Back up the node, also while it runs."),
     "verify": ("edgenode.cli.backup:verify", "Check a backup of a node."),
     "restore": ("edgenode.cli.backup:restore", "Put a backup in place of a stopped node's state."),

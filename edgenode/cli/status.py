@@ -1,4 +1,4 @@
-"""`edgenode status | ledger`."""
+"""`edgenode status`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
 from edgenode.link.terminal.failures import Exit, ExitCode
-from edgenode.link.terminal.fleet import show_ledger
 from edgenode.link.terminal.options import output_option
 from edgenode.link.terminal.output import emit, facts, human_bytes, human_seconds
 from edgenode.link.terminal.plain import plain
@@ -63,17 +62,3 @@ def _text(shown: Plain, now: float) -> str:
 def _link_hint(link: Plain | None) -> str:
     problem = None if link is None or link["state"] == "established" else link["last_problem"]
     return str(problem["hint"]) if problem else ""
-
-
-@click.command()
-@output_option
-@state_option
-def ledger(state: Path, output: str) -> None:
-    """The counts of every hop: produced = delivered + pending + dropped. Exit code 1 where that does not hold."""
-
-    async def work() -> admin_service_pb2.GetLedgerResponse:
-        async with channel_to(node_target(state)) as channel:
-            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
-            return await ask(stub.GetLedger, admin_service_pb2.GetLedgerRequest())
-
-    show_ledger(run(work()).lines, output)

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgenode import __version__
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
-from edgenode.api.message.v1 import message_pb2
-from edgenode.link.errors import FailedPrecondition, InvalidArgument, NotFound
-from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.errors import FailedPrecondition
 from edgenode.link.ports import Clock
+from edgenode.link.store import dead_letters
 from edgenode.link.store.database import IN_MEMORY, Database
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import timestamp_to_pb
-from edgenode.node import dead_letters, ledger, task_store
+from edgenode.node import ledger, task_store
+from edgenode.node.ledger_audit import verify
+from edgenode.node.letters import LetterDesk
 from edgenode.node.local_agent import health_counts
 from edgenode.node.message_log import MessageLog
 from edgenode.node.registry import AgentRegistry
-from edgenode.node.registry_service import RecentRequests
-
-MAX_PAGE = 1000
-MAX_IDS = 1000
-MESSAGE_LANE = Lane.MESSAGE.name.lower()
-_NEWEST = 1 << 62
 
 
 @dataclass(slots=True)
@@ -56,8 +51,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self._messages = messages
         self._clock = clock
         self._facts = facts
-        self._replayed: RecentRequests[admin_service_pb2.ReplayDeadLettersResponse] = RecentRequests()
-        self._dropped: RecentRequests[admin_service_pb2.DropDeadLettersResponse] = RecentRequests()
+        self._letters = LetterDesk(database, messages, clock, facts.node, facts.replay_task)
 
     async def GetStatus(
         self, request: admin_service_pb2.GetStatusRequest, context: Context
@@ -115,85 +109,30 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         lines = await self._database.read(lambda connection: ledger.lines(connection, parent, duplicates))
         return admin_service_pb2.GetLedgerResponse(lines=lines)
 
+    async def VerifyLedger(
+        self, request: admin_service_pb2.VerifyLedgerRequest, context: Context | None
+    ) -> admin_service_pb2.VerifyLedgerResponse:
+        """See AdminService."""
+        parent = self._facts.link().parent
+        return await verify(self._database, parent, self._clock.wall(), lambda: self._messages.unwritten_duplicates)
+
     async def ListDeadLetters(
-        self, request: admin_service_pb2.ListDeadLettersRequest, context: Context
+        self, request: admin_service_pb2.ListDeadLettersRequest, context: Context | None
     ) -> admin_service_pb2.ListDeadLettersResponse:
         """See AdminService."""
-        checks.in_range(request.page_size, 0, MAX_PAGE, "page_size")
-        size = request.page_size or 100
-        before = _NEWEST
-        if request.page_token:
-            if not (request.page_token.isascii() and request.page_token.isdigit() and len(request.page_token) < 19):
-                raise InvalidArgument(
-                    "BAD_PAGE_TOKEN",
-                    f"page_token is {request.page_token[:40]!r}",
-                    hint="use the token of the page before",
-                    field="page_token",
-                )
-            before = int(request.page_token)
-        letters = await self._database.read(lambda connection: dead_letters.page(connection, before, size + 1))
-        more = len(letters) > size
-        return admin_service_pb2.ListDeadLettersResponse(
-            dead_letters=letters[:size], next_page_token=str(letters[size - 1].dead_letter_id) if more else ""
-        )
+        return await self._letters.page(request)
+
+    async def GetDeadLetter(
+        self, request: admin_service_pb2.GetDeadLetterRequest, context: Context | None
+    ) -> admin_service_pb2.GetDeadLetterResponse:
+        """See AdminService."""
+        return await self._letters.get(request.dead_letter_id)
 
     async def ReplayDeadLetters(
-        self, request: admin_service_pb2.ReplayDeadLettersRequest, context: Context
+        self, request: admin_service_pb2.ReplayDeadLettersRequest, context: Context | None
     ) -> admin_service_pb2.ReplayDeadLettersResponse:
         """See AdminService. A message goes to the end of the log, a task is submitted anew."""
-        checks.short(request.request_id, 100, "request_id")
-        known = self._replayed.get(request.request_id)
-        if known is not None:
-            return known
-        numbers = _numbers(request.dead_letter_ids, request.all)
-        letters = await self._database.read(lambda connection: dead_letters.find(connection, numbers))
-        _check_all_known(numbers, letters)
-        for letter in letters:
-            if letter.kind == dead_letters.ENTRY and letter.lane != MESSAGE_LANE:
-                raise FailedPrecondition(
-                    "NOT_REPLAYABLE",
-                    f"dead letter {letter.dead_letter_id} is an entry of the task lane",
-                    hint="submit its task again, then drop it",
-                    dead_letter_id=letter.dead_letter_id,
-                )
-        response = admin_service_pb2.ReplayDeadLettersResponse()
-        await self._replay_messages([letter for letter in letters if letter.kind == dead_letters.ENTRY])
-        for letter in letters:
-            if letter.kind == dead_letters.TASK:
-                response.task_ids.append(await self._replay_task(letter, request.request_id))
-        self._replayed.put(request.request_id, response)
-        return response
-
-    async def _replay_messages(self, letters: Sequence[dead_letters.Kept]) -> None:
-        if not letters:
-            return
-        accepted = self._clock.wall()
-        numbers = [letter.dead_letter_id for letter in letters]
-        segments = [
-            Segment(
-                1,
-                message_pb2.MessageBatch(messages=[message_pb2.Message.FromString(letter.payload)]).SerializeToString(),
-                accepted,
-            )
-            for letter in letters
-        ]
-
-        def work(connection: sqlite3.Connection) -> Sequence[Segment]:
-            dead_letters.drop(connection, numbers, "REPLAYED")
-            return segments
-
-        await self._messages.replay(work)
-
-    async def _replay_task(self, letter: dead_letters.Kept, request_id: str) -> str:
-        if self._facts.replay_task is None:
-            raise FailedPrecondition("NOT_REPLAYABLE", "this node runs no tasks", hint="drop the dead letter")
-        # The number makes the request's id the letter's own: sent again after a crash it finds the task made before.
-        own_id = f"{request_id}/{letter.dead_letter_id}" if request_id else ""
-        task_id = await self._facts.replay_task(letter.task_id, own_id)
-        await self._database.write(
-            lambda connection: dead_letters.drop(connection, [letter.dead_letter_id], "REPLAYED")
-        )
-        return task_id
+        return await self._letters.replay(request)
 
     async def CreateBackup(
         self, request: admin_service_pb2.CreateBackupRequest, context: Context
@@ -205,39 +144,10 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         return admin_service_pb2.CreateBackupResponse(backup=await self._facts.back_up(target))
 
     async def DropDeadLetters(
-        self, request: admin_service_pb2.DropDeadLettersRequest, context: Context
+        self, request: admin_service_pb2.DropDeadLettersRequest, context: Context | None
     ) -> admin_service_pb2.DropDeadLettersResponse:
         """See AdminService."""
-        checks.short(request.request_id, 100, "request_id")
-        known = self._dropped.get(request.request_id)
-        if known is not None:
-            return known
-        numbers = _numbers(request.dead_letter_ids, request.all)
-        count = await self._database.write(lambda connection: dead_letters.drop(connection, numbers, "DROPPED"))
-        response = admin_service_pb2.DropDeadLettersResponse(dropped_count=count)
-        self._dropped.put(request.request_id, response)
-        return response
-
-
-def _numbers(ids: Sequence[int], everything: bool) -> list[int] | None:
-    """The letters a request names; None for all of them."""
-    if everything == bool(ids):
-        raise InvalidArgument(
-            "BAD_SELECTION", "name dead letters or ask for all, not both", hint="see the list", field="dead_letter_ids"
-        )
-    checks.at_most(len(ids), MAX_IDS, "dead_letter_ids")
-    return None if everything else list(dict.fromkeys(ids))
-
-
-def _check_all_known(numbers: Sequence[int] | None, letters: Sequence[dead_letters.Kept]) -> None:
-    missing = set(numbers or ()) - {letter.dead_letter_id for letter in letters}
-    if missing:
-        raise NotFound(
-            "UNKNOWN_DEAD_LETTER",
-            f"there is no dead letter {min(missing)}",
-            hint="list them to see which are kept",
-            dead_letter_id=min(missing),
-        )
+        return await self._letters.drop(request)
 
 
 def _file_bytes(database: Database) -> int:

@@ -19,6 +19,7 @@ from edgenode.link.config import (
     socket_path_problem,
     valid_name,
 )
+from edgenode.link.model.dead_letter import LetterBounds
 
 FILE_NAME = "edgenode.toml"
 PREFIX = "EDGENODE_"
@@ -71,6 +72,7 @@ class NodeConfig:
     )
     ack_retention_seconds: float = setting("how long they are kept at most", default=3600.0, low=0, high=30 * _DAY)
     dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=10_000, low=1, high=1_000_000)
+    dead_letter_bytes: int = setting("bytes of dead letters kept; the oldest go first", default=64 * _MIB, low=_KIB)
     drain_seconds: float = setting("how long a stopping node waits for running work", default=10.0, low=0, high=3600)
     reconnect_min_seconds: float = setting("shortest wait before dialing the hub again", default=1.0, low=0.01)
     reconnect_max_seconds: float = setting("longest wait before dialing the hub again", default=300.0, low=0.01)
@@ -88,6 +90,11 @@ class NodeConfig:
     def store_path(self) -> Path:
         """Where the store is."""
         return self.state_dir / "edgenode.db"
+
+    @property
+    def dead_letter_bounds(self) -> LetterBounds:
+        """Both bounds on dead letters."""
+        return LetterBounds(self.dead_letter_limit, self.dead_letter_bytes)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """(key, expected) of values that do not go together."""

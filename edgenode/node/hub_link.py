@@ -15,10 +15,12 @@ from edgenode.link.parent.identity import NodeIdentity
 from edgenode.link.parent.membership import Membership, link_status
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.sharing import DEFAULT_WEIGHTS
+from edgenode.link.store import dead_letters
 from edgenode.link.wire.channels import OpenChannel, open_channel
+from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.dialing import DialingSettings
 from edgenode.link.wire.driver import DriverSettings
-from edgenode.node import dead_letters, ledger
+from edgenode.node import ledger
 from edgenode.node.config import NodeConfig
 from edgenode.node.rooms import Rooms
 from edgenode.node.store import retention
@@ -83,8 +85,6 @@ class HubLink:
         """Make the link a consumer of the logs; before the engine starts."""
 
         def run(connection: sqlite3.Connection) -> None:
-            for log_name in ledger.LANE_LOGS.values():
-                ledger.note_join(connection, log_name)
             self.uplink.prepare(connection)
 
         await self._rooms.database.write(run)
@@ -117,8 +117,10 @@ class HubLink:
             lane,
             ledger.LANE_LOGS[lane],
             rejections,
+            "",
             self._clock.wall(),
-            self._config.dead_letter_limit,
+            self._config.dead_letter_bounds,
+            entry_content,
         )
 
 

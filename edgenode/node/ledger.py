@@ -12,35 +12,29 @@ import sqlite3
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.task import TaskState
-from edgenode.link.store import logs
+from edgenode.link.store import dead_letters, inbox, logs
 from edgenode.link.store.budget import LANE_FULL, STORE_FULL
-from edgenode.link.wire.ledger import ledger_line
+from edgenode.link.wire.ledger import dead_letter_line, ledger_line, reader_line
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.node import message_log, task_store
 from edgenode.node.message_log import LOG_NAME, PARENT
+from edgenode.node.subscriptions import CONSUMER_PREFIX
 from edgenode.node.task_book import TASK_LOG
 
 BEFORE_JOIN = "BEFORE_JOIN"
 LANE_LOGS = {Lane.TASK: TASK_LOG, Lane.MESSAGE: LOG_NAME}
-UPLINK_COUNTER = "uplink/"
 NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted
 _EXACT_ENTRIES = 10_000
 
 
-def note_join(connection: sqlite3.Connection, log_name: str) -> None:
-    """Count what a log held and lost before the link became its consumer; call it in the transaction that makes it one."""
-    state = logs.log_state(connection, log_name)
-    if PARENT not in logs.consumers(connection, state.log_id):
-        logs.count(connection, UPLINK_COUNTER + log_name, BEFORE_JOIN, state.first - 1)
-
-
 def lines(connection: sqlite3.Connection, parent: str, unwritten_duplicates: int = 0) -> list[admin_pb2.LedgerLine]:
-    """Every hop. `parent` names the other end of the link, empty without one."""
+    """Every hop; `parent` names the other end of the link."""
     result = [_publish_line(connection, unwritten_duplicates), _task_line(connection)]
-    if parent:
-        for lane, log_name in LANE_LOGS.items():
-            result.append(_uplink_line(connection, lane, log_name, parent))
-        result.extend(_downlink_lines(connection, parent))
+    for lane, log_name in LANE_LOGS.items():
+        result.extend(_uplink_lines(connection, lane, log_name, parent))
+    result.extend(_downlink_lines(connection, parent))
+    result.extend(_subscription_lines(connection))
+    result.append(dead_letter_line(dead_letters.counts(connection), dead_letters.count(connection)))
     return result
 
 
@@ -68,46 +62,75 @@ def _task_line(connection: sqlite3.Connection) -> admin_pb2.LedgerLine:
     counts = logs.counters(connection, task_store.COUNTER)
     produced = counts.pop(task_store.ACCEPTED, 0) + sum(counts.get(reason, 0) for reason in NO_ROOM)
     delivered = counts.pop(TaskState.COMPLETED.name, 0)
+    dead = counts.pop(TaskState.DEAD_LETTERED.name, 0)
     pending = connection.execute("SELECT count(*) FROM task INDEXED BY task_live WHERE state < 8").fetchone()[0]
-    return ledger_line("tasks", produced=produced, delivered=delivered, pending=pending, dropped=counts)
+    return ledger_line("tasks", produced, delivered, pending, counts, dead_lettered=dead)
 
 
-def _uplink_line(connection: sqlite3.Connection, lane: Lane, log_name: str, parent: str) -> admin_pb2.LedgerLine:
+def _uplink_lines(connection: sqlite3.Connection, lane: Lane, log_name: str, parent: str) -> list[admin_pb2.LedgerLine]:
+    """The link's line for one of its logs: all that was ever appended, what went before the node had a hub apart."""
     state = logs.log_state(connection, log_name)
-    acked, rejected, lost = _consumer(connection, state)
-    before = logs.counters(connection, UPLINK_COUNTER + log_name).get(BEFORE_JOIN, 0)
-    # What is not acknowledged must still be held: a hole between the two shows as an imbalance.
-    lost_ahead = logs.lost(connection, state.log_id, acked)
-    pending = state.last - max(acked, state.first - 1) - lost_ahead
-    return ledger_line(
-        f"{lane.name.lower()}.uplink",
-        peer=parent,
-        produced=state.last,
-        delivered=acked - rejected - before - (lost - lost_ahead),
-        pending=pending,
-        dropped={"REJECTED": rejected, BEFORE_JOIN: before, logs.DAMAGED: lost},
-        epoch=state.epoch,
-    )
+    return [
+        reader_line(
+            f"{lane.name.lower()}.uplink",
+            parent,
+            start=reader.start,
+            last=state.last,
+            acked=reader.acked,
+            # What is not acknowledged must still be held: a hole between the two shows as an imbalance.
+            held=reader.held(state),
+            rejected=reader.rejected,
+            skipped=reader.skipped,
+            lost=reader.lost,
+            lost_ahead=reader.lost_ahead,
+            before=BEFORE_JOIN,
+            epoch=state.epoch,
+        )
+        for reader in logs.readers(connection, state.log_id)
+        if reader.name == PARENT
+    ]
 
 
 def _downlink_lines(connection: sqlite3.Connection, parent: str) -> list[admin_pb2.LedgerLine]:
+    """A line for each lane: every process of the hub has an epoch of its own, and the counts of all are summed."""
     rows = connection.execute(
-        "SELECT lane, epoch, applied_count, duplicate_count, rejected_count, gap_count FROM inbox_cursor"
-        " WHERE peer = ? ORDER BY cursor_id",
+        "SELECT lane, max(cursor_id), epoch, sum(sequence - start_sequence), sum(applied_count), sum(duplicate_count),"
+        " sum(rejected_count), sum(gap_count), sum(known_count) FROM inbox_cursor WHERE peer = ? GROUP BY lane",
         (PARENT,),
     )
     return [
         ledger_line(
             f"{Lane(lane).name.lower()}.downlink",
+            produced,
+            applied,
+            0,
+            {"REJECTED": rejected, "GAP": gaps, "KNOWN_FROM_OLDER_EPOCH": known},
             peer=parent,
-            produced=applied + rejected + gaps,
-            delivered=applied,
-            pending=0,
-            dropped={"REJECTED": rejected, "GAP": gaps},
             duplicates=duplicates,
             epoch=epoch,
         )
-        for lane, epoch, applied, duplicates, rejected, gaps in rows
+        for lane, _, epoch, produced, applied, duplicates, rejected, gaps, known in rows
+    ]
+
+
+def _subscription_lines(connection: sqlite3.Connection) -> list[admin_pb2.LedgerLine]:
+    """Durable subscriptions: what came since each began, and how much of it was acknowledged."""
+    state = logs.log_state(connection, LOG_NAME)
+    return [
+        reader_line(
+            "message.subscription",
+            reader.name.removeprefix(CONSUMER_PREFIX),
+            start=reader.start,
+            last=state.last,
+            acked=reader.acked,
+            held=reader.held(state),
+            skipped=reader.skipped,
+            lost=reader.lost,
+            lost_ahead=reader.lost_ahead,
+            epoch=state.epoch,
+        )
+        for reader in logs.readers(connection, state.log_id)
+        if reader.name.startswith(CONSUMER_PREFIX)
     ]
 
 
@@ -116,7 +139,7 @@ def lane_statuses(connection: sqlite3.Connection, now_time: float) -> list[admin
     result = []
     for lane, log_name in LANE_LOGS.items():
         state = logs.log_state(connection, log_name)
-        acked, _, _ = _consumer(connection, state)
+        acked = logs.consumers(connection, state.log_id).get(PARENT, state.last)
         pending = state.last - acked - logs.lost(connection, state.log_id, acked)
         status = admin_pb2.LaneStatus(
             direction="up",
@@ -139,18 +162,20 @@ def lane_statuses(connection: sqlite3.Connection, now_time: float) -> list[admin
             last_sequence=cursor.sequence,
             acked_sequence=cursor.sequence,
         )
-        for cursor in logs.inbox_cursors(connection, PARENT)
+        for cursor in inbox.inbox_cursors(connection, PARENT)
     )
     return result
 
 
-def _consumer(connection: sqlite3.Connection, state: logs.LogState) -> tuple[int, int, int]:
-    """(acknowledged, rejected, lost) of the link; everything counts as acknowledged where it is no consumer."""
-    row = connection.execute(
-        "SELECT acked_sequence, rejected_count, lost_count FROM consumer WHERE log_id = ? AND name = ?",
-        (state.log_id, PARENT),
-    ).fetchone()
-    return row or (state.last, 0, 0)
+def lane_heads(connection: sqlite3.Connection, now_time: float) -> list[admin_pb2.LaneStatus]:
+    """As `lane_statuses`, with what the other side needs to compare its own cursors: where earlier epochs ended."""
+    statuses = lane_statuses(connection, now_time)
+    for status in statuses:
+        if status.direction == "up":
+            lane = Lane[status.lane.upper()]
+            head = logs.head(connection, LANE_LOGS[lane], lane)
+            status.earlier.extend(admin_pb2.LaneEpoch(epoch=end.epoch, last_sequence=end.last) for end in head.earlier)
+    return statuses
 
 
 def _pending_bytes(connection: sqlite3.Connection, state: logs.LogState, acked: int) -> int:

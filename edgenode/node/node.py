@@ -23,14 +23,15 @@ from edgenode.link import telemetry
 from edgenode.link.errors import Cancelled, FailedPrecondition
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.files import make_private_directory
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.names import make_id
 from edgenode.link.parent.identity import NodeIdentity, load_identity
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
-from edgenode.link.store import logs
+from edgenode.link.store import dead_letters, logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.tasks import TaskLimits
-from edgenode.node import backup, dead_letters
+from edgenode.node import backup
 from edgenode.node.admin import AdminService, NodeFacts
 from edgenode.node.agent_text import AgentText
 from edgenode.node.config import NodeConfig, name_from_host
@@ -231,8 +232,8 @@ class Node:
     def _make_engine(self, database: Database, registry: AgentRegistry) -> TaskEngine:
         config = self.config
 
-        def keep(connection: sqlite3.Connection, live: LiveTask) -> None:
-            dead_letters.add(connection, [_letter(live, self._clock.wall())], config.dead_letter_limit)
+        def keep(connection: sqlite3.Connection, letter: DeadLetter) -> None:
+            dead_letters.add(connection, [letter], config.dead_letter_bounds)
 
         return TaskEngine(
             node=self.name,
@@ -301,16 +302,3 @@ class Node:
 
     def _new_id(self) -> str:
         return make_id(self._clock.wall(), self._rng.getrandbits(80))
-
-
-def _letter(live: LiveTask, now_time: float) -> dead_letters.Letter:
-    problem = live.problem or Cancelled("UNKNOWN", "no reason was noted").problem
-    return dead_letters.Letter(
-        dead_letters.TASK,
-        live.spec.skill,
-        problem,
-        now_time,
-        task_id=live.task_id,
-        attempts=live.attempts,
-        size=len(live.spec.wire),
-    )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Clock, SteadyClock
-from edgenode.link.store import database, logs, run_time
+from edgenode.link.store import database, dead_letters, logs, run_time
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
-from edgenode.node import dead_letters, desired, message_log, registry, task_store
+from edgenode.node import desired, message_log, registry, task_store
 from edgenode.node.config import NodeConfig
 
 APPLICATION_ID = 0x45_44_47_45  # "EDGE"; a hub's store has another

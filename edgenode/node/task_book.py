@@ -21,6 +21,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.ports import Clock
@@ -39,7 +40,7 @@ SWEEP_INTERVAL = 60.0
 _STORE_RETRY = 1.0
 
 T = TypeVar("T")
-OnDeadLetter = Callable[[sqlite3.Connection, LiveTask], None]
+OnDeadLetter = Callable[[sqlite3.Connection, DeadLetter], None]
 
 _log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class TaskBook:
             changed = task_store.update(connection, rows)
             for number, live in enumerate(lives):
                 if changed[number] and dead[number]:
-                    self._on_dead_letter(connection, live)
+                    self._on_dead_letter(connection, live.dead_letter(now_time))
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
         self.appended(await self._insist(store, len(rows)))

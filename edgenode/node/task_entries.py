@@ -16,13 +16,15 @@ from google.protobuf.message import DecodeError
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
+from edgenode.link.model import dead_letter
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.lanes import Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.store import logs
-from edgenode.link.store.logs import Fresh
+from edgenode.link.store.inbox import Fresh
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
-from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
+from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from edgenode.node import task_store
 from edgenode.node.message_log import PARENT
 from edgenode.node.task_state import LiveTask
@@ -147,12 +149,22 @@ class Absorbed:
 
 
 class EntryApplier:
-    """Stores the hub's entries. `node` is this node's name, `log` the log that carries answers up."""
+    """Stores the hub's entries. `node` is this node's name, `log` the log that carries answers up.
 
-    def __init__(self, node: str, log: str, limits: Callable[[], TaskLimits]) -> None:
+    `on_dead_letter` keeps a task of this node's that was given up elsewhere: whoever has a task's row has its letter.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        log: str,
+        limits: Callable[[], TaskLimits],
+        on_dead_letter: Callable[[sqlite3.Connection, DeadLetter], None],
+    ) -> None:
         self._node = node
         self._log = log
         self._limits = limits
+        self._on_dead_letter = on_dead_letter
 
     def apply(self, connection: sqlite3.Connection, entries: Iterable[sync_pb2.TaskEntry], now_time: float) -> Absorbed:
         """Run inside the transaction that moves the cursor."""
@@ -169,6 +181,8 @@ class EntryApplier:
             elif kind == "report":
                 if _store_report(connection, entry.report.task, now_time):
                     steps.append(entry)
+                    if entry.report.task.state == task_pb2.TASK_STATE_DEAD_LETTERED:
+                        self._on_dead_letter(connection, _letter(connection, entry.report.task, now_time))
                 else:
                     logs.count(connection, "task.downlink", "DISCARDED_REPORT")
             elif kind == "revoke":
@@ -264,6 +278,15 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
     if changed and state.terminal:
         logs.count(connection, task_store.COUNTER, state.name)
     return changed > 0
+
+
+def _letter(connection: sqlite3.Connection, task: task_pb2.Task, now_time: float) -> DeadLetter:
+    skill, size = connection.execute(
+        "SELECT skill, length(spec) FROM task WHERE task_id = ?", (task.task_id,)
+    ).fetchone()
+    problem = problem_from_pb(task.problem)
+    attempts = task.attempt_count
+    return DeadLetter(dead_letter.TASK, skill, problem, now_time, task_id=task.task_id, attempts=attempts, size=size)
 
 
 def _store_answer(connection: sqlite3.Connection, given: sync_pb2.TaskAnswer) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.errors import Cancelled
+from edgenode.link.model import dead_letter
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.protocol.scheduler import Demand
@@ -146,6 +149,19 @@ class LiveTask:
             if timer is not None:
                 timer.cancel()
         self.timer = self.deadline_timer = None
+
+    def dead_letter(self, now_time: float) -> DeadLetter:
+        """What is kept of it when it is given up: its row has the rest."""
+        problem = self.problem or Cancelled("UNKNOWN", "no reason was noted").problem
+        return DeadLetter(
+            dead_letter.TASK,
+            self.spec.skill,
+            problem,
+            now_time,
+            task_id=self.task_id,
+            attempts=self.attempts,
+            size=len(self.spec.wire),
+        )
 
     def to_pb(self, node: str, *, with_payload: bool = True) -> task_pb2.Task:
         """The contract's Task. Without payload: no spec input, no output."""

@@ -91,7 +91,7 @@ class TaskEngine:
         self.hub = HubTasks(self.book, self.cancel)
         self.dispatcher = Dispatcher(self.book, registry, rng, self.hub.take)
         self.hub.connect(self.dispatcher)
-        self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits)
+        self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits, on_dead_letter)
         self._registry = registry
         self._rng = rng
         self._refusals = Refusals(database, task_store.COUNTER)

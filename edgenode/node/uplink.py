@@ -29,7 +29,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
 from edgenode.link.protocol.timers import Timer
-from edgenode.link.store import logs
+from edgenode.link.store import inbox
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.repeats import without_known
@@ -63,7 +63,7 @@ class EdgeInbox:
 
     async def cursors(self) -> Sequence[LaneCursor]:
         """See Inbox."""
-        return await self._database.read(lambda connection: logs.inbox_cursors(connection, PARENT))
+        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, PARENT))
 
     async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
         """See Inbox. It comes to its end even if the session is gone by then: memory must follow the store."""
@@ -80,7 +80,7 @@ class EdgeInbox:
         now_time = self._clock.wall()
 
         def store(connection: sqlite3.Connection) -> tuple[Absorbed, list[Rejection]]:
-            fresh = logs.accept(connection, PARENT, lane, epoch, base, segments, gap)
+            fresh = inbox.accept(connection, PARENT, lane, epoch, base, segments, gap)
             fresh = without_known(connection, PARENT, lane, epoch, fresh)
             if lane is Lane.TASK:
                 entries, rejections = task_entries.unpack(fresh)
@@ -88,7 +88,7 @@ class EdgeInbox:
                 entries, rejections = [], _refuse_all(lane, fresh)
             absorbed = self._engine.applier.apply(connection, [entry for _, entry in entries], now_time)
             if rejections:
-                logs.count_rejected(connection, PARENT, lane, epoch, len(rejections))
+                inbox.reject(connection, PARENT, lane, epoch, rejections)
             return absorbed, rejections
 
         size = sum(len(segment.payload) for segment in segments)
@@ -99,7 +99,7 @@ class EdgeInbox:
         return Applied(last, tuple(rejections))
 
 
-def _refuse_all(lane: Lane, fresh: logs.Fresh) -> list[Rejection]:
+def _refuse_all(lane: Lane, fresh: inbox.Fresh) -> list[Rejection]:
     problem = Unimplemented("LANE_NOT_SERVED", f"an edge takes nothing on lane {lane.name}").problem
     count = sum(segment.count for segment in fresh.segments)
     return [Rejection(fresh.base + number, problem) for number in range(fresh.skip, count)]

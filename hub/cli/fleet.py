@@ -1,4 +1,4 @@
-"""`edgehub status | nodes list | nodes show | nodes release | ledger`."""
+"""`edgehub status | nodes list | nodes show | nodes release`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import click
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.link.terminal.failures import Exit, ExitCode
-from edgenode.link.terminal.fleet import show_ledger
 from edgenode.link.terminal.lazy import DefaultGroup
 from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.output import Column, col, emit, facts, human_bytes, human_seconds, table
@@ -164,18 +163,3 @@ def _desired(node: Plain) -> str:
     if node["applied_version"] == node["desired_version"]:
         return f"{node['desired_version']} applied"
     return f"{node['desired_version']} pending"
-
-
-@click.command()
-@click.option("--node", default="", help="This node's hops only.")
-@output_option
-@state_option
-def ledger(state: Path, output: str, node: str) -> None:
-    """The hub's counts of every hop. Exit code 1 where produced is not delivered + pending + dropped."""
-
-    async def work() -> fleet_service_pb2.GetFleetLedgerResponse:
-        async with channel_to(hub_target(state)) as channel:
-            stub = fleet_service_pb2_grpc.FleetServiceStub(channel)
-            return await ask(stub.GetFleetLedger, fleet_service_pb2.GetFleetLedgerRequest(node=node))
-
-    show_ledger(run(work()).lines, output)

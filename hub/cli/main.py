@@ -21,7 +21,7 @@ _COMMANDS = {
     "backup": ("hub.cli.backup:backup", "Back up the hub, also while it runs."),
     "verify": ("hub.cli.backup:verify", "Check a backup of a hub."),
     "restore": ("hub.cli.backup:restore", "Put a backup in place of a stopped hub's state."),
-    "ledger": ("hub.cli.fleet:ledger", "The hub's counts of every hop; exit code 1 when one does not add up."),
+    "ledger": ("hub.cli.ledger:ledger", "The hub's counts of every hop; exit code 1 when one does not add up."),
 }
 
 

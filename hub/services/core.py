@@ -25,6 +25,7 @@ from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
 from edgenode.link.wire.accepting import AcceptingEnd, AcceptingSettings
+from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.tasks import TaskLimits
 from hub.ca.authority import Authority
@@ -37,7 +38,7 @@ from hub.services.calls import CallRouter
 from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
-from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, retell
+from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, retell, task_letter
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
@@ -53,6 +54,7 @@ from hub.services.task import TaskService
 from hub.services.task_desk import TaskDesk
 from hub.services.uplink import ParentPorts, Uplink
 from hub.services.view import FleetView
+from hub.store.dead_letters import LetterKeeper, SqliteDeadLetterStore
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.fleet import SqliteFleetStore
 from hub.store.link import SqliteLinkStore
@@ -106,8 +108,10 @@ class Core:
         self._trim_interval = retention.interval
         self._boot_id = new_epoch()
         child = parent.child if parent is not None else ""
-        self._fleet = SqliteFleetStore(database, new_epoch, retention, retell)
-        self._tasks = SqliteTaskStore(database, pack(clock), new_epoch)
+        keeper = LetterKeeper(config.dead_letter_bounds, entry_content, task_letter, clock.wall)
+        self._letters = SqliteDeadLetterStore(database, pack(clock))
+        self._fleet = SqliteFleetStore(database, new_epoch, keeper, retention, retell)
+        self._tasks = SqliteTaskStore(database, pack(clock), new_epoch, keeper)
         self._link_store = SqliteLinkStore(database)
         self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
         drop_bytes = int(config.store_bytes * config.message_share * FULL) if config.unread_messages == "drop" else 0
@@ -142,7 +146,7 @@ class Core:
             alarm,
             self._send,
             self.name,
-            self._link_store,
+            self._letters,
             child,
         )
         self.links = self._make_links(config)
@@ -202,7 +206,7 @@ class Core:
 
         def acknowledged(lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
             if rejections:
-                self._handlers.rejected(node)
+                self._handlers.rejected(node, rejections)
 
         outbox.on_acknowledged(acknowledged)
         return outbox
@@ -250,7 +254,7 @@ class Core:
         if lane is Lane.MESSAGE:
             self._messages.parent_acknowledged(sequence)
         if rejections:
-            self._handlers.rejected(PARENT)
+            self._handlers.rejected(PARENT, rejections)
 
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""

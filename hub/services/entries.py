@@ -16,6 +16,8 @@ from edgenode.api.message.v1 import message_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
+from edgenode.link.model import dead_letter
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.lanes import Segment
 from edgenode.link.model.names import below
 from edgenode.link.model.problem import Problem
@@ -23,7 +25,7 @@ from edgenode.link.model.task import TaskSpec, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
-from edgenode.link.wire.values import problem_to_pb, timestamp_from_pb, timestamp_to_pb
+from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from hub.services.moves import (
     Answered,
     CancelAsked,
@@ -184,13 +186,24 @@ def cut_messages(segment: Segment, count: int) -> Segment:
     )
 
 
-def refused_grant(payload: bytes, place: int) -> tuple[str, int] | None:
-    """(task, fence) of the grant at `place` of a segment of task entries; None for any other entry."""
-    try:
-        entry = sync_pb2.TaskEntryBatch.FromString(payload).entries[place]
-    except (DecodeError, IndexError):
-        return None
-    return (entry.grant.task_id, entry.grant.fence) if entry.HasField("grant") else None
+def refused_grant(letter: DeadLetter) -> tuple[str, int]:
+    """(task, fence) of a grant that a node would not take."""
+    grant = sync_pb2.TaskEntry.FromString(letter.payload).grant
+    return grant.task_id, grant.fence
+
+
+def task_letter(task: TaskRecord) -> DeadLetter:
+    """What is kept of a task that was given up; its row has the rest."""
+    problem = problem_from_pb(task_pb2.Task.FromString(task.outcome).problem)
+    return DeadLetter(
+        dead_letter.TASK,
+        task.demand.skill,
+        problem,
+        task.update_time,
+        node=task.holder,
+        task_id=task.task_id,
+        attempts=task.attempt_count,
+    )
 
 
 def record_of(task_id: str, origin: str, spec: TaskSpec, submit_time: float) -> TaskRecord:

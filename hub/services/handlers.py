@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import structs
 
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.model.lanes import Lane
+from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
@@ -24,10 +24,11 @@ from hub.services.entries import refused_grant, task_named_above
 from hub.services.finder import Finder
 from hub.services.task_desk import TaskDesk
 from hub.services.view import FleetView
-from hub.store.ports import FleetStore, LinkStore, TaskStore
+from hub.store.ports import DeadLetterStore, FleetStore, TaskStore
 from hub.store.records import PARENT
 
 REJECTED_BATCH = 100
+LOGGED_REJECTIONS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class FleetHandlers:
         alarm: Alarm,
         send: Send,
         hub: str,
-        links: LinkStore,
+        letters: DeadLetterStore,
         child: str = "",
     ) -> None:
         """`child` is the name by which the parent knows this hub."""
@@ -72,14 +73,14 @@ class FleetHandlers:
         self._alarm = alarm
         self._send = send
         self._hub = hub
-        self._links = links
+        self._letters = letters
         self._background = Background()
         self._lease_timer: Timer | None = None
 
     def start(self) -> None:
         """Begin to watch the leases of nodes that are not connected; deal with what a stop left behind."""
         self._watch_leases()
-        self._background.start(self._take_rejected(""), "entries refused before the start")
+        self._background.start(self._regrant(""), "grants refused before the start")
 
     async def stop(self) -> None:
         """Wait for what is under way."""
@@ -120,18 +121,20 @@ class FleetHandlers:
 
     # --- what a node would not take ---
 
-    def rejected(self, node: str) -> None:
-        """The node refused entries; the store has kept them."""
-        self._background.start(self._take_rejected(node), f"entries refused by {node}")
+    def rejected(self, node: str, rejections: Sequence[Rejection]) -> None:
+        """The node refused entries; the store has kept them. Tasks it was to run go elsewhere, the rest waits for people."""
+        for rejection in rejections[:LOGGED_REJECTIONS]:
+            _log.warning("%s refused entry %d: %s", node, rejection.sequence, rejection.problem)
+        if len(rejections) > LOGGED_REJECTIONS:
+            _log.warning("%s refused %d more", node, len(rejections) - LOGGED_REJECTIONS)
+        self._background.start(self._regrant(node), f"grants refused by {node}")
 
-    async def _take_rejected(self, node: str) -> None:
-        while rejected := await self._links.rejected(node, REJECTED_BATCH):
-            for entry in rejected:
-                _log.warning("%s refused an entry (%s): %s", entry.node, entry.reason, entry.message)
-                grant = refused_grant(entry.payload, entry.place) if entry.lane is Lane.TASK else None
-                if grant is not None:
-                    await self._dispatcher.refused(entry.node, [grant], f"{entry.reason}: {entry.message}")
-            await self._links.forget_rejected([entry.number for entry in rejected])
+    async def _regrant(self, node: str) -> None:
+        while letters := await self._letters.grants(node, REJECTED_BATCH):
+            for letter in letters:
+                why = f"{letter.problem.reason}: {letter.problem.message}"
+                await self._dispatcher.refused(letter.node, [refused_grant(letter)], why)
+            await self._letters.replayed([letter.number for letter in letters])
 
     # --- frames ---
 

@@ -14,7 +14,8 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox, Tell
 from edgenode.link.store.retention import Retention
-from hub.store import messages, restating
+from hub.store import restating
+from hub.store.dead_letters import LetterKeeper
 from hub.store.records import PARENT, AgentRow, DesiredRow, NodeRow, SignedDocument
 from hub.store.schema import MESSAGE_LOG
 from hub.store.tasks import task_log
@@ -65,14 +66,16 @@ class SqliteFleetStore:
         self,
         database: Database,
         new_epoch: Callable[[], str],
+        keeper: LetterKeeper,
         retention: Retention | None = None,
         retell: Retell | None = None,
     ) -> None:
-        """`retention` is what the log of each lane of each node keeps of what the node acknowledged; `retell` is how task
-        entries are told to a node that had them before and has forgotten them."""
+        """`keeper` keeps what nodes would not take; `retention` is what the log of each lane of each node keeps of what the
+        node acknowledged; `retell` is how task entries are told to a node that had them before and has forgotten them."""
         self._retell = retell
         self._database = database
         self._new_epoch = new_epoch
+        self._keeper = keeper
         self._retention = retention or Retention()
 
     async def prepare(self) -> None:
@@ -113,27 +116,34 @@ class SqliteFleetStore:
         return await self._database.read(lambda connection: [AgentRow(*row) for row in connection.execute(query)])
 
     def outbox(self, node: str) -> SqliteOutbox:
-        """The logs for a node; entries the node rejects are kept in `rejected_entry`."""
+        """The logs for a node; entries the node rejects become dead letters."""
 
         lanes = down_logs(node)
         retention = dict.fromkeys(lanes, self._retention)
         tell = None if self._retell is None else _teller(node, self._retell)
-        return SqliteOutbox(self._database, lanes, node, self._new_epoch, _keep_rejected(node, lanes), retention, tell)
+        keep = self._keep_rejected(node, lanes)
+        return SqliteOutbox(self._database, lanes, node, self._new_epoch, keep, retention, tell)
+
+    def _keep_rejected(self, node: str, lanes: Mapping[Lane, str]) -> OnRejected:
+        """Keeps what `node` would not take of these logs."""
+
+        def keep(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
+            self._keeper.keep_rejected(connection, node, lane, lanes[lane], rejections)
+
+        return keep
 
     async def parent_outbox(self) -> SqliteOutbox:
         """The logs for the parent, made if they are missing: its task log, and the one message log of which it is a consumer.
 
         What the message log let go before counts as BEFORE_JOIN; it is trimmed by its own rule, not by acknowledgements.
         """
-        keep = _keep_rejected(PARENT, UP_LOGS)
+        keep = self._keep_rejected(PARENT, UP_LOGS)
         retention = {Lane.TASK: self._retention, Lane.MESSAGE: Retention(_ALL_BYTES)}
         outbox = SqliteOutbox(self._database, UP_LOGS, PARENT, self._new_epoch, keep, retention)
 
         def run(connection: sqlite3.Connection) -> None:
-            for lane, name in UP_LOGS.items():
-                log = logs.open_log(connection, name, self._new_epoch())
-                if PARENT not in logs.consumers(connection, log.log_id):
-                    logs.count(connection, messages.BEFORE_JOIN, lane.name, log.first - 1)
+            for name in UP_LOGS.values():
+                logs.open_log(connection, name, self._new_epoch())
             outbox.ensure(connection)
 
         await self._database.write(run)
@@ -314,23 +324,3 @@ def _desired(connection: sqlite3.Connection, node: str) -> DesiredRow:
         return DesiredRow(None, *report)
     chain = msgspec.msgpack.decode(certificates, type=tuple[bytes, ...])
     return DesiredRow(SignedDocument(version, document, signature, chain), *report)
-
-
-def _keep_rejected(node: str, lanes: Mapping[Lane, str]) -> OnRejected:
-    """Keeps what `node` would not take of these logs."""
-
-    def keep(connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
-        log = logs.log_state(connection, lanes[lane])
-        for rejection in rejections:
-            found = logs.find(connection, log.log_id, rejection.sequence)
-            if found is None:
-                continue  # acknowledged and gone long ago: said again after a lost acknowledgement
-            base, segment = found
-            problem = rejection.problem
-            place = rejection.sequence - base
-            connection.execute(
-                "INSERT INTO rejected_entry (node, lane, place, reason, message, payload) VALUES (?, ?, ?, ?, ?, ?)",
-                (node, lane, place, problem.reason, problem.message, segment.payload),
-            )
-
-    return keep

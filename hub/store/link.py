@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection
 from edgenode.link.model.problem import Code, Problem
-from edgenode.link.store import logs
+from edgenode.link.store import dead_letters, inbox, logs
 from edgenode.link.store.database import Database
 from hub.store import messages, tasks
-from hub.store.records import PARENT, DownlinkCounts, Intake, LedgerFacts, RejectedEntry, UplinkCounts
+from hub.store.records import PARENT, DownlinkCounts, Intake, LedgerFacts, SubscriptionCounts, UplinkCounts
 from hub.store.schema import MESSAGE_LOG
+from hub.store.tasks import accept
 
 
 class SqliteLinkStore:
@@ -22,38 +23,22 @@ class SqliteLinkStore:
 
     async def cursors(self, node: str) -> Sequence[LaneCursor]:
         """See LinkStore."""
-        return await self._database.read(lambda connection: logs.inbox_cursors(connection, node))
+        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, node))
 
     async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:
         """See LinkStore."""
         problem = Problem(Code.UNIMPLEMENTED, reason, message, hint="compare the versions of hub and edge")
 
         def run(connection: sqlite3.Connection) -> Applied:
-            fresh = tasks.uplink_accept(connection, intake)
+            fresh = accept(connection, intake)
             count = sum(segment.count for segment in fresh.segments) - fresh.skip
-            logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, count)
             first = fresh.base + fresh.skip
+            rejections = tuple(Rejection(sequence, problem) for sequence in range(first, first + count))
+            inbox.reject(connection, intake.node, intake.lane, intake.epoch, rejections)
             end = intake.base - 1 + sum(segment.count for segment in intake.segments)
-            return Applied(end, tuple(Rejection(sequence, problem) for sequence in range(first, first + count)))
+            return Applied(end, rejections)
 
         return await self._database.write(run)
-
-    async def rejected(self, node: str, limit: int) -> Sequence[RejectedEntry]:
-        """See LinkStore."""
-        query = (
-            "SELECT rejected_number, node, lane, place, reason, message, payload FROM rejected_entry"
-            " WHERE node = :node OR :node = '' ORDER BY rejected_number LIMIT :limit"
-        )
-        values = {"node": node, "limit": limit}
-        rows = await self._database.read(lambda connection: connection.execute(query, values).fetchall())
-        return [RejectedEntry(row[0], row[1], Lane(row[2]), *row[3:]) for row in rows]
-
-    async def forget_rejected(self, numbers: Sequence[int]) -> None:
-        """See LinkStore."""
-        rows = [(number,) for number in numbers]
-        await self._database.write(
-            lambda connection: connection.executemany("DELETE FROM rejected_entry WHERE rejected_number = ?", rows)
-        )
 
     async def ledger(self) -> LedgerFacts:
         """See LinkStore."""
@@ -83,53 +68,44 @@ def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
         messages_held=held,
         messages_stored=sum(logs.counters(connection, messages.STORED).values()),
         messages_dropped=logs.counters(connection, messages.DROPPED) | ({logs.DAMAGED: damaged} if damaged else {}),
+        subscriptions=tuple(
+            SubscriptionCounts(
+                reader.name,
+                reader.start,
+                reader.acked,
+                reader.skipped,
+                reader.lost,
+                reader.lost_ahead,
+                reader.held(log),
+            )
+            for reader in logs.readers(connection, log.log_id)
+        ),
+        letters=dead_letters.counts(connection),
+        letters_kept=dead_letters.count(connection),
     )
 
 
 def _range(log_id: int) -> tuple[int, int]:
-    return logs._position(log_id, 0), logs._position(log_id + 1, 0)
+    return logs.row_at(log_id, 0), logs.row_at(log_id + 1, 0)
 
 
 def _uplinks(connection: sqlite3.Connection) -> list[UplinkCounts]:
-    starts = logs.counters(connection, "uplink.start")
-    known = logs.counters(connection, messages.KNOWN)
     rows = connection.execute(
-        "SELECT peer, lane, epoch, sequence, applied_count, duplicate_count, rejected_count, gap_count"
-        " FROM inbox_cursor ORDER BY peer, lane, cursor_id"
+        "SELECT peer, lane, epoch, sequence, start_sequence, applied_count, duplicate_count, rejected_count, gap_count,"
+        " known_count FROM inbox_cursor ORDER BY peer, lane, cursor_id"
     )
-    counts = []
-    for node, number, epoch, sequence, applied, duplicates, rejected, gap in rows:
-        lane = Lane(number)
-        reason = tasks.uplink_reason(node, lane, epoch)
-        counts.append(
-            UplinkCounts(
-                node,
-                lane,
-                epoch,
-                sequence,
-                starts.get(reason, 0),
-                applied,
-                duplicates,
-                rejected,
-                gap,
-                known.get(reason, 0),
-            )
-        )
-    return counts
+    return [UplinkCounts(node, Lane(lane), *rest) for node, lane, *rest in rows]
 
 
 def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
     rows = connection.execute(
-        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count, lost_count"
-        " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE log.name LIKE 'down/%' ORDER BY log.name"
+        "SELECT log.log_id, name, epoch, next_sequence - 1 FROM log WHERE name LIKE 'down/%' ORDER BY name"
     ).fetchall()
     lanes = {"task": Lane.TASK, "control": Lane.CONTROL}
     counts = []
-    for log_id, name, epoch, last, acked, rejected, lost in rows:
+    for log_id, name, epoch, last in rows:
         _, node, lane = name.split("/")
-        held = _held(connection, log_id, acked)
-        ahead = logs.lost(connection, log_id, acked)
-        counts.append(DownlinkCounts(node, lanes[lane], epoch, last, acked, rejected, lost, ahead, *held))
+        counts += _sent(connection, log_id, node, lanes[lane], epoch, last)
     return counts
 
 
@@ -151,22 +127,35 @@ def _held(connection: sqlite3.Connection, log_id: int, acked: int) -> tuple[int,
 
 def _to_parent(connection: sqlite3.Connection) -> list[DownlinkCounts]:
     rows = connection.execute(
-        "SELECT log.log_id, log.name, epoch, next_sequence - 1, acked_sequence, rejected_count, lost_count"
-        " FROM log JOIN consumer ON consumer.log_id = log.log_id WHERE consumer.name = ? ORDER BY log.name",
+        "SELECT log.log_id, log.name, epoch, next_sequence - 1 FROM log JOIN consumer ON consumer.log_id = log.log_id"
+        " WHERE consumer.name = ? ORDER BY log.name",
         (PARENT,),
     ).fetchall()
-    before = logs.counters(connection, messages.BEFORE_JOIN)
-    overtaken = logs.counters(connection, messages.OVERTAKEN)
     counts = []
-    for log_id, name, epoch, last, acked, rejected, lost in rows:
+    for log_id, name, epoch, last in rows:
         lane = Lane.TASK if name == tasks.UP_LOG else Lane.MESSAGE
-        unread = overtaken.get("", 0) if lane is Lane.MESSAGE else 0
-        held = _held(connection, log_id, acked)
-        ahead = logs.lost(connection, log_id, acked)
-        gone = before.get(lane.name, 0)
-        counts.append(
-            DownlinkCounts(
-                PARENT, lane, epoch, last, acked, rejected, lost, ahead, *held, before=gone, overtaken=unread
-            )
-        )
+        counts += _sent(connection, log_id, PARENT, lane, epoch, last)
     return counts
+
+
+def _sent(
+    connection: sqlite3.Connection, log_id: int, node: str, lane: Lane, epoch: str, last: int
+) -> list[DownlinkCounts]:
+    """What became of a log's entries for the node (or the parent) that reads it."""
+    return [
+        DownlinkCounts(
+            node,
+            lane,
+            epoch,
+            last,
+            reader.start,
+            reader.acked,
+            reader.rejected,
+            reader.skipped,
+            reader.lost,
+            reader.lost_ahead,
+            *_held(connection, log_id, reader.acked),
+        )
+        for reader in logs.readers(connection, log_id)
+        if reader.name == node
+    ]

@@ -14,19 +14,16 @@ from collections.abc import Callable, Sequence
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
 from edgenode.link.model.names import check_node_path
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.reading import Reading, read_log
-from hub.store.records import PARENT, Intake
+from hub.store.records import Intake
 from hub.store.schema import MESSAGE_LOG
-from hub.store.tasks import uplink_accept, uplink_reason
+from hub.store.tasks import accept
 
 LOG = MESSAGE_LOG
 STORED = "message.stored"
 DROPPED = "message.dropped"
-KNOWN = "uplink.known"
-BEFORE_JOIN = "parent.before_join"  # by lane: entries that were gone before there was a parent
-OVERTAKEN = "parent.overtaken"  # entries the hard bound took before the parent had them
 SWEEP_SEGMENTS = 500
 
 Cut = Callable[[Segment, int], Segment]
@@ -54,24 +51,22 @@ class SqliteMessageStore:
         self._database.check_room(size, Lane.MESSAGE)
 
         def run(connection: sqlite3.Connection) -> tuple[Applied, int]:
-            fresh = uplink_accept(connection, intake)
+            fresh = accept(connection, intake)
             segments, known, rejections = self._new_segments(connection, intake, fresh)
             if known:
-                reason = uplink_reason(intake.node, intake.lane, intake.epoch)
-                logs.count(connection, KNOWN, reason, known)
-                _uncount(connection, intake, known)
+                inbox.count_known(connection, intake.node, intake.lane, intake.epoch, known)
             if segments:
                 logs.append(connection, self._log_id, segments)
                 logs.count(connection, STORED, intake.node, sum(segment.count for segment in segments))
             if rejections:
-                logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, len(rejections))
+                inbox.reject(connection, intake.node, intake.lane, intake.epoch, rejections)
             end = intake.base - 1 + sum(segment.count for segment in intake.segments)
             return Applied(end, tuple(rejections)), logs.log_state(connection, LOG).last
 
         return await self._database.write(run, size=size, lane=Lane.MESSAGE)
 
     def _new_segments(
-        self, connection: sqlite3.Connection, intake: Intake, fresh: logs.Fresh
+        self, connection: sqlite3.Connection, intake: Intake, fresh: inbox.Fresh
     ) -> tuple[list[Segment], int, list[Rejection]]:
         """Segments to store, under their origin's key, how many entries were known by it, and what cannot be taken."""
         taken: list[Segment] = []
@@ -162,13 +157,6 @@ def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segm
     return 0 if known is None else int(min(max(known - segment.origin_sequence + 1, 0), segment.count))
 
 
-def _uncount(connection: sqlite3.Connection, intake: Intake, known: int) -> None:
-    connection.execute(
-        "UPDATE inbox_cursor SET applied_count = applied_count - ? WHERE peer = ? AND lane = ? AND epoch = ?",
-        (known, intake.node, intake.lane, intake.epoch),
-    )
-
-
 def _drop_oldest(connection: sqlite3.Connection, log_id: int, keep_bytes: int) -> int:
     """Delete the oldest segments although somebody has not read them: the bound on the file is hard."""
     behind: Sequence[tuple[str, int]] = list(logs.consumers(connection, log_id).items())
@@ -178,11 +166,15 @@ def _drop_oldest(connection: sqlite3.Connection, log_id: int, keep_bytes: int) -
         logs.acknowledge(connection, log_id, name, last)
     deleted = logs.trim(connection, log_id, keep_bytes, SWEEP_SEGMENTS)
     first = logs.log_state(connection, LOG).first
-    overtaken = sum(max(first - 1 - acked, 0) for name, acked in behind if name == PARENT)
-    if overtaken:
-        logs.count(connection, OVERTAKEN, by=overtaken)
     connection.executemany(
-        "UPDATE consumer SET acked_sequence = ? WHERE log_id = ? AND name = ?",
-        [(max(acked, first - 1), log_id, name) for name, acked in behind],
+        "UPDATE consumer SET acked_sequence = ?, skipped_count = skipped_count + ? WHERE log_id = ? AND name = ?",
+        [(max(acked, first - 1), _skipped(connection, log_id, acked, first), log_id, name) for name, acked in behind],
     )
     return deleted
+
+
+def _skipped(connection: sqlite3.Connection, log_id: int, acked: int, first: int) -> int:
+    """How many entries between `acked` and `first` went unread; those that were lost before count as such."""
+    if acked >= first - 1:
+        return 0
+    return first - 1 - acked - logs.lost(connection, log_id, acked) + logs.lost(connection, log_id, first - 1)

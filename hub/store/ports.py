@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.lanes import Applied, LaneCursor
 from edgenode.link.store.reading import Reading
 from hub.store.records import (
@@ -15,7 +16,6 @@ from hub.store.records import (
     Intake,
     LedgerFacts,
     NodeRow,
-    RejectedEntry,
     Selection,
     SignedDocument,
     TaskFilter,
@@ -193,14 +193,34 @@ class LinkStore(Protocol):
         """Advance the cursor and reject every entry: a lane that is not served."""
         ...
 
-    async def rejected(self, node: str, limit: int) -> Sequence[RejectedEntry]:
-        """Entries the node would not take (any node's, for an empty name) that nobody has dealt with, oldest first."""
-        ...
-
-    async def forget_rejected(self, numbers: Sequence[int]) -> None:
-        """They are dealt with."""
-        ...
-
     async def ledger(self) -> LedgerFacts:
         """The counts of every hop."""
+        ...
+
+
+class DeadLetterStore(Protocol):
+    """What the hub gave up and keeps."""
+
+    async def page(self, before: int, size: int) -> Sequence[DeadLetter]:
+        """At most `size` letters with a number below `before`, newest first, without their payload."""
+        ...
+
+    async def find(self, numbers: Sequence[int] | None) -> Sequence[DeadLetter]:
+        """Those of these numbers that are kept, all for None."""
+        ...
+
+    async def grants(self, node: str, limit: int) -> Sequence[DeadLetter]:
+        """Grants the node would not take (any node, for an empty name) that nobody has dealt with, oldest first."""
+        ...
+
+    async def drop(self, numbers: Sequence[int] | None, reason: str) -> int:
+        """Forget these, all for None, counted under `reason`; returns how many were there."""
+        ...
+
+    async def replayed(self, numbers: Sequence[int]) -> None:
+        """They were given another chance."""
+        ...
+
+    async def send_again(self, letters: Sequence[DeadLetter], log_of: Callable[[str], str]) -> Mapping[str, int]:
+        """Append entries to the logs of their nodes again and forget the letters, at once; last sequence by node."""
         ...

@@ -248,19 +248,6 @@ class DesiredRow:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedEntry:
-    """An entry a node would not take: the segment it was in and its place there, from 0."""
-
-    number: int
-    node: str
-    lane: Lane
-    place: int
-    reason: str
-    message: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class UplinkCounts:
     """What came in from a node on a lane and epoch. `start`: entries before this belong to another epoch."""
 
@@ -280,23 +267,36 @@ class UplinkCounts:
 class DownlinkCounts:
     """A log for a node, or for the parent.
 
-    `held` are the entries in its segments past `acked`; `oldest` is when the first of them was stored. `before`: entries that
-    were gone before there was a parent; `overtaken`: entries that a bound on the file took from the parent.
+    The reader began behind `start`; it was moved past `skipped` entries that a bound on the file took from it. `held` are the
+    entries in its segments past `acked`; `oldest` is when the first of them was stored.
     """
 
     node: str
     lane: Lane
     epoch: str
     last: int
+    start: int
     acked: int
     rejected: int
+    skipped: int
     lost: int  # that it had not acknowledged
     lost_ahead: int  # of these, past `acked`
     held: int
     held_bytes: int
     oldest: float
-    before: int = 0
-    overtaken: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionCounts:
+    """A consumer of the message log: it began behind `start`, and was moved past `skipped` unread messages."""
+
+    name: str
+    start: int
+    acked: int
+    skipped: int
+    lost: int  # that it had not acknowledged
+    lost_ahead: int  # of these, past `acked`
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,3 +319,6 @@ class LedgerFacts:
     messages_held: int
     messages_stored: int  # by the counter kept at intake
     messages_dropped: Mapping[str, int]
+    subscriptions: tuple[SubscriptionCounts, ...]  # consumers of the message log
+    letters: Mapping[str, int]  # dead letters by what became of them, ADDED among them
+    letters_kept: int

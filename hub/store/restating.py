@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead
 from edgenode.link.protocol.lanes import resume_point
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN
 
 # First letters of a restate_id: who lost something.
@@ -100,7 +100,7 @@ def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int
 
 def _forgotten(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> set[str]:
     forgotten = set()
-    applied = {cursor.lane: cursor for cursor in logs.inbox_cursors(connection, node)}.get(Lane.TASK)
+    applied = {cursor.lane: cursor for cursor in inbox.inbox_cursors(connection, node)}.get(Lane.TASK)
     if applied is not None and lane.head is not None and not _goes_on(lane.head, applied):
         forgotten.add(NODE_FORGOT)
     own = logs.head(connection, log_name, Lane.TASK)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgenode.link.model.lanes import Lane
-from edgenode.link.store import logs, run_time
+from edgenode.link.store import dead_letters, logs, run_time
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import IN_MEMORY, Database
 from hub.store import enrollment
@@ -105,16 +105,6 @@ CREATE TABLE known_origin (
     sequence INTEGER NOT NULL,
     PRIMARY KEY (epoch, lane, node)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE rejected_entry (
-    rejected_number INTEGER PRIMARY KEY,
-    node TEXT NOT NULL,
-    lane INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    reason TEXT NOT NULL,
-    message TEXT NOT NULL,
-    payload BLOB NOT NULL
-) STRICT;
-CREATE INDEX rejected_entry_node ON rejected_entry (node);
 CREATE TABLE hub (fence_base INTEGER NOT NULL) STRICT;
 INSERT INTO hub VALUES (0);
 """
@@ -122,7 +112,7 @@ INSERT INTO hub VALUES (0);
 
 def migrations() -> tuple[str, ...]:
     """Scripts from one version to the next."""
-    return (logs.SCHEMA + run_time.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
+    return (logs.SCHEMA + dead_letters.SCHEMA + run_time.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
 
 
 async def open_database(

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from edgenode.link.errors import EdgenodeError, Internal
-from edgenode.link.model.lanes import Applied, Lane, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Rejection, Segment
 from edgenode.link.model.task import OnLost, TaskState
-from edgenode.link.store import logs, run_time
+from edgenode.link.store import inbox, logs, run_time
 from edgenode.link.store.database import Database
+from hub.store.dead_letters import LetterKeeper
 from hub.store.queues import queue_key, queue_text
 from hub.store.records import (
     IN_DOUBT_AT_HOLDER,
@@ -140,10 +141,11 @@ def _inserted(task: TaskRecord, number: int) -> tuple[object, ...]:
 class SqliteTaskStore:
     """hub.store.ports.TaskStore. `pack` makes segments of task entries; `new_epoch` names a log that is made on the way."""
 
-    def __init__(self, database: Database, pack: Pack, new_epoch: Callable[[], str]) -> None:
+    def __init__(self, database: Database, pack: Pack, new_epoch: Callable[[], str], keeper: LetterKeeper) -> None:
         self._database = database
         self._pack = pack
         self._new_epoch = new_epoch
+        self._keeper = keeper
 
     async def transact(self, selection: Selection, decide: Decide, intake: Intake | None = None) -> Committed:
         """See TaskStore."""
@@ -152,10 +154,13 @@ class SqliteTaskStore:
         def run(connection: sqlite3.Connection) -> Committed:
             applied_before = -1
             if intake is not None:
-                applied_before = _accept(connection, intake)
+                applied_before = _applied_before(connection, intake)
             known = _select(connection, selection)
             decision = decide(known, applied_before)
             changes = _write(connection, known, decision)
+            given_up = [change.after for change in changes if change.after.state is TaskState.DEAD_LETTERED]
+            if given_up:
+                self._keeper.keep_tasks(connection, given_up)
             appended = self._append(connection, decision.entries, epoch)
             applied = None if intake is None else _settle(connection, intake, decision)
             refusals[:] = [decision.refusal]
@@ -262,7 +267,9 @@ class SqliteTaskStore:
 
         def run(connection: sqlite3.Connection) -> int:
             rows = connection.execute(
-                "SELECT task_number, state FROM task WHERE state >= 8 AND run_seconds < ? ORDER BY run_seconds LIMIT ?",
+                "SELECT task_number, state FROM task WHERE state >= 8 AND run_seconds < ? AND NOT EXISTS"
+                " (SELECT 1 FROM dead_letter WHERE dead_letter.task_id = task.task_id AND dead_letter.task_id <> '')"
+                " ORDER BY run_seconds LIMIT ?",
                 (ended_before, limit),
             ).fetchall()
             numbers = [(number,) for number, _ in rows]
@@ -284,23 +291,15 @@ def _deadline(connection: sqlite3.Connection) -> float:
     return float(row[0] or 0.0)
 
 
-def _accept(connection: sqlite3.Connection, intake: Intake) -> int:
+def accept(connection: sqlite3.Connection, intake: Intake) -> inbox.Fresh:
+    """inbox.accept for a node's lane."""
+    return inbox.accept(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.segments, intake.gap)
+
+
+def _applied_before(connection: sqlite3.Connection, intake: Intake) -> int:
     """Advance the cursor; returns the last sequence that was applied before."""
-    known = uplink_accept(connection, intake)
+    known = accept(connection, intake)
     return known.base + known.skip - 1 if known.segments else _end(intake)
-
-
-def uplink_accept(connection: sqlite3.Connection, intake: Intake) -> logs.Fresh:
-    """logs.accept for a node's lane; notes where a log that is new here begins, so that the ledger can add it up."""
-    start = logs.begin(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.gap)
-    if start:
-        logs.count(connection, "uplink.start", uplink_reason(intake.node, intake.lane, intake.epoch), start)
-    return logs.accept(connection, intake.node, intake.lane, intake.epoch, intake.base, intake.segments, intake.gap)
-
-
-def uplink_reason(node: str, lane: Lane, epoch: str) -> str:
-    """Under which reason counters of an uplink are kept."""
-    return f"{node}/{int(lane)}/{epoch}"
 
 
 def _end(intake: Intake) -> int:
@@ -308,9 +307,10 @@ def _end(intake: Intake) -> int:
 
 
 def _settle(connection: sqlite3.Connection, intake: Intake, decision: Decision) -> Applied:
-    if decision.rejected:
-        logs.count_rejected(connection, intake.node, intake.lane, intake.epoch, len(decision.rejected))
-    return Applied(_end(intake), tuple(Rejection(sequence, problem) for sequence, problem in decision.rejected))
+    rejections = tuple(Rejection(sequence, problem) for sequence, problem in decision.rejected)
+    if rejections:
+        inbox.reject(connection, intake.node, intake.lane, intake.epoch, rejections)
+    return Applied(_end(intake), rejections)
 
 
 def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, TaskRecord]:

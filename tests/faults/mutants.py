@@ -51,14 +51,14 @@ def acknowledge_before_the_hub_commits() -> None:
 
 def forget_the_cursor() -> None:
     """The receiving side of the link applies whatever comes, also what it has applied before."""
-    from edgenode.link.store import logs
+    from edgenode.link.store import inbox
 
     def blind(connection: Any, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str) -> Any:
         honest(connection, peer, lane, epoch, base, segments, gap)
-        return logs.Fresh(base, 0, tuple(segments))
+        return inbox.Fresh(base, 0, tuple(segments))
 
-    honest = logs.accept
-    logs.accept = blind
+    honest = inbox.accept
+    inbox.accept = blind
 
 
 def hand_over_without_a_note() -> None:

@@ -40,12 +40,24 @@ class LaneHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Rejection:
+    """An entry the other side could not take."""
+
+    sequence: int
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
 class LaneCursor:
-    """How far a log was applied: all entries up to `sequence`. Epoch empty: none was ever seen."""
+    """How far a log was applied: all entries up to `sequence`. Epoch empty: none was ever seen.
+
+    `rejections` are the newest of those that were not taken.
+    """
 
     lane: Lane
     epoch: str
     sequence: int
+    rejections: tuple[Rejection, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +92,6 @@ class Chunk:
     def size(self) -> int:
         """Payload bytes."""
         return sum(len(segment.payload) for segment in self.segments)
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """An entry the other side could not take."""
-
-    sequence: int
-    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,9 @@ class Exchange:
             self.sending.senders[head.lane] = sender
             # The cursor is an acknowledgement, too: the Ack that said so may have been lost with the last session.
             if sender.acked >= head.first:
-                self._emit(e.Acknowledge(head.lane, head.epoch, sender.acked, ()))
+                # So far both know the same log; what the cursor rejected beyond belongs to another disk.
+                rejections = tuple(known for known in cursor.rejections if known.sequence <= sender.acked)
+                self._emit(e.Acknowledge(head.lane, head.epoch, sender.acked, rejections))
         if isinstance(theirs, f.Welcome) and registry is not None:
             self._source = RegistrySource(
                 registry,

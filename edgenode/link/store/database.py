@@ -408,7 +408,7 @@ class Database:
         except BaseException as error:
             await connection.close()
             if isinstance(error, sqlite3.Error):
-                raise _open_error(self._path, error) from error
+                raise open_error(self._path, error) from error
             raise
         self._connection = connection
         self.budget.note(*self._measured)
@@ -493,7 +493,8 @@ def _translate(error: BaseException) -> Exception:
     return Internal("STORE_FAILED", f"the store failed: {error!r}")
 
 
-def _open_error(path: str, error: sqlite3.Error) -> EdgenodeError:
+def open_error(path: str, error: sqlite3.Error) -> EdgenodeError:
+    """What it means that a file cannot be opened or read: FailedPrecondition, DataLoss or Unavailable."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return FailedPrecondition(

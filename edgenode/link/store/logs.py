@@ -1,4 +1,4 @@
-"""Ordered logs of segments, the consumers that read them, and the cursors of logs read from others.
+"""Ordered logs of segments and the consumers that read them; the tables of both ends, counters among them.
 
 A log is a row with an epoch and the next sequence; its segments are rows that hold a frame's bytes unread. A number is
 never used twice: the next sequence is persisted and survives the deletion of every segment. Each consumer (the link, a
@@ -16,6 +16,9 @@ ranges with a reason: readers find a hole there, and the ledger counts them.
 
 Everything here takes a connection and runs inside somebody's transaction, so that entries, cursors and the rows they
 speak of are committed together.
+
+What the ledger needs stands beside what it counts: a consumer knows where it began, and every entry between there and where
+it stands was delivered, rejected, or passed over for a reason that has a count. `inbox` has the other end's cursors.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgenode.link.errors import DataLoss
-from edgenode.link.model.lanes import Chunk, EpochEnd, Lane, LaneCursor, LaneHead, Segment
+from edgenode.link.model.lanes import Chunk, EpochEnd, Lane, LaneHead, Segment
 
 SCHEMA = """
 CREATE TABLE log (
@@ -65,9 +68,11 @@ CREATE TABLE lost_range (
 CREATE TABLE consumer (
     log_id INTEGER NOT NULL REFERENCES log (log_id),
     name TEXT NOT NULL,
+    start_sequence INTEGER NOT NULL,
     acked_sequence INTEGER NOT NULL,
     rejected_count INTEGER NOT NULL DEFAULT 0,
     lost_count INTEGER NOT NULL DEFAULT 0,
+    skipped_count INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (log_id, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE inbox_cursor (
@@ -75,14 +80,22 @@ CREATE TABLE inbox_cursor (
     peer TEXT NOT NULL,
     lane INTEGER NOT NULL,
     epoch TEXT NOT NULL,
+    start_sequence INTEGER NOT NULL,
     sequence INTEGER NOT NULL,
     applied_count INTEGER NOT NULL DEFAULT 0,
     duplicate_count INTEGER NOT NULL DEFAULT 0,
     rejected_count INTEGER NOT NULL DEFAULT 0,
     gap_count INTEGER NOT NULL DEFAULT 0,
+    known_count INTEGER NOT NULL DEFAULT 0,
     UNIQUE (peer, lane, epoch)
 ) STRICT;
 CREATE INDEX inbox_cursor_epoch ON inbox_cursor (epoch);
+CREATE TABLE rejection (
+    cursor_id INTEGER NOT NULL REFERENCES inbox_cursor (cursor_id) ON UPDATE CASCADE ON DELETE CASCADE,
+    sequence INTEGER NOT NULL,
+    problem BLOB NOT NULL,
+    PRIMARY KEY (cursor_id, sequence)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE counter (
     name TEXT NOT NULL,
     reason TEXT NOT NULL,
@@ -98,6 +111,7 @@ CREATE TABLE retained (
 
 # A segment's rowid is its log and its first sequence in one integer, so that reading a log is a range scan.
 _SEQUENCE_BITS = 44
+LAST_LOG = (1 << 63 - _SEQUENCE_BITS) - 2
 DAMAGED = "DAMAGED"  # reason of entries whose bytes are not what was stored
 
 _PAGE_BYTES = 4096
@@ -107,8 +121,19 @@ _ROW_BYTES = 64
 KEPT_EPOCHS = 64
 
 
-def _position(log_id: int, sequence: int) -> int:
+def row_at(log_id: int, sequence: int) -> int:
+    """Where a log's segment that begins at `sequence` has its row."""
     return log_id << _SEQUENCE_BITS | sequence
+
+
+def row_place(row: int) -> tuple[int, int]:
+    """(log, sequence) of a row."""
+    return row >> _SEQUENCE_BITS, row & (1 << _SEQUENCE_BITS) - 1
+
+
+def lane_name(number: int) -> str:
+    """A lane's name, or its number where none has it."""
+    return Lane(number).name.lower() if number in Lane.__members__.values() else f"lane {number}"
 
 
 def disk_bytes(size: int) -> int:
@@ -206,7 +231,7 @@ def append(connection: sqlite3.Connection, log_id: int, segments: Sequence[Segme
     sequence = base
     for segment in segments:
         facts = (
-            _position(log_id, sequence),
+            row_at(log_id, sequence),
             segment.count,
             segment.accepted,
             segment.origin_node,
@@ -225,7 +250,7 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     `base` is the first entry of the first segment: below `after` + 1 when `after` lies inside it, above when entries are
     gone. Raises SegmentDamaged where the next entries do not match their checksum, or are missing and nobody knows why.
     """
-    origin = _position(log_id, 0)
+    origin = row_at(log_id, 0)
     start = origin + after + 1
     # `after` may point into a segment: begin with the one that holds the next entry.
     held = connection.execute(
@@ -237,7 +262,7 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     cursor = connection.execute(
         "SELECT position, entry_count, accept_time, origin_node, origin_epoch, origin_sequence, checksum, payload"
         " FROM segment WHERE position >= ? AND position < ? ORDER BY position",
-        (start, _position(log_id + 1, 0)),
+        (start, row_at(log_id + 1, 0)),
     )
     segments: list[Segment] = []
     base = following = after + 1
@@ -277,7 +302,7 @@ def oldest(connection: sqlite3.Connection, log_id: int, after: int) -> float | N
     """When the first segment that is held past `after` was accepted, wall clock in seconds."""
     row = connection.execute(
         "SELECT accept_time FROM segment WHERE position > ? AND position < ? ORDER BY position LIMIT 1",
-        (_position(log_id, after), _position(log_id + 1, 0)),
+        (row_at(log_id, after), row_at(log_id + 1, 0)),
     ).fetchone()
     return None if row is None else float(row[0])
 
@@ -287,7 +312,7 @@ def payload_bytes(connection: sqlite3.Connection, log_id: int, after: int) -> in
     return int(
         connection.execute(
             "SELECT coalesce(sum(length(payload)), 0) FROM segment WHERE position > ? AND position < ?",
-            (_position(log_id, after), _position(log_id + 1, 0)),
+            (row_at(log_id, after), row_at(log_id + 1, 0)),
         ).fetchone()[0]
     )
 
@@ -296,10 +321,10 @@ def _end_of_hole(connection: sqlite3.Connection, log_id: int, sequence: int) -> 
     """Up to where entries from `sequence` on are gone, whatever the row there says."""
     following = connection.execute(
         "SELECT min(position) FROM segment WHERE position > ? AND position < ?",
-        (_position(log_id, sequence), _position(log_id + 1, 0)),
+        (row_at(log_id, sequence), row_at(log_id + 1, 0)),
     ).fetchone()[0]
     if following is not None:
-        return int(following) - _position(log_id, 0) - 1
+        return int(following) - row_at(log_id, 0) - 1
     return int(connection.execute("SELECT next_sequence - 1 FROM log WHERE log_id = ?", (log_id,)).fetchone()[0])
 
 
@@ -353,7 +378,7 @@ def lose(connection: sqlite3.Connection, damaged: SegmentDamaged, reason: str = 
         "INSERT INTO lost_range VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (log_id, first, last, reason)
     ).rowcount:
         return 0
-    bounds = (_position(log_id, first), _position(log_id, last))
+    bounds = (row_at(log_id, first), row_at(log_id, last))
     connection.execute("DELETE FROM segment WHERE position BETWEEN ? AND ?", bounds)
     weigh(connection, log_id)
     connection.execute(
@@ -366,7 +391,7 @@ def lose(connection: sqlite3.Connection, damaged: SegmentDamaged, reason: str = 
 
 def weigh(connection: sqlite3.Connection, log_id: int) -> None:
     """Count anew what a log holds, after something went that nobody took: every segment is looked at."""
-    low, high = _position(log_id, 0), _position(log_id + 1, 0)
+    low, high = row_at(log_id, 0), row_at(log_id + 1, 0)
     held = disk = 0
     for (size,) in connection.execute(
         "SELECT length(payload) FROM segment WHERE position >= ? AND position < ?", (low, high)
@@ -397,15 +422,18 @@ def why_missing(connection: sqlite3.Connection, log_id: int, sequence: int) -> s
 
 
 def ensure_consumer(connection: sqlite3.Connection, log_id: int, name: str, acked: int) -> int:
-    """The consumer's acknowledged sequence; a new one starts at `acked`."""
+    """Where the consumer goes on; a new one starts at `acked`, and what of that is gone already counts as skipped."""
+    known = consumers(connection, log_id).get(name)
+    if known is not None:
+        return known
+    first = connection.execute("SELECT first_sequence FROM log WHERE log_id = ?", (log_id,)).fetchone()[0]
+    start = max(acked, first - 1)
     connection.execute(
-        "INSERT INTO consumer (log_id, name, acked_sequence) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-        (log_id, name, acked),
+        "INSERT INTO consumer (log_id, name, start_sequence, acked_sequence, lost_count, skipped_count)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (log_id, name, acked, start, lost(connection, log_id, start), start - acked),
     )
-    row = connection.execute(
-        "SELECT acked_sequence FROM consumer WHERE log_id = ? AND name = ?", (log_id, name)
-    ).fetchone()
-    return int(row[0])
+    return acked
 
 
 def remove_consumer(connection: sqlite3.Connection, log_id: int, name: str) -> bool:
@@ -429,6 +457,36 @@ def consumers(connection: sqlite3.Connection, log_id: int) -> dict[str, int]:
     return dict(connection.execute("SELECT name, acked_sequence FROM consumer WHERE log_id = ?", (log_id,)))
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A consumer as its row says: it began behind `start`; of what it acknowledged some were `rejected`, some `skipped`."""
+
+    name: str
+    start: int
+    acked: int
+    rejected: int
+    skipped: int
+    lost: int  # that were damaged before it had them
+    lost_ahead: int  # of these, past `acked`
+
+    def held(self, state: LogState) -> int:
+        """How many entries it has still to get, as the log says."""
+        return state.last - max(self.acked, state.first - 1) - self.lost_ahead
+
+
+def readers(connection: sqlite3.Connection, log_id: int) -> list[Reader]:
+    """Every consumer of a log, by name."""
+    rows = connection.execute(
+        "SELECT name, start_sequence, acked_sequence, rejected_count, skipped_count, lost_count FROM consumer"
+        " WHERE log_id = ? ORDER BY name",
+        (log_id,),
+    ).fetchall()
+    return [
+        Reader(name, start, acked, rejected, skipped, gone, lost(connection, log_id, acked))
+        for name, start, acked, rejected, skipped, gone in rows
+    ]
+
+
 def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> int:
     """Delete segments that every consumer has acknowledged, oldest first, down to `keep_bytes`; returns entries deleted.
 
@@ -443,7 +501,7 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
     upto = next_sequence - 1 if lowest is None else lowest
     deleted = freed = taken = 0
     last_position = None
-    origin = _position(log_id, 0)
+    origin = row_at(log_id, 0)
     rows = connection.execute(
         "SELECT position, entry_count, length(payload) FROM segment WHERE position >= ? AND position <= ?"
         " ORDER BY position LIMIT ?",
@@ -460,7 +518,7 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         return 0
     connection.execute("DELETE FROM segment WHERE position >= ? AND position <= ?", (origin, last_position))
     first = connection.execute(
-        "SELECT min(position) FROM segment WHERE position >= ? AND position < ?", (origin, _position(log_id + 1, 0))
+        "SELECT min(position) FROM segment WHERE position >= ? AND position < ?", (origin, row_at(log_id + 1, 0))
     ).fetchone()[0]
     first_sequence = next_sequence if first is None else first - origin
     connection.execute(
@@ -486,96 +544,6 @@ def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogSta
     )
     connection.execute("UPDATE log SET epoch = ? WHERE log_id = ?", (epoch, state.log_id))
     return log_state(connection, name)
-
-
-def inbox_cursors(connection: sqlite3.Connection, peer: str) -> list[LaneCursor]:
-    """For each lane of a peer the cursor that moved last."""
-    rows = connection.execute(
-        "SELECT lane, epoch, sequence FROM inbox_cursor WHERE cursor_id IN"
-        " (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = ? GROUP BY lane)",
-        (peer,),
-    )
-    return [LaneCursor(Lane(lane), epoch, sequence) for lane, epoch, sequence in rows]
-
-
-def begin(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, gap: str) -> int | None:
-    """Where the cursor of an epoch that is new here begins; None if the epoch is known.
-
-    It may begin past 0: what the log held before went to earlier epochs. If the sender states a gap before `base`, the
-    newest of those tells what had come.
-    """
-    key = (peer, lane)
-    known = "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
-    if connection.execute(known, (*key, epoch)).fetchone() is not None:
-        return None
-    if not gap:
-        return base - 1
-    newest = "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? ORDER BY cursor_id DESC LIMIT 1"
-    row = connection.execute(newest, key).fetchone()
-    return 0 if row is None else min(int(row[0]), base - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """What of a batch is new: segments from `base` on, of which the first `skip` entries were applied before."""
-
-    base: int
-    skip: int
-    segments: tuple[Segment, ...]
-
-
-def accept(
-    connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str
-) -> Fresh:
-    """Advance the cursor of (peer, lane, epoch) over a batch and return what of it was not applied before.
-
-    Counts duplicates and, where the sender states a gap, the entries missing before `base`. Call it in the transaction
-    that stores the entries.
-    """
-    start = begin(connection, peer, lane, epoch, base, gap)
-    if start is not None:
-        connection.execute(
-            "INSERT INTO inbox_cursor (peer, lane, epoch, sequence) VALUES (?, ?, ?, ?)", (peer, lane, epoch, start)
-        )
-    cursor, known, newest = connection.execute(
-        "SELECT cursor_id, sequence, (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = :peer AND lane = :lane)"
-        " FROM inbox_cursor WHERE peer = :peer AND lane = :lane AND epoch = :epoch",
-        {"peer": peer, "lane": lane, "epoch": epoch},
-    ).fetchone()
-    if cursor != newest:  # of two copies of a disk, this one is back
-        connection.execute(
-            "UPDATE inbox_cursor SET cursor_id = (SELECT max(cursor_id) + 1 FROM inbox_cursor) WHERE cursor_id = ?",
-            (cursor,),
-        )
-    fresh: list[Segment] = []
-    skip = 0
-    start = sequence = base
-    for segment in segments:
-        end = sequence + segment.count - 1
-        if end > known:
-            if not fresh:
-                start = sequence
-                skip = max(known - sequence + 1, 0)
-            fresh.append(segment)
-        sequence = end + 1
-    total = sequence - base
-    new = sum(segment.count for segment in fresh) - skip
-    missing = max(base - known - 1, 0)
-    connection.execute(
-        "UPDATE inbox_cursor SET sequence = max(sequence, ?), applied_count = applied_count + ?,"
-        " duplicate_count = duplicate_count + ?, gap_count = gap_count + ? WHERE peer = ? AND lane = ? AND epoch = ?",
-        (sequence - 1, new, total - new, missing, peer, lane, epoch),
-    )
-    return Fresh(start, skip, tuple(fresh))
-
-
-def count_rejected(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, rejected: int) -> None:
-    """Move `rejected` entries of the cursor from applied to rejected."""
-    connection.execute(
-        "UPDATE inbox_cursor SET applied_count = applied_count - ?, rejected_count = rejected_count + ?"
-        " WHERE peer = ? AND lane = ? AND epoch = ?",
-        (rejected, rejected, peer, lane, epoch),
-    )
 
 
 def count(connection: sqlite3.Connection, name: str, reason: str = "", by: int = 1) -> None:

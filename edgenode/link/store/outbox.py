@@ -88,26 +88,27 @@ class SqliteOutbox:
         name = self._lanes[lane]
         retention = self._retention.get(lane, Retention())
 
-        def run(connection: sqlite3.Connection) -> int | None:
-            """The log, if something was trimmed; 0 if not, None if nothing was acknowledged."""
+        def run(connection: sqlite3.Connection) -> tuple[int, Sequence[Rejection]] | None:
+            """The log, if something was trimmed (0 if not), and the rejections that are new; None if nothing is."""
             state = logs.log_state(connection, name)
+            known = logs.consumers(connection, state.log_id)[self._consumer]
             if state.epoch != epoch:
                 return None
-            # Refused again by a side that was restored and refilled: what was refused was kept the first time.
-            known = logs.consumers(connection, state.log_id)[self._consumer]
+            # Named again by a cursor, or refused again by a side that was restored and refilled: kept the first time.
             fresh = [rejection for rejection in rejections if rejection.sequence > known]
             if fresh:
                 self._on_rejected(connection, lane, fresh)
             if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(fresh)):
                 return None
-            return state.log_id if retention.trim(connection, state.log_id) >= TRIM_SEGMENTS else 0
+            return state.log_id if retention.trim(connection, state.log_id) >= TRIM_SEGMENTS else 0, fresh
 
-        log_id = await self._database.write(run)
-        if log_id is None:
+        done = await self._database.write(run)
+        if done is None:
             return
+        log_id, fresh = done
         reach(Failpoint.OUTBOX_ACKNOWLEDGED)
         for notify in self._notify_acknowledged:
-            notify(lane, sequence, rejections)
+            notify(lane, sequence, fresh)
         if log_id:
             # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
             while await self._database.write(lambda connection: retention.trim(connection, log_id)):

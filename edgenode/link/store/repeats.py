@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 from edgenode.link.model.lanes import Lane
-from edgenode.link.store.logs import Fresh
+from edgenode.link.store import inbox
+from edgenode.link.store.inbox import Fresh
 
 
 def without_known(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, fresh: Fresh) -> Fresh:
-    """What of `fresh` did not come under an earlier epoch either; what did counts as duplicates.
+    """What of `fresh` did not come under an earlier epoch either; what did counts as known.
 
     A peer that was restored sends what it has kept under an epoch that says nothing of what was applied before; the keys of
     the entries do. What is known stands at the front, as it was appended first.
@@ -27,11 +28,7 @@ def without_known(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: 
         if count < segment.count:
             break
     skip = max(fresh.skip, known)
-    connection.execute(
-        "UPDATE inbox_cursor SET applied_count = applied_count - :more, duplicate_count = duplicate_count + :more"
-        " WHERE peer = :peer AND lane = :lane AND epoch = :epoch",
-        {"more": skip - fresh.skip, "peer": peer, "lane": lane, "epoch": epoch},
-    )
+    inbox.count_known(connection, peer, lane, epoch, skip - fresh.skip)
     base, segments = fresh.base, list(fresh.segments)
     while segments and skip >= segments[0].count:
         skip -= segments[0].count

@@ -76,11 +76,11 @@ class Retention:
         """Bytes of the oldest segments that are older than they may get, of so many at most."""
         before = self.wall() - self.acked_seconds
         size = 0
-        low = logs._position(log_id, 0)
+        low = logs.row_at(log_id, 0)
         rows = connection.execute(
             "SELECT accept_time, length(payload) FROM segment WHERE position >= ? AND position < ?"
             " ORDER BY position LIMIT ?",
-            (low, logs._position(log_id + 1, 0), max_segments),
+            (low, logs.row_at(log_id + 1, 0), max_segments),
         )
         for accepted, length in rows:
             if accepted >= before:
@@ -97,7 +97,7 @@ def _note_acknowledged(connection: sqlite3.Connection, log_id: int, first: int, 
     if upto < first - 1:
         upto, size = first - 1, 0
     if acked > upto:
-        low = logs._position(log_id, 0)
+        low = logs.row_at(log_id, 0)
         # A segment is acknowledged with its last entry; where one began inside the range noted before, it ends in this one.
         segments, more = connection.execute(
             "SELECT coalesce(max(position + entry_count - 1), :low + :upto), coalesce(sum(length(payload)), 0)"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 
-from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2, task_service_pb2_grpc
-from edgenode.link.errors import DataLoss
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.output import emit
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, pages
-from edgenode.link.terminal.views import agents_table, find_text, ledger_table, task_text, tasks_table
+from edgenode.link.terminal.views import agents_table, find_text, task_text, tasks_table
 from edgenode.link.wire.values import duration_to_pb
 
 
@@ -80,17 +77,3 @@ async def show_task(target: str, output: str, task_id: str) -> None:
         answer = await ask(stub.GetTask, task_service_pb2.GetTaskRequest(task_id=task_id))
     task = plain(answer.task)
     emit(output, task, lambda: task_text(task, time.time()))
-
-
-def show_ledger(lines: Iterable[admin_pb2.LedgerLine], output: str) -> None:
-    """Print a ledger. Ends with exit code 1 when a hop does not add up."""
-    rows = [plain(line) for line in lines]
-    emit(output, rows, lambda: ledger_table(rows))
-    wrong = [f"{row['hop']} {row['peer']}".strip() for row in rows if not row["balanced"]]
-    if wrong:
-        problem = DataLoss(
-            "LEDGER_UNBALANCED",
-            f"produced is not delivered + pending + dropped for {', '.join(wrong)}",
-            hint="keep the state directory and report it: this is a defect",
-        ).problem
-        raise Exit(ExitCode.FAILED, problem)

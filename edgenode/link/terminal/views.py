@@ -168,6 +168,7 @@ def ledger_table(lines: Sequence[Plain]) -> str:
         col("produced", "produced_count", right=True),
         col("delivered", "delivered_count", right=True),
         col("pending", "pending_count", right=True),
+        col("dead", "dead_lettered_count", right=True),
         Column("dropped", lambda line: sum(line["dropped_counts"].values()), True),
         col("again", "duplicate_count", right=True),
         Column("adds up", lambda line: "yes" if line["balanced"] else "NO"),

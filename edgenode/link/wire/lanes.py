@@ -53,12 +53,18 @@ def head_from_pb(message: sync_pb2.LaneHead) -> LaneHead:
 
 def cursor_to_pb(cursor: LaneCursor) -> sync_pb2.LaneCursor:
     """The message of a cursor."""
-    return sync_pb2.LaneCursor(lane=lane_to_pb(cursor.lane), epoch=cursor.epoch, sequence=cursor.sequence)
+    return sync_pb2.LaneCursor(
+        lane=lane_to_pb(cursor.lane),
+        epoch=cursor.epoch,
+        sequence=cursor.sequence,
+        rejections=[rejection_to_pb(rejection) for rejection in cursor.rejections],
+    )
 
 
 def cursor_from_pb(message: sync_pb2.LaneCursor) -> LaneCursor:
     """A cursor. Raises InvalidArgument (UNKNOWN_LANE)."""
-    return LaneCursor(lane_from_pb(message.lane), message.epoch, message.sequence)
+    rejections = tuple(rejection_from_pb(rejection) for rejection in message.rejections)
+    return LaneCursor(lane_from_pb(message.lane), message.epoch, message.sequence, rejections)
 
 
 def segment_to_pb(segment: Segment) -> sync_pb2.Segment:

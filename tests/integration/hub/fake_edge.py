@@ -28,7 +28,7 @@ from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segm
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.registry import RegistryLog
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
 from edgenode.link.wire.channels import ChannelSettings, open_channel
@@ -162,11 +162,11 @@ class FakeEdge(LinkEvents):
     # --- Inbox ---
 
     async def cursors(self) -> Sequence[LaneCursor]:
-        return await self.database.read(lambda connection: logs.inbox_cursors(connection, "hub"))
+        return await self.database.read(lambda connection: inbox.inbox_cursors(connection, "hub"))
 
     async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
-        def run(connection: sqlite3.Connection) -> logs.Fresh:
-            return logs.accept(connection, "hub", lane, epoch, base, segments, gap)
+        def run(connection: sqlite3.Connection) -> inbox.Fresh:
+            return inbox.accept(connection, "hub", lane, epoch, base, segments, gap)
 
         fresh = await self.database.write(run)
         new = [entry for part in fresh.segments for entry in sync_pb2.TaskEntryBatch.FromString(part.payload).entries]

@@ -309,7 +309,7 @@ async def _agent_count(site: Site, count: int) -> bool:
 async def _refused(site: Site, node: str) -> bool:
     stub = fleet_service_pb2_grpc.FleetServiceStub(site.local())
     response = await stub.GetFleetLedger(fleet_service_pb2.GetFleetLedgerRequest(node=node))
-    return any(line.dropped_counts.get("REJECTED") for line in response.lines if line.hop == "task.downlink")
+    return any(line.dead_lettered_count for line in response.lines if line.hop == "task.downlink")
 
 
 async def _messages(site: Site, count: int) -> bool:

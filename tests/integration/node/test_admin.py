@@ -8,10 +8,12 @@ import pytest
 from edgenode.api.admin.v1 import admin_service_pb2
 from edgenode.api.message.v1 import message_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
+from edgenode.link.model.dead_letter import LetterBounds
 from edgenode.link.model.lanes import Lane, Rejection
-from edgenode.link.store import logs
+from edgenode.link.store import dead_letters, logs
+from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.status import from_rpc_error
-from edgenode.node import dead_letters, ledger
+from edgenode.node import ledger
 from edgenode.node.message_log import LOG_NAME, PARENT
 from tests.integration.node.house import Batch, House, house, messages, publish, publishing, short_directory
 
@@ -85,7 +87,6 @@ async def test_the_uplinks_lines_follow_its_acknowledgements() -> None:
 
             def join(connection: sqlite3.Connection) -> None:
                 for name in ledger.LANE_LOGS.values():
-                    ledger.note_join(connection, name)
                     state = logs.log_state(connection, name)
                     logs.ensure_consumer(connection, state.log_id, PARENT, state.first - 1)
 
@@ -104,7 +105,8 @@ async def test_the_uplinks_lines_follow_its_acknowledgements() -> None:
             log_id = h.node.rooms.messages.log_id
             await database.write(lambda connection: logs.acknowledge(connection, log_id, PARENT, 6, rejected=1))
             found, lane = await database.read(read)
-            assert (found.delivered_count, found.pending_count, dict(found.dropped_counts)) == (5, 1, {"REJECTED": 1})
+            assert (found.delivered_count, found.pending_count, found.dead_lettered_count) == (5, 1, 1)
+            assert dict(found.dropped_counts) == {}
             assert found.balanced
             assert (lane.pending_count, lane.acked_sequence) == (1, 6)
             await database.write(
@@ -114,11 +116,11 @@ async def test_the_uplinks_lines_follow_its_acknowledgements() -> None:
             assert not found.balanced
 
 
-async def kill(h: House, *sequences: int, limit: int = 1000) -> None:
+async def kill(h: House, *sequences: int, limit: int = 1000, size: int = 1 << 20) -> None:
     rejections = [Rejection(sequence, REFUSED) for sequence in sequences]
     await h.node.rooms.database.write(
         lambda connection: dead_letters.add_rejected(
-            connection, Lane.MESSAGE, LOG_NAME, rejections, 1_700_000_000, limit
+            connection, Lane.MESSAGE, LOG_NAME, rejections, "", 1_700_000_000, LetterBounds(limit, size), entry_content
         )
     )
 

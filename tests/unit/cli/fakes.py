@@ -303,18 +303,15 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
     async def GetLedger(self, request: Any, context: Context) -> admin_service_pb2.GetLedgerResponse:
         return admin_service_pb2.GetLedgerResponse(lines=ledger_lines(self.balanced))
 
+    async def VerifyLedger(self, request: Any, context: Context) -> admin_service_pb2.VerifyLedgerResponse:
+        found = [] if self.balanced else [hole()]
+        return admin_service_pb2.VerifyLedgerResponse(findings=found, finding_count=len(found), entry_count=12)
+
     async def ListDeadLetters(self, request: Any, context: Context) -> admin_service_pb2.ListDeadLettersResponse:
-        letter = admin_pb2.DeadLetter(
-            dead_letter_id=4,
-            kind="task",
-            task_id=FAILED_ID,
-            subject="code.metrics",
-            problem=problem_to_pb(Internal("HANDLER_FAILED", "boom").problem),
-            dead_letter_time=timestamp_to_pb(T0),
-            attempt_count=3,
-            size_bytes=100,
-        )
-        return admin_service_pb2.ListDeadLettersResponse(dead_letters=[letter])
+        return admin_service_pb2.ListDeadLettersResponse(dead_letters=[dead_letter()])
+
+    async def GetDeadLetter(self, request: Any, context: Context) -> admin_service_pb2.GetDeadLetterResponse:
+        return shown_letter(request.dead_letter_id)
 
     async def ReplayDeadLetters(self, request: Any, context: Context) -> admin_service_pb2.ReplayDeadLettersResponse:
         self.replayed.append(request)
@@ -323,6 +320,31 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
     async def DropDeadLetters(self, request: Any, context: Context) -> admin_service_pb2.DropDeadLettersResponse:
         self.dropped.append(request)
         return admin_service_pb2.DropDeadLettersResponse(dropped_count=1)
+
+
+def dead_letter() -> admin_pb2.DeadLetter:
+    return admin_pb2.DeadLetter(
+        dead_letter_id=4,
+        kind="task",
+        task_id=FAILED_ID,
+        subject="code.metrics",
+        problem=problem_to_pb(Internal("HANDLER_FAILED", "boom").problem),
+        dead_letter_time=timestamp_to_pb(T0),
+        attempt_count=3,
+        size_bytes=100,
+    )
+
+
+def shown_letter(number: int) -> admin_service_pb2.GetDeadLetterResponse:
+    if number != 4:
+        raise NotFound("UNKNOWN_DEAD_LETTER", f"there is no dead letter {number}", hint="list them")
+    return admin_service_pb2.GetDeadLetterResponse(dead_letter=dead_letter(), content=b'{"path":"x"}')
+
+
+def hole() -> admin_pb2.LedgerFinding:
+    return admin_pb2.LedgerFinding(
+        hop="messages", epoch="E", first_sequence=6, last_sequence=8, reason="HOLE", detail="3 entries are not held"
+    )
 
 
 def ledger_lines(balanced: bool) -> list[admin_pb2.LedgerLine]:

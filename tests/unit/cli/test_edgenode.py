@@ -317,8 +317,12 @@ def test_dead_letters(edgenode: Run, node: FakeNode) -> None:
     result = edgenode("deadletters", "replay", "4", state=node.state)
     assert result.stdout == f"1 submitted again\n{PARKED_ID}\n"
     assert list(node.admin.replayed[0].dead_letter_ids) == [4]
-    assert edgenode("deadletters", "drop", "--all", state=node.state).stdout == "1 dropped\n"
-    assert node.admin.dropped[0].all
+    assert edgenode("deadletters", "drop", "--all", "--reason", "OBSOLETE", state=node.state).stdout == "1 dropped\n"
+    assert (node.admin.dropped[0].all, node.admin.dropped[0].reason) == (True, "OBSOLETE")
+    shown = edgenode("deadletters", "show", "4", state=node.state).stdout
+    assert '{"path":"x"}' in shown
+    assert "HANDLER_FAILED: boom" in shown
+    assert edgenode("deadletters", "show", "5", state=node.state).exit_code == 3
     assert edgenode("deadletters", "drop", state=node.state).exit_code == 2
     assert edgenode("deadletters", "replay", "4", "--all", state=node.state).exit_code == 2
 
@@ -389,3 +393,14 @@ def test_join_with_a_bad_token(edgenode: Run, tmp_path: Path) -> None:
     result = edgenode("join", "--hub", "127.0.0.1:1", "--token", "x", state=tmp_path)
     assert (result.exit_code, last_line(result.stderr)) == (2, "reason: BAD_TOKEN (exit 2)")
     assert edgenode("join", state=tmp_path).exit_code == 2
+
+
+def test_ledger_verify(edgenode: Run, node: FakeNode) -> None:
+    result = edgenode("ledger", "verify", state=node.state)
+    assert (result.exit_code, result.stdout) == (0, "everything adds up: 12 entries looked at\n")
+    node.admin.balanced = False
+    result = edgenode("ledger", "verify", state=node.state)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].split()[:5] == ["messages", "-", "6-8", "HOLE", "E"]
+    assert "error: 1 findings: HOLE in messages 6-8" in result.stderr
+    assert json.loads(edgenode("ledger", "verify", "-o", "json", state=node.state).stdout)["finding_count"] == 1

@@ -29,6 +29,7 @@ from hub.store.fleet import SqliteFleetStore
 from hub.store.records import Intake, TaskRecord
 from hub.store.schema import open_database
 from hub.store.tasks import SqliteTaskStore, task_log
+from tests.unit.hub.letters import keeper
 
 AVOID_SECONDS = 0.1
 REASSIGN_SECONDS = 0.2
@@ -44,7 +45,7 @@ class Desk:
         self.view = FleetView(lease=15.0)
         self.placement = Placement(self.view, rng)
         self.alarm = Alarm(clock)
-        self.store = SqliteTaskStore(database, pack(clock), lambda: f"{rng.getrandbits(64):016x}")
+        self.store = SqliteTaskStore(database, pack(clock), lambda: f"{rng.getrandbits(64):016x}", keeper())
         self.dispatcher = Dispatcher(
             self.store,
             Mover("hub", EntryCodec("hub"), AVOID_SECONDS),
@@ -56,7 +57,7 @@ class Desk:
             lambda node, lane, last: None,
             DispatcherSettings(reassign_after=REASSIGN_SECONDS, retention=-1.0, sweep_interval=3600.0),
             Recovery(self.alarm, REASSIGN_SECONDS, lambda node: True),
-            SqliteFleetStore(database, lambda: "epoch").settled,
+            SqliteFleetStore(database, lambda: "epoch", keeper()).settled,
         )
         self._sent: dict[str, int] = {}
 

@@ -31,6 +31,7 @@ from hub.store.records import (
 )
 from hub.store.schema import MESSAGE_LOG, open_database
 from hub.store.tasks import SqliteTaskStore, task_log
+from tests.unit.hub.letters import keeper
 
 KEY = WaitKey(Demand("code.metrics", "zone=a", "", 2.5), 7)
 
@@ -46,8 +47,8 @@ class Store:
         numbers = iter(range(1_000_000))
         epoch = lambda: f"epoch-{next(numbers)}"  # noqa: E731
         self.database = database
-        self.tasks = SqliteTaskStore(database, pack, epoch)
-        self.fleet = SqliteFleetStore(database, epoch)
+        self.tasks = SqliteTaskStore(database, pack, epoch, keeper())
+        self.fleet = SqliteFleetStore(database, epoch, keeper())
         self.messages = SqliteMessageStore(database, cut_messages, epoch)
         self.link = SqliteLinkStore(database)
 

@@ -34,7 +34,7 @@ class Log:
 
     async def publish_line(self) -> tuple[int, int, dict[str, int], int, bool]:
         duplicates = self.log.unwritten_duplicates
-        (line, _) = await self.database.read(lambda connection: ledger.lines(connection, "", duplicates))
+        (line, *_) = await self.database.read(lambda connection: ledger.lines(connection, "", duplicates))
         return (
             line.produced_count,
             line.delivered_count,

@@ -6,8 +6,10 @@ import pytest
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.model.dead_letter import LetterBounds
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
+from edgenode.link.store import dead_letters
 from edgenode.link.wire.values import timestamp_to_pb
 from edgenode.node.task_state import LiveTask
 from tests.unit.node_tasks.harness import FLAKY, House, Link, house
@@ -410,11 +412,8 @@ async def test_ended_tasks_are_forgotten_after_a_while_but_not_dead_letters(tmp_
         await h.turn()
         await agent.finish(done)
         await agent.finish(dead, TaskState.FAILED, FLAKY)
-        await h.database.write(
-            lambda connection: connection.execute(
-                "INSERT INTO dead_letter VALUES (1, 'task', '', ?, '', x'', 0, 1, 0, x'')", (dead.task_id,)
-            )
-        )
+        letter = dead.dead_letter(0.0)
+        await h.database.write(lambda connection: dead_letters.add(connection, [letter], LetterBounds(10, 1000)))
         # What ends right behind a sweep bears the time of that sweep: not the next one forgets it, but the one after.
         await h.turn(86_400 + 61)
         await h.turn(61)

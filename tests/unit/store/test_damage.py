@@ -63,7 +63,7 @@ async def test_a_segment_that_is_not_what_was_stored_is_given_up_and_the_rest_is
     database: Database, change: str
 ) -> None:
     log_id = await database.write(fill)
-    position = logs._position(log_id, 11)
+    position = logs.row_at(log_id, 11)
     await database.write(lambda connection: connection.execute(CHANGES[change], {"position": position}))
     found = await read_all(database)
     assert list(found) == [1, 3, 5, 7, 9, 13, 15, 17, 19]
@@ -84,7 +84,7 @@ async def test_a_segment_that_is_not_what_was_stored_is_given_up_and_the_rest_is
 async def test_what_was_acknowledged_before_is_not_lost_to_that_consumer(database: Database) -> None:
     log_id = await database.write(fill)
     for first in (3, 19):
-        position = logs._position(log_id, first)
+        position = logs.row_at(log_id, first)
         await database.write(lambda connection, p=position: connection.execute(CHANGES["payload"], {"position": p}))  # type: ignore[misc]
     assert list(await read_all(database)) == [1, 5, 7, 9, 11, 13, 15, 17]
     lost = await database.read(lambda connection: connection.execute("SELECT lost_count FROM consumer").fetchone()[0])
@@ -94,7 +94,7 @@ async def test_what_was_acknowledged_before_is_not_lost_to_that_consumer(databas
 
 async def test_an_end_that_is_gone_is_noticed(database: Database) -> None:
     log_id = await database.write(fill)
-    end = logs._position(log_id, 17)
+    end = logs.row_at(log_id, 17)
     await database.write(lambda connection: connection.execute("DELETE FROM segment WHERE position >= ?", (end,)))
     assert list(await read_all(database)) == [1, 3, 5, 7, 9, 11, 13, 15]
     reading = await read_log(database, "log", 16, 10, 1000)
@@ -120,7 +120,7 @@ async def test_any_flipped_bit_of_a_payload_is_noticed(database: Database) -> No
     for first in range(1, 21, 2):
         flipped = bytearray([first // 2]) * 100
         flipped[rng.randrange(100)] ^= 1 << rng.randrange(8)
-        values = (bytes(flipped), logs._position(log_id, first))
+        values = (bytes(flipped), logs.row_at(log_id, first))
         await database.write(lambda connection, v=values: connection.execute(change, v))  # type: ignore[misc]
     assert await read_all(database) == {}
     assert await database.read(lambda connection: logs.lost(connection, log_id)) == 20
@@ -129,6 +129,6 @@ async def test_any_flipped_bit_of_a_payload_is_noticed(database: Database) -> No
 async def test_without_checksums_it_would_be_read_as_it_is(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "segment_checksum", lambda facts, payload: 0)
     log_id = await database.write(fill)
-    position = logs._position(log_id, 11)
+    position = logs.row_at(log_id, 11)
     await database.write(lambda connection: connection.execute(CHANGES["payload"], {"position": position}))
     assert (await read_all(database))[11] == b"\xff" + bytes([5]) * 99

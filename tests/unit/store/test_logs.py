@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenode.link.model.lanes import Lane, Segment
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 
 
 def connect() -> sqlite3.Connection:
@@ -103,26 +103,26 @@ def test_earlier_epochs_are_kept_while_something_of_them_is_held_and_a_while_lon
 
 
 def test_the_cursor_of_a_disk_that_is_back_counts_again(db: sqlite3.Connection) -> None:
-    logs.accept(db, "north", Lane.TASK, "original", 1, [segment(4)], "")
-    logs.accept(db, "north", Lane.TASK, "copy", 3, [segment(9)], "")
-    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("copy", 11)]
-    logs.accept(db, "north", Lane.TASK, "original", 5, [segment(1)], "")
-    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("original", 5)]
+    inbox.accept(db, "north", Lane.TASK, "original", 1, [segment(4)], "")
+    inbox.accept(db, "north", Lane.TASK, "copy", 3, [segment(9)], "")
+    assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("copy", 11)]
+    inbox.accept(db, "north", Lane.TASK, "original", 5, [segment(1)], "")
+    assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("original", 5)]
 
 
 def test_a_gap_in_an_epoch_that_is_new_counts_from_what_came_before(db: sqlite3.Connection) -> None:
-    logs.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], "")
-    logs.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], "RETENTION")
+    inbox.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], "")
+    inbox.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], "RETENTION")
     assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'boot-2'").fetchone() == (3,)
 
 
 def test_gap_is_counted_when_stated(db: sqlite3.Connection) -> None:
-    fresh = logs.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], "RETENTION")
+    fresh = inbox.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], "RETENTION")
     assert (fresh.base, fresh.skip) == (7, 0)
     assert db.execute("SELECT sequence, applied_count, gap_count FROM inbox_cursor").fetchone() == (8, 2, 6)
-    logs.accept(db, "north", Lane.TASK, "e2", 9, [segment(1)], "")
+    inbox.accept(db, "north", Lane.TASK, "e2", 9, [segment(1)], "")
     assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'e2'").fetchone() == (0,)
-    assert [(c.epoch, c.sequence) for c in logs.inbox_cursors(db, "north")] == [("e2", 9)]
+    assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("e2", 9)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,7 +139,7 @@ def test_every_entry_is_accepted_once_whatever_is_resent(resends: list[tuple[int
         part = [segment(n) for n in sizes[start : start + length]]
         if not part:
             continue
-        fresh = logs.accept(db, "p", Lane.MESSAGE, "e", bases[start], part, "")
+        fresh = inbox.accept(db, "p", Lane.MESSAGE, "e", bases[start], part, "")
         sequence = fresh.base + fresh.skip
         taken.extend(range(sequence, fresh.base + sum(s.count for s in fresh.segments)))
         known = max(known, start + len(part))

@@ -126,7 +126,7 @@ def test_the_note_of_acknowledged_bytes_is_what_is_there(steps: list[tuple[int, 
         acked = min(acked + more, logs.log_state(db, "log").last)
         logs.acknowledge(db, log_id, "parent", acked)
         trim_all(db, log_id, retention)
-        low = logs._position(log_id, 0)
+        low = logs.row_at(log_id, 0)
         there = db.execute(
             "SELECT coalesce(sum(length(payload)), 0) FROM segment WHERE position + entry_count - 1 <= ?",
             (low + acked,),

@@ -12,7 +12,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class LedgerLine(_message.Message):
-    __slots__ = ("hop", "peer", "produced_count", "delivered_count", "pending_count", "dropped_counts", "duplicate_count", "epoch", "balanced")
+    __slots__ = ("hop", "peer", "produced_count", "delivered_count", "pending_count", "dropped_counts", "duplicate_count", "epoch", "balanced", "dead_lettered_count")
     class DroppedCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class LedgerLine(_message.Message):
     DUPLICATE_COUNT_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BALANCED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERED_COUNT_FIELD_NUMBER: _ClassVar[int]
     hop: str
     peer: str
     produced_count: int
@@ -38,10 +39,31 @@ class LedgerLine(_message.Message):
     duplicate_count: int
     epoch: str
     balanced: bool
-    def __init__(self, hop: _Optional[str] = ..., peer: _Optional[str] = ..., produced_count: _Optional[int] = ..., delivered_count: _Optional[int] = ..., pending_count: _Optional[int] = ..., dropped_counts: _Optional[_Mapping[str, int]] = ..., duplicate_count: _Optional[int] = ..., epoch: _Optional[str] = ..., balanced: bool = ...) -> None: ...
+    dead_lettered_count: int
+    def __init__(self, hop: _Optional[str] = ..., peer: _Optional[str] = ..., produced_count: _Optional[int] = ..., delivered_count: _Optional[int] = ..., pending_count: _Optional[int] = ..., dropped_counts: _Optional[_Mapping[str, int]] = ..., duplicate_count: _Optional[int] = ..., epoch: _Optional[str] = ..., balanced: bool = ..., dead_lettered_count: _Optional[int] = ...) -> None: ...
+
+class LedgerFinding(_message.Message):
+    __slots__ = ("node", "hop", "peer", "epoch", "first_sequence", "last_sequence", "reason", "detail")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HOP_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    hop: str
+    peer: str
+    epoch: str
+    first_sequence: int
+    last_sequence: int
+    reason: str
+    detail: str
+    def __init__(self, node: _Optional[str] = ..., hop: _Optional[str] = ..., peer: _Optional[str] = ..., epoch: _Optional[str] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
-    __slots__ = ("dead_letter_id", "kind", "task_id", "subject", "problem", "dead_letter_time", "attempt_count", "size_bytes")
+    __slots__ = ("dead_letter_id", "kind", "task_id", "subject", "problem", "dead_letter_time", "attempt_count", "size_bytes", "lane", "node")
     DEAD_LETTER_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +72,8 @@ class DeadLetter(_message.Message):
     DEAD_LETTER_TIME_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
     dead_letter_id: int
     kind: str
     task_id: str
@@ -58,7 +82,9 @@ class DeadLetter(_message.Message):
     dead_letter_time: _timestamp_pb2.Timestamp
     attempt_count: int
     size_bytes: int
-    def __init__(self, dead_letter_id: _Optional[int] = ..., kind: _Optional[str] = ..., task_id: _Optional[str] = ..., subject: _Optional[str] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., dead_letter_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_count: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    lane: str
+    node: str
+    def __init__(self, dead_letter_id: _Optional[int] = ..., kind: _Optional[str] = ..., task_id: _Optional[str] = ..., subject: _Optional[str] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., dead_letter_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt_count: _Optional[int] = ..., size_bytes: _Optional[int] = ..., lane: _Optional[str] = ..., node: _Optional[str] = ...) -> None: ...
 
 class LinkStatus(_message.Message):
     __slots__ = ("parent", "state", "state_time", "last_problem", "next_dial_duration", "session_count")
@@ -77,7 +103,7 @@ class LinkStatus(_message.Message):
     def __init__(self, parent: _Optional[str] = ..., state: _Optional[str] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., next_dial_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., session_count: _Optional[int] = ...) -> None: ...
 
 class LaneStatus(_message.Message):
-    __slots__ = ("direction", "lane", "epoch", "last_sequence", "acked_sequence", "pending_count", "pending_bytes", "oldest_age_duration")
+    __slots__ = ("direction", "lane", "epoch", "last_sequence", "acked_sequence", "pending_count", "pending_bytes", "oldest_age_duration", "earlier")
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +112,7 @@ class LaneStatus(_message.Message):
     PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
     PENDING_BYTES_FIELD_NUMBER: _ClassVar[int]
     OLDEST_AGE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    EARLIER_FIELD_NUMBER: _ClassVar[int]
     direction: str
     lane: str
     epoch: str
@@ -94,7 +121,16 @@ class LaneStatus(_message.Message):
     pending_count: int
     pending_bytes: int
     oldest_age_duration: _duration_pb2.Duration
-    def __init__(self, direction: _Optional[str] = ..., lane: _Optional[str] = ..., epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ..., acked_sequence: _Optional[int] = ..., pending_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., oldest_age_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    earlier: _containers.RepeatedCompositeFieldContainer[LaneEpoch]
+    def __init__(self, direction: _Optional[str] = ..., lane: _Optional[str] = ..., epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ..., acked_sequence: _Optional[int] = ..., pending_count: _Optional[int] = ..., pending_bytes: _Optional[int] = ..., oldest_age_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., earlier: _Optional[_Iterable[_Union[LaneEpoch, _Mapping]]] = ...) -> None: ...
+
+class LaneEpoch(_message.Message):
+    __slots__ = ("epoch", "last_sequence")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LAST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    epoch: str
+    last_sequence: int
+    def __init__(self, epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ...) -> None: ...
 
 class Backup(_message.Message):
     __slots__ = ("path", "name", "create_time", "size_bytes", "parts")

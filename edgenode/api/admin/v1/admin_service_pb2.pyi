@@ -78,6 +78,24 @@ class GetLedgerResponse(_message.Message):
     lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
     def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ...) -> None: ...
 
+class VerifyLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class VerifyLedgerResponse(_message.Message):
+    __slots__ = ("lines", "lanes", "findings", "finding_count", "entry_count")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    FINDING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
+    lanes: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneStatus]
+    findings: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerFinding]
+    finding_count: int
+    entry_count: int
+    def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., findings: _Optional[_Iterable[_Union[_admin_pb2.LedgerFinding, _Mapping]]] = ..., finding_count: _Optional[int] = ..., entry_count: _Optional[int] = ...) -> None: ...
+
 class ListDeadLettersRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +112,24 @@ class ListDeadLettersResponse(_message.Message):
     next_page_token: str
     def __init__(self, dead_letters: _Optional[_Iterable[_Union[_admin_pb2.DeadLetter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
+class GetDeadLetterRequest(_message.Message):
+    __slots__ = ("dead_letter_id",)
+    DEAD_LETTER_ID_FIELD_NUMBER: _ClassVar[int]
+    dead_letter_id: int
+    def __init__(self, dead_letter_id: _Optional[int] = ...) -> None: ...
+
+class GetDeadLetterResponse(_message.Message):
+    __slots__ = ("dead_letter", "content", "content_type", "truncated")
+    DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    dead_letter: _admin_pb2.DeadLetter
+    content: bytes
+    content_type: str
+    truncated: bool
+    def __init__(self, dead_letter: _Optional[_Union[_admin_pb2.DeadLetter, _Mapping]] = ..., content: _Optional[bytes] = ..., content_type: _Optional[str] = ..., truncated: bool = ...) -> None: ...
+
 class ReplayDeadLettersRequest(_message.Message):
     __slots__ = ("request_id", "dead_letter_ids", "all")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -105,20 +141,24 @@ class ReplayDeadLettersRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., dead_letter_ids: _Optional[_Iterable[int]] = ..., all: bool = ...) -> None: ...
 
 class ReplayDeadLettersResponse(_message.Message):
-    __slots__ = ("task_ids",)
+    __slots__ = ("task_ids", "entry_count")
     TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     task_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, task_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    entry_count: int
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., entry_count: _Optional[int] = ...) -> None: ...
 
 class DropDeadLettersRequest(_message.Message):
-    __slots__ = ("request_id", "dead_letter_ids", "all")
+    __slots__ = ("request_id", "dead_letter_ids", "all", "reason")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_IDS_FIELD_NUMBER: _ClassVar[int]
     ALL_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     dead_letter_ids: _containers.RepeatedScalarFieldContainer[int]
     all: bool
-    def __init__(self, request_id: _Optional[str] = ..., dead_letter_ids: _Optional[_Iterable[int]] = ..., all: bool = ...) -> None: ...
+    reason: str
+    def __init__(self, request_id: _Optional[str] = ..., dead_letter_ids: _Optional[_Iterable[int]] = ..., all: bool = ..., reason: _Optional[str] = ...) -> None: ...
 
 class DropDeadLettersResponse(_message.Message):
     __slots__ = ("dropped_count",)

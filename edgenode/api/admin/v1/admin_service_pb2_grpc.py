@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AdminServiceStub(object):
-    """Served by edges on their local socket only.
+    """Served by edges on their local socket, and to their hub over the link as far as AdminExchange names it.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,20 @@ class AdminServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetLedgerRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetLedgerResponse.FromString,
                 _registered_method=True)
+        self.VerifyLedger = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/VerifyLedger',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerResponse.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/edgenode.api.admin.v1.AdminService/ListDeadLetters',
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetDeadLetter = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/GetDeadLetter',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterResponse.FromString,
                 _registered_method=True)
         self.ReplayDeadLetters = channel.unary_unary(
                 '/edgenode.api.admin.v1.AdminService/ReplayDeadLetters',
@@ -68,7 +78,7 @@ class AdminServiceStub(object):
 
 
 class AdminServiceServicer(object):
-    """Served by edges on their local socket only.
+    """Served by edges on their local socket, and to their hub over the link as far as AdminExchange names it.
     """
 
     def GetStatus(self, request, context):
@@ -85,8 +95,23 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def VerifyLedger(self, request, context):
+        """The counts of every hop, and everything they count looked at: logs, cursors, tasks, dead letters. Takes time in
+        proportion to what is held; work goes on meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeadLetters(self, request, context):
         """Things that were given up and kept, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetDeadLetter(self, request, context):
+        """One of them with its content. Errors: NOT_FOUND (UNKNOWN_DEAD_LETTER).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +125,7 @@ class AdminServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DropDeadLetters(self, request, context):
-        """Forgets dead letters.
+        """Forgets dead letters; they are counted under the reason given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,10 +153,20 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetLedgerRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetLedgerResponse.SerializeToString,
             ),
+            'VerifyLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyLedger,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerResponse.SerializeToString,
+            ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
                     request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersResponse.SerializeToString,
+            ),
+            'GetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDeadLetter,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterResponse.SerializeToString,
             ),
             'ReplayDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ReplayDeadLetters,
@@ -157,7 +192,7 @@ def add_AdminServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AdminService(object):
-    """Served by edges on their local socket only.
+    """Served by edges on their local socket, and to their hub over the link as far as AdminExchange names it.
     """
 
     @staticmethod
@@ -215,6 +250,33 @@ class AdminService(object):
             _registered_method=True)
 
     @staticmethod
+    def VerifyLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/VerifyLedger',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.VerifyLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListDeadLetters(request,
             target,
             options=(),
@@ -231,6 +293,33 @@ class AdminService(object):
             '/edgenode.api.admin.v1.AdminService/ListDeadLetters',
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersRequest.SerializeToString,
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/GetDeadLetter',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.GetDeadLetterResponse.FromString,
             options,
             channel_credentials,
             insecure,

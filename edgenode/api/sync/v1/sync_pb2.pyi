@@ -51,14 +51,16 @@ class LaneHead(_message.Message):
     def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., earlier_epochs: _Optional[_Iterable[_Union[EpochEnd, _Mapping]]] = ...) -> None: ...
 
 class LaneCursor(_message.Message):
-    __slots__ = ("lane", "epoch", "sequence")
+    __slots__ = ("lane", "epoch", "sequence", "rejections")
     LANE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     lane: Lane
     epoch: str
     sequence: int
-    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., sequence: _Optional[int] = ...) -> None: ...
+    rejections: _containers.RepeatedCompositeFieldContainer[EntryRejection]
+    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., sequence: _Optional[int] = ..., rejections: _Optional[_Iterable[_Union[EntryRejection, _Mapping]]] = ...) -> None: ...
 
 class LaneCredit(_message.Message):
     __slots__ = ("lane", "added_bytes", "added_count")

@@ -1,0 +1,143 @@
+"""Cursors of logs read from others: how far each was applied, and what became of every entry on the way.
+
+A cursor belongs to one epoch of one lane of a peer. It moves in the transaction that stores the entries, so that nothing is
+applied twice and nothing acknowledged is forgotten, and it counts each position it passes exactly once: as applied, rejected,
+missing (the sender stated a gap) or known (it came before, under another epoch). A rejection is kept with the cursor and
+stated again with it: the acknowledgement that told it may be lost with its session.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edgenode.link.model.lanes import Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.problem import Problem
+
+# Rejections kept with a cursor; a greeting carries them all.
+KEPT_REJECTIONS = 256
+
+
+def inbox_cursors(connection: sqlite3.Connection, peer: str) -> list[LaneCursor]:
+    """For each lane of a peer the cursor that moved last, with the newest of its rejections."""
+    rows = connection.execute(
+        "SELECT lane, epoch, sequence, cursor_id, rejected_count FROM inbox_cursor WHERE cursor_id IN"
+        " (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = ? GROUP BY lane)",
+        (peer,),
+    ).fetchall()
+    return [
+        LaneCursor(Lane(lane), epoch, sequence, _rejections(connection, cursor_id) if rejected else ())
+        for lane, epoch, sequence, cursor_id, rejected in rows
+    ]
+
+
+def _rejections(connection: sqlite3.Connection, cursor_id: int) -> tuple[Rejection, ...]:
+    rows = connection.execute(
+        "SELECT sequence, problem FROM rejection WHERE cursor_id = ? ORDER BY sequence", (cursor_id,)
+    )
+    return tuple(Rejection(sequence, msgspec.msgpack.decode(problem, type=Problem)) for sequence, problem in rows)
+
+
+def begin(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, gap: str) -> int | None:
+    """Where the cursor of an epoch that is new here begins; None if the epoch is known.
+
+    It may begin past 0: what the log held before went to earlier epochs. If the sender states a gap before `base`, the
+    newest of those tells what had come.
+    """
+    key = (peer, lane)
+    known = "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
+    if connection.execute(known, (*key, epoch)).fetchone() is not None:
+        return None
+    if not gap:
+        return base - 1
+    newest = "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? ORDER BY cursor_id DESC LIMIT 1"
+    row = connection.execute(newest, key).fetchone()
+    return 0 if row is None else min(int(row[0]), base - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What of a batch is new: segments from `base` on, of which the first `skip` entries were applied before."""
+
+    base: int
+    skip: int
+    segments: tuple[Segment, ...]
+
+
+def accept(
+    connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str
+) -> Fresh:
+    """Advance the cursor of (peer, lane, epoch) over a batch and return what of it was not applied before.
+
+    Counts duplicates and, where the sender states a gap, the entries missing before `base`. Call it in the transaction
+    that stores the entries.
+    """
+    start = begin(connection, peer, lane, epoch, base, gap)
+    if start is not None:
+        connection.execute(
+            "INSERT INTO inbox_cursor (peer, lane, epoch, start_sequence, sequence) VALUES (?, ?, ?, ?, ?)",
+            (peer, lane, epoch, start, start),
+        )
+    cursor, known, newest = connection.execute(
+        "SELECT cursor_id, sequence, (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = :peer AND lane = :lane)"
+        " FROM inbox_cursor WHERE peer = :peer AND lane = :lane AND epoch = :epoch",
+        {"peer": peer, "lane": lane, "epoch": epoch},
+    ).fetchone()
+    if cursor != newest:  # of two copies of a disk, this one is back
+        connection.execute(
+            "UPDATE inbox_cursor SET cursor_id = (SELECT max(cursor_id) + 1 FROM inbox_cursor) WHERE cursor_id = ?",
+            (cursor,),
+        )
+    fresh: list[Segment] = []
+    skip = 0
+    start = sequence = base
+    for segment in segments:
+        end = sequence + segment.count - 1
+        if end > known:
+            if not fresh:
+                start = sequence
+                skip = max(known - sequence + 1, 0)
+            fresh.append(segment)
+        sequence = end + 1
+    total = sequence - base
+    new = sum(segment.count for segment in fresh) - skip
+    missing = max(base - known - 1, 0)
+    connection.execute(
+        "UPDATE inbox_cursor SET sequence = max(sequence, ?), applied_count = applied_count + ?,"
+        " duplicate_count = duplicate_count + ?, gap_count = gap_count + ? WHERE peer = ? AND lane = ? AND epoch = ?",
+        (sequence - 1, new, total - new, missing, peer, lane, epoch),
+    )
+    return Fresh(start, skip, tuple(fresh))
+
+
+def reject(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, rejections: Sequence[Rejection]) -> None:
+    """Move entries of the cursor from applied to rejected, and keep why: the newest of them go with the cursor."""
+    cursor_id = connection.execute(
+        "UPDATE inbox_cursor SET applied_count = applied_count - ?, rejected_count = rejected_count + ?"
+        " WHERE peer = ? AND lane = ? AND epoch = ? RETURNING cursor_id",
+        (len(rejections), len(rejections), peer, lane, epoch),
+    ).fetchone()[0]
+    connection.executemany(
+        "INSERT INTO rejection VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        [
+            (cursor_id, rejection.sequence, msgspec.msgpack.encode(rejection.problem))
+            for rejection in rejections[-KEPT_REJECTIONS:]
+        ],
+    )
+    connection.execute(
+        "DELETE FROM rejection WHERE cursor_id = ? AND sequence <="
+        " (SELECT sequence FROM rejection WHERE cursor_id = ? ORDER BY sequence DESC LIMIT 1 OFFSET ?)",
+        (cursor_id, cursor_id, KEPT_REJECTIONS),
+    )
+
+
+def count_known(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, known: int) -> None:
+    """Move `known` entries of the cursor from applied to known: they came before, under another epoch."""
+    connection.execute(
+        "UPDATE inbox_cursor SET applied_count = applied_count - ?, known_count = known_count + ?"
+        " WHERE peer = ? AND lane = ? AND epoch = ?",
+        (known, known, peer, lane, epoch),
+    )
