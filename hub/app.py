@@ -239,6 +239,7 @@ def _parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
         identity=str(membership.identity.name),
         address=membership.address,
         open_channel=membership.open_channel,
+        unreachable=membership.unreachable,
         generation=lambda: membership.identity.generation,
         settings=DialingSettings(
             initial_backoff=config.reconnect_min_seconds, max_backoff=config.reconnect_max_seconds

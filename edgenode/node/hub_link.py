@@ -61,6 +61,7 @@ class HubLink:
             rng=rng,
             ports=UplinkPorts(
                 open_channel=self._membership.open_channel,
+                unreachable=self._membership.unreachable,
                 generation=lambda: self.identity.generation,
                 on_rejected=self._keep_rejected,
                 on_desired_state=rooms.desired.receive,

@@ -114,6 +114,7 @@ class UplinkPorts:
     """
 
     open_channel: Callable[[], Awaitable[grpc.aio.Channel]]
+    unreachable: Callable[[], None]
     generation: Callable[[], int]
     on_rejected: OnRejected
     on_desired_state: Callable[[sync_pb2.DesiredState], Awaitable[sync_pb2.DesiredStateReport]]
@@ -162,6 +163,7 @@ class Uplink(LinkEvents):
             inbox=EdgeInbox(database, engine, clock),
             events=self,
             open_channel=ports.open_channel,
+            unreachable=ports.unreachable,
             clock=clock,
             rng=rng,
             settings=settings,

@@ -6,6 +6,7 @@ Files under STATE/ca (directory 0700, files 0600):
     root.key             the root's key: to be taken offline; the hub never reads it
     root.pem             the root's certificate
     edge-ca.pem          key and certificate that sign edges
+    retired-edge-ca.pem  certificates of edge-cas that were rotated away, where there are any; their keys are gone
     hub-ca.pem           key and certificate that sign this hub's own
     documents.pem        key and certificate that sign desired states
     hub.pem              key and certificate of the hub's TLS listeners; made anew by `renew_hub_leaf`
@@ -19,8 +20,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -38,6 +39,7 @@ from edgenode.link.identity.certificates import (
     certificates_from_pem,
     check_csr,
     damaged,
+    issued_by,
     key_from_pem,
     key_to_pem,
     new_key,
@@ -61,6 +63,7 @@ from hub.ca.profiles import (
 )
 
 FORMAT = 1
+RETIRED = "retired-edge-ca.pem"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,7 @@ class Authority:
         hub: Issuer,
         clock: Clock,
         leaf_life: float,
+        retired: Sequence[x509.Certificate] = (),
     ) -> None:
         self._directory = directory
         self._name = name
@@ -98,6 +102,7 @@ class Authority:
         self._hub = hub
         self._clock = clock
         self._leaf_life = leaf_life
+        self._retired = tuple(retired)
 
     @classmethod
     def load(cls, state_dir: Path, clock: Clock, *, leaf_life: float = LEAF_LIFE) -> Authority:
@@ -115,16 +120,19 @@ class Authority:
         name = _read_facts(directory / "authority.json")
         root_file = directory / "root.pem"
         root = certificates_from_pem(_read(root_file), str(root_file))[0]
+        edge_ca = read_pair(directory / "edge-ca.pem")
         return cls(
             directory,
             name,
             root,
-            edge_ca=_read_pair(directory / "edge-ca.pem"),
-            hub_ca=_read_pair(directory / "hub-ca.pem"),
-            documents=_read_pair(directory / "documents.pem"),
-            hub=_read_pair(directory / "hub.pem"),
+            edge_ca=edge_ca,
+            hub_ca=read_pair(directory / "hub-ca.pem"),
+            documents=read_pair(directory / "documents.pem"),
+            hub=read_pair(directory / "hub.pem"),
             clock=clock,
             leaf_life=leaf_life,
+            # A rotation that was cut short has named the one in use already.
+            retired=[retired for retired in read_retired(directory) if retired != edge_ca.certificate],
         )
 
     @property
@@ -159,8 +167,8 @@ class Authority:
 
     @property
     def edge_ca_pem(self) -> bytes:
-        """edge-ca, PEM: the anchor of listeners that members dial."""
-        return certificate_to_pem(self._edge_ca.certificate)
+        """edge-ca and those before it, PEM: the anchors of listeners that members dial."""
+        return certificate_to_pem(self._edge_ca.certificate, *self._retired)
 
     @property
     def hub_ca_certificate(self) -> bytes:
@@ -177,14 +185,15 @@ class Authority:
         return _issued(node, build_edge(name, generation, key, self._edge_ca, self._clock.wall(), self._leaf_life), key)
 
     def read_edge(self, certificate: bytes) -> IssuedCertificate:
-        """What a certificate (DER) that this authority signed says; it may have expired.
+        """What a certificate (DER) that this authority signed says; it may have expired, or be from a retired edge-ca.
 
         Raises Unauthenticated (BAD_CERTIFICATE) for any other.
         """
         leaf = certificate_from_der(certificate)
         # Expired is forgiven, not yet valid is not.
         at = min(self._clock.wall(), leaf.not_valid_after_utc.timestamp())
-        name = verify_chain(leaf, self._edge_ca.certificate, self._root, CLIENT_AUTH, at)
+        issuer = next((retired for retired in self._retired if issued_by(leaf, retired)), self._edge_ca.certificate)
+        name = verify_chain(leaf, issuer, self._root, CLIENT_AUTH, at)
         key = leaf.public_key()
         if (
             name.kind is not Kind.EDGE
@@ -194,7 +203,7 @@ class Authority:
             raise Unauthenticated(
                 "BAD_CERTIFICATE", f"{name} is no edge of {self.trust_domain}", hint="dial the hub of its own fleet"
             )
-        return _issued(name.node, leaf, key)
+        return replace(_issued(name.node, leaf, key), retired=issuer in self._retired)
 
     def sign_document(self, document: bytes) -> tuple[bytes, tuple[bytes, bytes]]:
         """(signature, chain) for `edgenode.link.identity.documents.verify_document`; the chain is DER, signer first."""
@@ -215,16 +224,21 @@ class Authority:
     def renew_hub_leaf(self) -> bool:
         """Make the hub a new key and certificate if it is time; true if it did. Call at start and at `hub_renewal_time`.
 
-        It waits for the disk. Raises OSError where that fails: the new pair is in use all the same, until the next start.
+        A new hub-ca signs both of its certificates anew, that of its listeners and that for documents. It waits for the disk.
+        Raises OSError where that fails: the new pair is in use all the same, until the next start.
         """
         now = self._clock.wall()
         # A certificate that is not valid yet was made when the clock was wrong: as bad as an old one.
         begun = self._hub.certificate.not_valid_before_utc.timestamp() <= now
-        if begun and now < self.hub_renewal_time():
+        if not issued_by(self._documents.certificate, self._hub_ca.certificate):
+            self._documents = _issue(lambda key: build_document_signer(self._name, key, self._hub_ca, now))
+            write_private_file(self._directory / "documents.pem", pair_pem(self._documents))
+        known = issued_by(self._hub.certificate, self._hub_ca.certificate)
+        if begun and known and now < self.hub_renewal_time():
             return False
         hub = _issue(lambda key: build_hub(self._name, key, self._hub_ca, now, self._leaf_life))
         self._hub = hub
-        write_private_file(self._directory / "hub.pem", _pair_pem(hub))
+        write_private_file(self._directory / "hub.pem", pair_pem(hub))
         return True
 
 
@@ -252,10 +266,10 @@ def init_authority(
     files = {
         "root.key": key_to_pem(root.key),
         "root.pem": certificate_to_pem(root.certificate),
-        "edge-ca.pem": _pair_pem(edge_ca),
-        "hub-ca.pem": _pair_pem(hub_ca),
-        "documents.pem": _pair_pem(_issue(lambda key: build_document_signer(name, key, hub_ca, now))),
-        "hub.pem": _pair_pem(_issue(lambda key: build_hub(name, key, hub_ca, now, leaf_life))),
+        "edge-ca.pem": pair_pem(edge_ca),
+        "hub-ca.pem": pair_pem(hub_ca),
+        "documents.pem": pair_pem(_issue(lambda key: build_document_signer(name, key, hub_ca, now))),
+        "hub.pem": pair_pem(_issue(lambda key: build_hub(name, key, hub_ca, now, leaf_life))),
         "authority.json": _facts(name),
     }
     _write_directory(directory, files)
@@ -295,17 +309,25 @@ def _issued(node: str, certificate: x509.Certificate, key: ec.EllipticCurvePubli
     )
 
 
-def _pair_pem(pair: Issuer) -> bytes:
+def pair_pem(pair: Issuer) -> bytes:
+    """Key and certificate as the files hold them."""
     return key_to_pem(pair.key) + certificate_to_pem(pair.certificate)
 
 
-def _read_pair(path: Path) -> Issuer:
+def read_pair(path: Path) -> Issuer:
+    """What such a file holds. Raises DataLoss (IDENTITY_DAMAGED)."""
     pem = _read(path)
     key = key_from_pem(pem, str(path))
     certificate = certificates_from_pem(pem, str(path))[0]
     if certificate.public_key() != key.public_key():
         raise damaged(str(path), "key and certificate do not belong together")
     return Issuer(certificate, key)
+
+
+def read_retired(directory: Path) -> list[x509.Certificate]:
+    """The certificates of retired edge-cas."""
+    path = directory / RETIRED
+    return certificates_from_pem(path.read_bytes(), str(path)) if path.exists() else []
 
 
 def _read(path: Path) -> bytes:

@@ -7,6 +7,8 @@
                                                                      a revocation or quarantine ends
     join                           any                               NODE_EXISTS
     present a certificate          revoked                           REVOKED
+                                   a retired edge-ca signed it, and   RETIRED_CA: who has that CA's key can make such
+                                   it is neither current nor pending
                                    quarantined, and any but the last CLONED_IDENTITY
                                    of the outcomes below
                                    it is current                     as it is
@@ -46,8 +48,15 @@ def join(record: NodeRecord | None, node: str, rejoin: bool, now: float, issue: 
 def present(record: NodeRecord | None, presented: IssuedCertificate, now: float) -> NodeRecord:
     """The record after a node showed a certificate.
 
-    Raises PermissionDenied (REVOKED, STALE_GENERATION, CLONED_IDENTITY).
+    Raises PermissionDenied (REVOKED, RETIRED_CA, STALE_GENERATION, CLONED_IDENTITY).
     """
+    if presented.retired and presented.certificate not in _certificates(record):
+        raise PermissionDenied(
+            "RETIRED_CA",
+            f"a CA that is out of use signed the certificate of {presented.node}, and it is not the one that is known",
+            hint=f"join it anew: edgehub token create {presented.node} --rejoin",
+            node=presented.node,
+        )
     if record is None:
         return NodeRecord(presented.node, now, revoked=False, current=presented)
     if record.revoked:
@@ -70,6 +79,11 @@ def present(record: NodeRecord | None, presented: IssuedCertificate, now: float)
         node=record.node,
         generation=record.current.generation,
     )
+
+
+def _certificates(record: NodeRecord | None) -> list[bytes]:
+    known = [] if record is None else [record.current, record.pending]
+    return [issued.certificate for issued in known if issued is not None]
 
 
 def renew(record: NodeRecord, public_key_hash: bytes, issue: Issue) -> NodeRecord:

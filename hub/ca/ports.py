@@ -13,7 +13,10 @@ SERIAL_RANDOM_BITS = 64
 
 @dataclass(frozen=True, slots=True)
 class IssuedCertificate:
-    """An edge's certificate. `certificate` is DER; times are wall clock, seconds."""
+    """An edge's certificate. `certificate` is DER; times are wall clock, seconds.
+
+    `retired` says that the edge-ca which signed it is out of use.
+    """
 
     node: str
     serial: int
@@ -21,6 +24,7 @@ class IssuedCertificate:
     public_key_hash: bytes  # SHA-256 of the SubjectPublicKeyInfo
     not_before: float
     expire_time: float
+    retired: bool = False
 
     @property
     def generation(self) -> int:

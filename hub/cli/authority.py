@@ -1,4 +1,4 @@
-"""`edgehub init | token create`."""
+"""`edgehub init | token create | ca rotate`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 import click
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
-from edgenode.link.errors import Unavailable
+from edgenode.link.errors import FailedPrecondition, Unavailable
 from edgenode.link.ports import SystemClock
 from edgenode.link.terminal.options import SECONDS, output_option
 from edgenode.link.terminal.output import emit, facts, human_seconds
 from edgenode.link.terminal.rpc import ask, channel_to, run
 from edgenode.link.wire.values import duration_to_pb, timestamp_from_pb
+from hub.ca import rotation
 from hub.ca.authority import Authority, init_authority
+from hub.ca.rotation import EDGE_CA, HUB_CA
 from hub.cli.place import hub_target, state_option
 from hub.config import load_hub_config
 from hub.services.enrollment import create_join_token
@@ -71,6 +73,43 @@ def create(state: Path, output: str, name: str, ttl: float, rejoin: bool) -> Non
     left = human_seconds(expire_time - time.time())
     click.echo(f"good for {left} and one use; on the edge: edgenode join --hub HOST:PORT --token TOKEN", err=True)
     emit(output, {"token": text, "node": name, "expire_time": expire_time}, lambda: text)
+
+
+@click.group()
+def ca() -> None:
+    """The fleet's certificate authorities."""
+
+
+@ca.command()
+@click.option(
+    "--root-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="Key of the root, from where it is kept offline; it is read and not kept.",
+)
+@click.option("--only", type=click.Choice([EDGE_CA, HUB_CA]), help="This one; both when not given.")
+@output_option
+@state_option
+def rotate(state: Path, output: str, root_key: Path, only: str | None) -> None:
+    """Put new CAs in place; the hub must be stopped. Nodes follow by themselves, also those that are away for long."""
+    if _running(state):
+        raise FailedPrecondition(
+            "HUB_RUNNING",
+            "the hub runs and has its CAs in memory",
+            hint="stop it, rotate, start it; edges work on meanwhile",
+        )
+    made = rotation.rotate(state, root_key, [only] if only else [EDGE_CA, HUB_CA], SystemClock())
+    shown = [{"ca": each.title, "expire_time": each.expire_time} for each in made]
+    lines = [(each.title, f"new, ends in {human_seconds(each.expire_time - time.time())}") for each in made]
+    emit(output, shown, lambda: facts([*lines, ("next", f"edgehub serve --state {state}")]))
+
+
+def _running(state: Path) -> bool:
+    try:
+        hub_target(state)
+    except Unavailable:
+        return False
+    return True
 
 
 async def _create(state: Path, name: str, ttl: float, rejoin: bool) -> tuple[str, float]:

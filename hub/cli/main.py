@@ -11,6 +11,7 @@ _COMMANDS = {
     "join": ("hub.cli.join:join", "Put this hub below another one."),
     "serve": ("hub.cli.serve:serve", "Run the hub until SIGTERM or SIGINT."),
     "token": ("hub.cli.authority:token", "Tokens with which edges join."),
+    "ca": ("hub.cli.authority:ca", "The fleet's certificate authorities: rotate them."),
     "status": ("hub.cli.fleet:status", "How the hub is."),
     "nodes": ("hub.cli.fleet:nodes", "The nodes that ever joined; letting a quarantined one in again."),
     "agents": ("hub.cli.registry:agents", "Agents of the whole fleet."),

@@ -55,6 +55,7 @@ class ParentPorts:
     identity: str
     address: str
     open_channel: Callable[[], Awaitable[grpc.aio.Channel]]
+    unreachable: Callable[[], None]
     generation: Callable[[], int]
     settings: DialingSettings
 
@@ -109,6 +110,7 @@ class Uplink(LinkEvents):
             inbox=inbox,
             events=self,
             open_channel=ports.open_channel,
+            unreachable=ports.unreachable,
             clock=clock,
             rng=rng,
             settings=ports.settings,

@@ -34,9 +34,9 @@ async def until(condition: Callable[[], Awaitable[bool]], within: float = 20.0) 
 class Pair:
     """`start` makes, joins and starts both. The hub keeps its ports over restarts."""
 
-    def __init__(self, folder: Path, hub_clock: Clock | None = None, edge_clock: Clock | None = None) -> None:
-        self.hub_clock = hub_clock or SystemClock()
-        self.edge_clock = edge_clock or SystemClock()
+    def __init__(self, folder: Path, **hub: Any) -> None:
+        """`hub` is more of the hub's configuration."""
+        self.clock: Clock = SystemClock()
         self.hub_state = folder / "hub"
         self.edge_state = folder / "north"
         self.hub: Hub | None = None
@@ -48,21 +48,22 @@ class Pair:
             heartbeat_seconds=0.2,
             lease_seconds=1.0,
             drain_seconds=1.0,
+            **hub,
         )
 
     async def start(self, **edge: Any) -> None:
         """Both, from nothing; `edge` is more of its configuration."""
-        init_authority(self.hub_state, "fleet.example", "hub", self.hub_clock)
+        init_authority(self.hub_state, "fleet.example", "hub", self.clock)
         await self.start_hub()
         token = await self.token("north")
         assert self.hub is not None
-        await join(self.edge_state, f"127.0.0.1:{self.hub.enrollment_port}", token, clock=self.edge_clock)
+        await join(self.edge_state, f"127.0.0.1:{self.hub.enrollment_port}", token, clock=self.clock)
         await self.start_edge(**edge)
         assert await until(self.connected)
 
     async def start_hub(self) -> None:
         """Serve the hub's state."""
-        self.hub = Hub(self._config, clock=self.hub_clock)
+        self.hub = Hub(self._config, clock=self.clock)
         await self.hub.start()
         self._config = replace(
             self._config,
@@ -79,7 +80,7 @@ class Pair:
     async def start_edge(self, **settings: Any) -> None:
         """Run the edge's state."""
         pace = {"reconnect_min_seconds": 0.05, "reconnect_max_seconds": 0.2, "drain_seconds": 0.2}
-        self.edge = Node(NodeConfig(state_dir=self.edge_state, **{**pace, **settings}), clock=self.edge_clock)
+        self.edge = Node(NodeConfig(state_dir=self.edge_state, **{**pace, **settings}), clock=self.clock)
         await self.edge.start()
 
     async def stop_edge(self) -> None:

@@ -124,6 +124,15 @@ def check_csr(der: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the issuer's key signed a certificate; looks at nothing else."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
 def spiffe_name(certificate: x509.Certificate) -> SpiffeName:
     """The one member a leaf names: exactly one URI SAN, strictly parsed. Raises Unauthenticated (BAD_CERTIFICATE)."""
     try:

@@ -12,6 +12,10 @@ token's secret from a rogue hub:
 
 Renewing needs none of this: the identity holds the anchor. It works with an expired certificate, because the certificate is
 part of the request and the proof is a signature; TLS does not see it.
+
+Where the fleet's CAs were rotated meanwhile, the identity's anchors are outdated and its root is not: the first three steps
+are taken again, with the root that is held in the place of the token's hash (`refresh_trust`). A hub-ca that is no longer in
+use is forgotten by that. The edge-ca follows when it has signed this node's next certificate.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import hmac
 import logging
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 from cryptography import x509
@@ -49,6 +53,7 @@ from edgenode.link.identity.certificates import (
     certificate_to_der,
     certificate_to_pem,
     certificates_from_pem,
+    issued_by,
     key_from_pem,
     key_to_pem,
     make_csr,
@@ -57,7 +62,7 @@ from edgenode.link.identity.certificates import (
 )
 from edgenode.link.identity.credentials import client_credentials
 from edgenode.link.identity.names import Kind, check_trust_domain, edge_name, hub_host
-from edgenode.link.identity.tokens import JoinToken, parse_join_token
+from edgenode.link.identity.tokens import parse_join_token
 from edgenode.link.parent.identity import Facts, IdentityDirectory, NodeIdentity
 from edgenode.link.ports import Clock
 from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel, split_host_port
@@ -98,7 +103,7 @@ async def join(directory: IdentityDirectory, hub_address: str, text: str, clock:
         if joined is not None:
             return joined
     presented = await _presented_certificate(hub_address, clock)
-    bundle = await _verified_bundle(hub_address, presented, token, clock)
+    bundle = await _verified_bundle(hub_address, presented, token.root_hash, clock)
     if before is not None and before.trust_domain != bundle.trust_domain:
         raise _other_node(f"{before.node} of {before.trust_domain}", f"{token.node} of {bundle.trust_domain}")
 
@@ -149,10 +154,9 @@ async def renew(
             response = await pb_grpc.EnrollmentServiceStub(channel).Renew(request, timeout=RPC_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _rpc_error(address, from_rpc_error(error)) from error
-    root, hub_ca, edge_ca = (
-        certificates_from_pem(pem, "bundle.pem")[0] for pem in (identity.root, identity.hub_ca, identity.edge_ca)
-    )
-    bundle = _Bundle(identity.trust_domain, identity.hub, root, hub_ca, edge_ca)
+    bundle = _held_bundle(identity)
+    if not issued_by(certificate_from_der(response.certificate), bundle.edge_ca):
+        bundle = replace(bundle, edge_ca=await _present_edge_ca(identity, open_channel))
     certificate = _own_certificate(response.certificate, key, bundle, identity.node, clock)
     facts = Facts(
         node=identity.node,
@@ -166,6 +170,42 @@ async def renew(
         expire_time=certificate.not_valid_after_utc.timestamp(),
     )
     return await _save(directory, facts, key, certificate, bundle.pem)
+
+
+async def refresh_trust(directory: IdentityDirectory, identity: NodeIdentity, clock: Clock) -> NodeIdentity:
+    """The identity with the hub-ca that signed the certificate which the hub presents, if the held root vouches for it.
+
+    Raises Unavailable (HUB_UNREACHABLE), Unauthenticated (WRONG_CA), FailedPrecondition (CLOCK_WRONG, STATE_NOT_WRITABLE).
+    """
+    address, held = identity.enrollment_address, _held_bundle(identity)
+    presented = await _presented_certificate(address, clock)
+    root_hash = hashlib.sha256(certificate_to_der(held.root)).digest()
+    found = await _verified_bundle(address, presented, root_hash, clock)
+    if found.trust_domain != identity.trust_domain:
+        raise _wrong_ca(f"the hub at {address} is of {found.trust_domain}, this node of {identity.trust_domain}")
+    try:
+        return await asyncio.to_thread(directory.save_bundle, replace(held, hub_ca=found.hub_ca).pem)
+    except OSError as error:
+        raise _not_writable(error) from error
+
+
+def _held_bundle(identity: NodeIdentity) -> _Bundle:
+    root, hub_ca, edge_ca = (
+        certificates_from_pem(pem, "bundle.pem")[0] for pem in (identity.root, identity.hub_ca, identity.edge_ca)
+    )
+    return _Bundle(identity.trust_domain, identity.hub, root, hub_ca, edge_ca)
+
+
+async def _present_edge_ca(identity: NodeIdentity, open_channel: OpenChannel) -> x509.Certificate:
+    """The edge-ca in use, as the hub says; whoever gets it checks it against the root."""
+    address = identity.enrollment_address
+    async with _channel(address, identity.hub_ca, identity.server_name, open_channel) as channel:
+        try:
+            stub = pb_grpc.EnrollmentServiceStub(channel)
+            response = await stub.GetTrustBundle(pb.GetTrustBundleRequest(), timeout=RPC_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise _rpc_error(address, from_rpc_error(error)) from error
+    return certificate_from_der(response.edge_ca_certificate)
 
 
 async def _presented_certificate(address: str, clock: Clock) -> x509.Certificate:
@@ -215,8 +255,8 @@ async def _await_greeting(reader: asyncio.StreamReader, address: str) -> None:
         raise _not_enrollment(address, "it closed the connection")
 
 
-async def _verified_bundle(address: str, presented: x509.Certificate, token: JoinToken, clock: Clock) -> _Bundle:
-    """The fleet's certificates, once the token vouches for the root and the root for the peer."""
+async def _verified_bundle(address: str, presented: x509.Certificate, root_hash: bytes, clock: Clock) -> _Bundle:
+    """The fleet's certificates, once the root is the expected one (SHA-256 of its DER) and vouches for the peer."""
     dns_name = _dns_name(presented)
     if dns_name is None:
         raise _not_enrollment(address, "its certificate names no host")
@@ -226,8 +266,8 @@ async def _verified_bundle(address: str, presented: x509.Certificate, token: Joi
             response = await stub.GetTrustBundle(pb.GetTrustBundleRequest(), timeout=RPC_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise _rpc_error(address, from_rpc_error(error)) from error
-    if not hmac.compare_digest(hashlib.sha256(response.root_certificate).digest(), token.root_hash):
-        raise _wrong_ca(f"the hub at {address} is not the one that made the token: its root has another hash")
+    if not hmac.compare_digest(hashlib.sha256(response.root_certificate).digest(), root_hash):
+        raise _wrong_ca(f"the hub at {address} is not of the expected fleet: its root has another hash")
     try:
         trust_domain = check_trust_domain(response.trust_domain)
         root = certificate_from_der(response.root_certificate)

@@ -10,6 +10,7 @@ Files under STATE/identity (directory 0700, files 0600):
 identity.json is written last and replaced whole, so at every instant it points at a key and certificate that belong
 together. A new key is on disk before the hub hears of it: if the answer is lost, with the network or with this process, the
 same key asks again and the hub answers it as before. The pending key goes when identity.json points at its certificate.
+Where the fleet's CAs were rotated, bundle.pem is replaced by itself.
 
 A running node loads this module at start, so it does without `cryptography`; `edgenode.link.parent.enrolling` needs it and is
 loaded when there is something to enroll or renew.
@@ -27,7 +28,7 @@ from pathlib import Path
 
 import grpc
 
-from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.files import make_private_directory, sync_directory, write_private_file
@@ -36,7 +37,7 @@ from edgenode.link.identity.names import SpiffeName, edge_name, hub_host, hub_na
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
-from edgenode.link.wire.channels import OpenChannel, open_channel
+from edgenode.link.wire.channels import OpenChannel, open_channel, split_host_port
 
 FORMAT = 1
 
@@ -47,6 +48,11 @@ _CERTIFICATE_BEGIN = b"-----BEGIN CERTIFICATE-----"
 _REFUSED_RETRY_SECONDS = 300.0
 _LONGEST_WAIT = 60.0  # seconds without a look at the wall clock
 _SPACING_SHARE = 0.1  # of a certificate's life passes at least before it is renewed
+
+# Looking at the hub's certificate: how long it may take, how often, and OpenSSL's codes for dates that do not fit.
+_LOOK_SECONDS = 10.0
+_LOOK_INTERVAL = 30.0
+_OUT_OF_DATE = (9, 10)
 
 _log = logging.getLogger(__name__)
 
@@ -189,6 +195,14 @@ class IdentityDirectory:
         sync_directory(self._path)
         return identity
 
+    def save_bundle(self, bundle: bytes) -> NodeIdentity:
+        """Put the fleet's certificates (PEM: root, hub-ca, edge-ca) in place of those that are there, durably."""
+        write_private_file(self._path / "bundle.pem", bundle)
+        identity = self.load()
+        if identity is None:
+            raise _damaged(self._path / "identity.json", "it is missing")
+        return identity
+
     def _credential_path(self, generation: int) -> Path:
         return self._path / f"credential-{generation}.pem"
 
@@ -212,10 +226,31 @@ async def join(state_dir: Path, hub_address: str, token: str, *, clock: Clock | 
     return await enrolling.join(IdentityDirectory(state_dir), hub_address, token, clock or SystemClock())
 
 
+async def trusts_hub(identity: NodeIdentity) -> bool:
+    """Whether the hub's enrollment listener shows a certificate that the identity's hub-ca signed, whatever its dates.
+
+    Raises OSError when it is not reached.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # the hub-ca is the anchor, as it is for grpc
+    context.load_verify_locations(cadata=identity.hub_ca.decode("ascii"))
+    host, port = split_host_port(identity.enrollment_address)
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            _, writer = await asyncio.open_connection(host, port, ssl=context, server_hostname=identity.server_name)
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_code in _OUT_OF_DATE
+    writer.transport.abort()
+    return True
+
+
 class Renewer:
     """Renews the identity at 60 % +-10 % of its life, also when it has long expired, until cancelled.
 
     `on_renewed` gets the new identity on the event loop: the link dials with it and then drains the old channel.
+
+    A hub whose CA was rotated shows a certificate that the identity cannot place. Then the fleet's certificates are fetched
+    anew, and believed if the root vouches for them: the root is what a node trusts for good.
     """
 
     def __init__(
@@ -236,6 +271,8 @@ class Renewer:
         self.identity = identity
         self.problem: Problem | None = None  # why the last attempt failed; None after a success
         self.due_time = self._due(identity)
+        self._changing = asyncio.Lock()  # the directory, by one at a time
+        self._look_time = 0.0  # monotonic; when the hub's certificate may be looked at again
 
     def wake(self) -> None:
         """Look at the wall clock again: it was set, or the device slept. Call it when the hub refuses the certificate."""
@@ -268,9 +305,12 @@ class Renewer:
         backoff = ReconnectBackoff(self._rng)
         while True:
             try:
-                identity = await enrolling.renew(self._directory, self.identity, self._clock, self._open_channel)
+                async with self._changing:
+                    identity = await enrolling.renew(self._directory, self.identity, self._clock, self._open_channel)
             except EdgenodeError as error:
                 self.problem = error.problem
+                if isinstance(error, Unavailable) and await self.refresh_trust():
+                    continue
                 if not error.problem.retryable:
                     backoff.pace(_REFUSED_RETRY_SECONDS)
             else:
@@ -281,6 +321,31 @@ class Renewer:
             delay = backoff.next_delay(self._clock.monotonic())
             _log.warning("renewal failed, again in %.0f s: %s", delay, self.problem)
             await asyncio.sleep(delay)
+
+    async def refresh_trust(self) -> bool:
+        """Call it when the hub could not be reached: looks whether its CA was rotated; true if that was it.
+
+        Then the identity has the present certificates of the fleet. Sees the hub's certificate at most every 30 s.
+        """
+        # Channels that somebody else makes have no certificates to look at.
+        if self._open_channel is not open_channel or self._clock.monotonic() < self._look_time:
+            return False
+        try:
+            known = await trusts_hub(self.identity)
+            self._look_time = self._clock.monotonic() + _LOOK_INTERVAL
+            if known:
+                return False
+            from edgenode.link.parent import enrolling  # loads cryptography, see above
+
+            async with self._changing:
+                self.identity = await enrolling.refresh_trust(self._directory, self.identity, self._clock)
+        except EdgenodeError as error:
+            _log.error("the hub shows a certificate that is not known, and the fleet's could not be fetched: %s", error)
+            return False
+        except OSError:
+            return False  # out of reach, as was known
+        _log.warning("the fleet's CA was rotated; the root vouches for the new one")
+        return True
 
     def _due(self, identity: NodeIdentity) -> float:
         return renewal_time(identity.not_before, identity.expire_time, self._rng)

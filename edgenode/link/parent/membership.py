@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -65,10 +66,21 @@ class Membership:
         settings = ChannelSettings(server_name=self.identity.server_name)
         return self._open(self.address, self.identity.channel_credentials(), settings=settings)
 
+    def unreachable(self) -> None:
+        """The parent could not be reached: see whether its CA was rotated, and dial again if that was it."""
+        self._begin(self._refresh_trust(), "trust-refresh")
+
+    async def _refresh_trust(self) -> None:
+        if await self._renewer.refresh_trust():
+            await self._move()
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
     def _renewed(self, identity: NodeIdentity) -> None:
-        move = asyncio.create_task(self._move(), name="link-redial")
-        self._moves.add(move)
-        move.add_done_callback(self._moves.discard)
+        self._begin(self._move(), "link-redial")
 
     async def _move(self) -> None:
         try:

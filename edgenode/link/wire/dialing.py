@@ -83,11 +83,13 @@ class DialingEnd:
         applied_version: Callable[[], int] = lambda: 0,
         software: str = "",
         hub: str = "",
+        unreachable: Callable[[], None] = lambda: None,
     ) -> None:
         """`open_channel` makes a fresh channel with the present credentials and may raise EdgenodeError.
 
-        `hub` is the id of the hub that dials, empty for an edge.
+        `hub` is the id of the hub that dials, empty for an edge. `unreachable` is told when a channel cannot be made to stand.
         """
+        self._unreachable = unreachable
         self._node = node
         self._boot_id = boot_id
         self._generation = generation
@@ -239,7 +241,8 @@ class DialingEnd:
         try:
             if channel is None:
                 channel = await self._open_channel()
-            await self._connect(channel)  # when it fails, the rpc fails as well, and says why
+            if not await self._connect(channel):  # the rpc will fail as well, and say why
+                self._unreachable()
             return await self._session(channel)
         except EdgenodeError as error:
             return error.problem

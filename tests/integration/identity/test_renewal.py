@@ -3,6 +3,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,18 @@ async def test_an_expired_certificate_is_renewed(tmp_path: Path, fleet: "Fleet")
     assert joined.expire_time < fleet.clock.wall() - 20 * DAY
     renewed = await renew(tmp_path, joined, fleet)
     assert renewed.expire_time == pytest.approx(fleet.clock.wall() + 7 * DAY, abs=30)
+
+
+async def test_a_hub_under_another_root_is_not_believed_to_be_the_rotated_one(
+    tmp_path: Path, north: NodeIdentity, fleet: "Fleet", other_fleet: "Fleet", caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has the hub's address can be a hub of a fleet of the same name; the root's vouching is what he lacks."""
+    misled = replace(north, enrollment_address=other_fleet.address)
+    renewer = Renewer(tmp_path, misled, fleet.clock, random.Random(1), lambda _identity: None)
+    assert not await renewer.refresh_trust()
+    assert "WRONG_CA" in caplog.text
+    assert other_fleet.service.calls == ["GetTrustBundle"]
+    assert load_identity(tmp_path) == north
 
 
 async def test_a_lost_answer_is_asked_for_again(tmp_path: Path, fleet: "Fleet", north: NodeIdentity) -> None:
