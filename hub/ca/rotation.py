@@ -48,7 +48,7 @@ class Rotated:
 def rotate(state_dir: Path, root_key: Path, titles: list[str], clock: Clock) -> list[Rotated]:
     """Put new CAs in the place of those named (EDGE_CA, HUB_CA).
 
-    Raises FailedPrecondition (NOT_INITIALISED, ROOT_KEY_UNREADABLE, WRONG_ROOT_KEY), DataLoss (IDENTITY_DAMAGED), OSError for files.
+    Raises FailedPrecondition (NOT_INITIALISED, ROOT_KEY_UNREADABLE, WRONG_ROOT_KEY), DataLoss (IDENTITY_DAMAGED).
     """
     authority = Authority.load(state_dir, clock)
     directory = state_dir / "ca"
