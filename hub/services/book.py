@@ -54,6 +54,11 @@ class Book:
         decided = self.decision.tasks.get(task_id)
         return decided if decided is not None or task_id in self.decision.forgotten else self._known.get(task_id)
 
+    def tasks(self) -> list[TaskRecord]:
+        """What was selected, as it is by now, and what is new."""
+        names = [*self._known, *(name for name in self.decision.tasks if name not in self._known)]
+        return [task for name in names if (task := self.get(name)) is not None]
+
     @property
     def codec(self) -> Codec:
         """Makes the entries."""
@@ -82,7 +87,7 @@ class Book:
 
     def tell_origin(self, task: TaskRecord, outcome: bytes) -> None:
         """Tell whoever waits for it: its origin, and the parent if that granted it."""
-        if task.origin not in (self._terms.hub, PARENT):
+        if task.origin != self._terms.hub and not task.from_above:
             self.send(task.origin, self._codec.report(outcome))
         if task.upstream > 0:
             self.send(PARENT, self._codec.report_up(outcome, task.upstream))

@@ -21,7 +21,7 @@ from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
 from hub.services.mover import Mover, Submissions, conflict
-from hub.services.moves import Granted, Offered, Restated, Returned
+from hub.services.moves import Asked, Granted, Offered, Restated, Returned
 from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.recovery import Recovery
@@ -182,7 +182,9 @@ class Dispatcher:
         if new_bytes:
             self._store.check_room(new_bytes)
         decide = self._mover.from_parent(entries, self._clock.wall())
-        committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
+        asked = any(isinstance(entry, Asked) for _, entry in entries)
+        selection = Selection(task_ids=task_ids, with_parent=asked, with_spec=asked)
+        committed = await self._commit(selection, decide, intake)
         assert committed.applied is not None
         return committed.applied
 
@@ -404,6 +406,8 @@ class Dispatcher:
 
     async def _hand_up(self) -> None:
         """What nobody here fits goes to the parent; what stays all the same is looked at again when its queue changes."""
+        if self._recovery.waiting:
+            return  # somebody here may have it already
         changed, self._changed_queues = self._changed_queues, set()
         if not self._up:
             return

@@ -38,7 +38,7 @@ from hub.services.moves import (
     TaskMove,
     Unacceptable,
 )
-from hub.store.records import TaskRecord
+from hub.store.records import PARENT, TaskRecord
 
 SEGMENT_BYTES = 256 * 1024
 SEGMENT_COUNT = 500
@@ -109,9 +109,13 @@ class EntryCodec:
         """See Codec."""
         return sync_pb2.TaskEntry(restate=sync_pb2.TaskRestate(restate_id=restate_id)).SerializeToString()
 
-    def offer(self, task: TaskRecord) -> bytes:
+    def restated(self, restate_id: str) -> bytes:
         """See Codec."""
-        facts = sync_pb2.TaskOffer(task_id=task.task_id, submit_time=timestamp_to_pb(task.submit_time))
+        return sync_pb2.TaskEntry(restated=sync_pb2.TaskRestated(restate_id=restate_id)).SerializeToString()
+
+    def offer(self, task: TaskRecord, again: bool = False) -> bytes:
+        """See Codec."""
+        facts = sync_pb2.TaskOffer(task_id=task.task_id, submit_time=timestamp_to_pb(task.submit_time), again=again)
         return _field(_OFFER, facts.SerializeToString() + _field(_OFFERED_SPEC, task.spec))
 
     def report_up(self, outcome: bytes, fence: int) -> bytes:
@@ -144,7 +148,9 @@ class EntryCodec:
 
 
 def task_named_above(task: task_pb2.Task, hub: str, child: str) -> None:
-    """Name holder and agent as the parent names them; `hub` is this hub's own name, `child` the parent's for it."""
+    """Name origin, holder and agent as the parent names them; `hub` is this hub's own name, `child` the parent's for it."""
+    from_above = task.origin_node.startswith(f"{PARENT}/")
+    task.origin_node = task.origin_node.removeprefix(f"{PARENT}/") if from_above else child
     task.holder_node = child if task.holder_node == hub else f"{child}/{task.holder_node}"
     if task.agent:
         task.agent = below(child, task.agent)

@@ -152,7 +152,7 @@ class FleetHandlers:
                 continue
             if origin == self._hub:
                 await self._noticed(task, fence)
-            elif origin not in (node, PARENT):
+            elif origin != node and not origin.startswith(PARENT):
                 onward[origin].append(task)
             if upstream > 0:
                 onward[PARENT].append(self._notice_up(task, upstream))

@@ -45,8 +45,12 @@ class Codec(Protocol):
         """Say again what you have."""
         ...
 
-    def offer(self, task: TaskRecord) -> bytes:
-        """To the parent: run this elsewhere; needs the spec."""
+    def offer(self, task: TaskRecord, again: bool = False) -> bytes:
+        """To the parent: run this elsewhere; needs the spec. `again`: it was asked for."""
+        ...
+
+    def restated(self, restate_id: str) -> bytes:
+        """To the parent: this was all that was asked for."""
         ...
 
     def report_up(self, outcome: bytes, fence: int) -> bytes:
@@ -152,7 +156,14 @@ class Revoked:
     fence: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The parent asks what this hub has with it: one side has forgotten something."""
+
+    restate_id: str
+
+
 TaskMove = Offered | Unacceptable | Reported | Returned | CancelAsked | Answered
 Entry = TaskMove | Restated | Malformed
-ParentMove = Granted | GrantRefused | Revoked | Reported | CancelAsked | Answered | Malformed
+ParentMove = Granted | GrantRefused | Revoked | Asked | Reported | CancelAsked | Answered | Malformed
 """What the parent says."""

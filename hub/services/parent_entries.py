@@ -19,7 +19,7 @@ from hub.services.entries import (
     record_of,
     report_event,
 )
-from hub.services.moves import CancelAsked, Granted, GrantRefused, ParentMove, Revoked
+from hub.services.moves import Asked, CancelAsked, Granted, GrantRefused, ParentMove, Revoked
 from hub.store.records import PARENT, TaskRecord
 
 
@@ -44,6 +44,8 @@ class ParentReader:
                 return entry.report.task.task_id, report_event(entry.report.task)
             case "revoke":
                 return entry.revoke.task_id, Revoked(entry.revoke.task_id, entry.revoke.fence)
+            case "restate":
+                return "", Asked(entry.restate.restate_id)
             case "cancel":
                 return entry.cancel.task_id, CancelAsked(entry.cancel.task_id, entry.cancel.reason)
             case "answer":
@@ -62,6 +64,7 @@ class ParentReader:
         if grant.spec.agent:
             grant.spec.agent = seen_from(self._child, grant.spec.agent)
         spec = checked_spec(grant.spec, self._limits, now, "")
-        record = record_of(grant.task_id, PARENT, spec, timestamp_from_pb(grant.submit_time, "submit_time"))
+        origin = f"{PARENT}/{grant.origin_node}"
+        record = record_of(grant.task_id, origin, spec, timestamp_from_pb(grant.submit_time, "submit_time"))
         answers = sync_pb2.TaskGrant(answers=grant.answers).SerializeToString()
         return record.as_granted(grant.fence, grant.attempt_count, answers)

@@ -19,8 +19,18 @@ from __future__ import annotations
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from hub.services.book import Book
-from hub.services.moves import Answered, CancelAsked, Granted, GrantRefused, Malformed, ParentMove, Reported, Revoked
-from hub.store.records import KEPT, PARENT, TaskRecord
+from hub.services.moves import (
+    Answered,
+    Asked,
+    CancelAsked,
+    Granted,
+    GrantRefused,
+    Malformed,
+    ParentMove,
+    Reported,
+    Revoked,
+)
+from hub.store.records import IN_DOUBT_AT_ORIGIN, KEPT, PARENT, TaskRecord
 
 AT_PARENT = "AT_PARENT"
 
@@ -35,6 +45,8 @@ def take(book: Book, sequence: int, entry: ParentMove) -> None:
             _granted(book, task)
         case GrantRefused(task_id, fence, problem):
             book.send(PARENT, book.codec.give_back(task_id, fence, problem))
+        case Asked(restate_id):
+            _restate(book, restate_id)
         case _:
             known = book.get(entry.task_id)
             if known is None:
@@ -49,6 +61,21 @@ def take(book: Book, sequence: int, entry: ParentMove) -> None:
                 book.cancel(known, entry.reason)
             elif isinstance(entry, Answered):
                 book.answer(known, entry.key, entry.answer)
+
+
+def _restate(book: Book, restate_id: str) -> None:
+    """Say again what this hub has with its parent; see `restating` for what becomes of it there. Needs the specs."""
+    for task in book.tasks():
+        if task.state.terminal:
+            continue
+        if task.holder == PARENT:
+            book.send(PARENT, book.codec.offer(task, again=True))
+            if task.cancel_reason is not None:
+                book.send(PARENT, book.codec.cancel(task.task_id, task.cancel_reason))
+        elif task.upstream > 0:
+            outcome = task.outcome or book.codec.outcome(task, None)
+            book.send(PARENT, book.codec.report_up(outcome, task.upstream))
+    book.send(PARENT, book.codec.restated(restate_id))
 
 
 def _granted(book: Book, task: TaskRecord) -> None:
@@ -76,6 +103,7 @@ def _granted(book: Book, task: TaskRecord) -> None:
             upstream=task.upstream,
             attempt_count=max(known.attempt_count, task.attempt_count),
             answers=known.answers + task.answers,
+            doubt=known.doubt & IN_DOUBT_AT_ORIGIN,
         )
     else:
         book.change(known, upstream=task.upstream)
@@ -91,7 +119,7 @@ def _revoked(book: Book, task: TaskRecord, fence: int) -> None:
 
 def _leave(book: Book, task: TaskRecord, reason: str) -> None:
     """The parent has it again."""
-    if task.origin == PARENT:
+    if task.from_above:
         book.decision.tasks.pop(task.task_id, None)
         book.decision.forgotten[task.task_id] = reason
     else:
@@ -119,7 +147,14 @@ def take_back(book: Book, task: TaskRecord, movable: bool) -> None:
     if movable and task.on_lost is OnLost.RETRY and task.cancel_reason is None:
         book.void(task)
         reason = "taken back from the parent: out of reach"
-        book.change(task, state=TaskState.QUEUED, state_reason=reason, holder="", upstream=KEPT)
+        book.change(
+            task,
+            state=TaskState.QUEUED,
+            state_reason=reason,
+            holder="",
+            upstream=KEPT,
+            doubt=task.doubt & IN_DOUBT_AT_ORIGIN,
+        )
 
 
 def _unavailable(reason: str, message: str) -> Problem:

@@ -14,7 +14,8 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 
-# The parent's name among the nodes: holder and origin of tasks, peer of a lane, consumer of a log. No node can be called so.
+# The parent's name among the nodes: holder of tasks, peer of a lane, consumer of a log. No node can be called so. What came
+# from there has the origin it has there, seen from here: `../paris`.
 PARENT = ".."
 # A task that never goes to the parent: it was not submitted for more than this fleet, or was taken back from there.
 KEPT = -1
@@ -78,6 +79,11 @@ class TaskRecord(msgspec.Struct, frozen=True):
         """Whether it waits at the hub for a node."""
         return not self.holder and not self.state.terminal
 
+    @property
+    def from_above(self) -> bool:
+        """Whether the parent granted it, and it began elsewhere."""
+        return self.origin.startswith(PARENT)
+
     def avoided(self, now: float) -> str:
         """The node that does not get it yet, at a wall-clock time; empty for none."""
         return self.avoid if now < self.avoid_until < now + LONGEST_AVOIDANCE else ""
@@ -131,6 +137,7 @@ class Selection:
     now: float = 0.0
     not_parked: bool = False  # of `waiting`, only what is not PARKED
     not_kept: bool = False  # of `waiting`, only what is not KEPT
+    with_parent: bool = False  # what the parent holds or granted, and has not ended
     due: float | None = None  # not ended, deadline at or before this
     holder: str = ""  # held by this node, after `after_task_id`
     doubtful: str | None = (

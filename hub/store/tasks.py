@@ -352,6 +352,8 @@ def _select(connection: sqlite3.Connection, selection: Selection) -> dict[str, T
             selection.after_task_id,
             selection.limit,
         )
+    if selection.with_parent:
+        read("state < 8 AND (holder = ? OR upstream > 0) ORDER BY task_number", PARENT)
     if selection.holder:
         read(
             "holder = ? AND state < 8 AND task_id > ? ORDER BY task_id LIMIT ?",

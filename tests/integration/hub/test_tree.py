@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -230,9 +231,37 @@ async def _task(hub: Grown, task_id: str) -> task_pb2.Task:
     return answer.task
 
 
+async def _knows(hub: Grown, task_id: str) -> bool:
+    stub = task_service_pb2_grpc.TaskServiceStub(hub.local())
+    answer = await stub.ListTasks(task_service_pb2.ListTasksRequest())
+    return any(task.task_id == task_id and task.holder_node == "paris" for task in answer.tasks)
+
+
 async def _is(hub: Grown, task_id: str, state: task_pb2.TaskState) -> bool:
     return bool((await _task(hub, task_id)).state == state)
 
 
 async def _depth(hub: Grown, depth: int) -> bool:
     return len((await hub.status()).hub_path) == depth
+
+
+async def test_a_parent_that_comes_back_from_a_backup_learns_what_its_child_has(two: Two, state_dir: Path) -> None:
+    await two.skill_in_paris()
+    await two.root.stop()
+    old = state_dir / "old.db"
+    shutil.copy(two.root.config.store_path, old)
+    await two.root.up()
+    await two.berlin.linked()
+    await two.paris.linked()
+    await two.north.offer("task-1", "code.metrics", scope=FLEET)
+    (grant,) = await two.south.granted()
+    await two.root.stop()
+    for path in two.root.config.state_dir.glob("edgehub.db*"):
+        path.unlink()
+    shutil.copy(old, two.root.config.store_path)
+    await two.root.up()
+    await until_async(lambda: _knows(two.root, "task-1"), 30)
+    assert (await _task(two.root, "task-1")).origin_node == "berlin"
+    await two.south.report("task-1", grant.fence, COMPLETED, b"42")
+    assert (await two.north.told("task-1", COMPLETED)).output.data == b"42"
+    assert len(two.south.of_kind("grant")) == 1

@@ -47,8 +47,11 @@ class Words:
     def restate(self, restate_id: str) -> bytes:
         return f"restate {restate_id}".encode()
 
-    def offer(self, task: TaskRecord) -> bytes:
-        return f"offer {task.task_id}".encode()
+    def offer(self, task: TaskRecord, again: bool = False) -> bytes:
+        return f"offer {task.task_id}{' again' * again}".encode()
+
+    def restated(self, restate_id: str) -> bytes:
+        return f"restated {restate_id}".encode()
 
     def report_up(self, outcome: bytes, fence: int) -> bytes:
         return f"report {outcome.decode()} under {fence}".encode()

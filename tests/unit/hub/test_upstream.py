@@ -7,7 +7,17 @@ from msgspec.structs import replace
 
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
-from hub.services.moves import Answered, CancelAsked, Granted, GrantRefused, Offered, ParentMove, Reported, Revoked
+from hub.services.moves import (
+    Answered,
+    Asked,
+    CancelAsked,
+    Granted,
+    GrantRefused,
+    Offered,
+    ParentMove,
+    Reported,
+    Revoked,
+)
 from hub.services.upstream import AT_PARENT
 from hub.store.records import KEPT, PARENT, TaskRecord
 from tests.unit.hub.test_mover import DEMAND, KEY, TERMINAL, Rows
@@ -22,7 +32,7 @@ class Below(Rows):
         self.run(self.mover.from_parent(list(enumerate(entries, 1)), self.now), 0)
 
     def granted(self, fence: int, task_id: str = "t", **facts: object) -> None:
-        task = TaskRecord(task_id, PARENT, DEMAND, 5, submit_time=self.now, upstream=fence, **facts)  # type: ignore[arg-type]
+        task = TaskRecord(task_id, "../paris", DEMAND, 5, submit_time=self.now, upstream=fence, **facts)  # type: ignore[arg-type]
         self.hear(Granted(task))
 
     def hand_up(self) -> None:
@@ -124,7 +134,7 @@ def test_a_revoked_task_leaves_with_its_row(rows: Below) -> None:
 
 def test_a_task_revoked_and_granted_in_one_batch_is_new(rows: Below) -> None:
     rows.granted(7)
-    task = TaskRecord("t", PARENT, DEMAND, 5, submit_time=rows.now, upstream=9)
+    task = TaskRecord("t", "../paris", DEMAND, 5, submit_time=rows.now, upstream=9)
     rows.hear(Revoked("t", 7), Granted(task))
     assert rows.task.upstream == 9
 
@@ -171,6 +181,23 @@ def test_a_grant_past_its_deadline_is_never_run(rows: Below) -> None:
     rows.granted(7, deadline=50.0)
     assert rows.task.state is TaskState.EXPIRED
     assert rows.take(PARENT) == ["report t EXPIRED DEADLINE_PASSED under 7"]
+
+
+def test_what_it_has_with_the_parent_is_said_again_when_asked(above: Below) -> None:
+    above.granted(7, "u")
+    above.granted(8, "v")
+    above.tasks["v"] = replace(above.tasks["v"], holder="north", fence=1, state=TaskState.ASSIGNED)
+    above.report("north", 1, TaskState.WORKING, "v")
+    above.intake("south", CancelAsked("t", "enough"))
+    above.take(PARENT)
+    above.hear(Asked("question"))
+    assert above.take(PARENT) == [
+        "offer t again",
+        "cancel t enough",
+        "report u QUEUED under 7",
+        "report WORKING under 8",
+        "restated question",
+    ]
 
 
 # --- the parent is out of reach ---------------------------------------------------------------------------------------
