@@ -1,221 +1,296 @@
-"""A store that knows the difference between written and durable.
+"""A disk for one process: real SQLite on real files, in simulated time, with the failures that disks have.
 
-Transactions wait in line; a group of them becomes durable at once, after a while; only then, and a moment later, is the
-process told. A crash takes everything that was not durable: the group under way is durable whole or not at all, and
-nobody is told.
+A function given to a connection takes its time; it is carried out, in one go, when that time is over, and only then its
+caller is told. So at any moment everything carried out is written and (the product commits with synchronous=FULL) synced,
+and at most one function is under way. When the process dies meanwhile, what becomes of that function is drawn:
+
+    lost    nothing of it is on disk
+    kept    all of it is, but nobody was told
+    torn    some of the 512-byte sectors it changed are, others are not; barriers are kept: the WAL is synced before pages
+            go to the database, and its header before frames under it
+
+and the files are put as they then stand, for the next process to open and SQLite to recover. If the connection asked for
+less than synchronous=FULL, nothing since it was opened is known to be synced, and a power cut may take all of it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+import contextlib
+import os
+import random
+import sqlite3
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
-from edgenode.link.model.agent import RegistryEntry
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
-from edgenode.link.model.problem import Code, Problem
-from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
-from tests.simulation.world import World
+from edgenode.link.store.connector import Connection
+from tests.simulation.loop import Loop
 
-Backup = tuple[dict[Lane, "Log"], dict[Lane, "Received"], tuple[str, int, dict[str, RegistryEntry]]]
-Transaction = tuple[Callable[[], Any], Callable[[Any], None]]
-POISON = 23  # every entry whose number this divides is refused by its receiver
+T = TypeVar("T")
 
+SECTOR = 512
+_WAL_HEADER = 32
 
-def encode(ids: Sequence[int], padding: int) -> Segment:
-    """A segment whose payload names its entries."""
-    return Segment(len(ids), ",".join(map(str, ids)).encode() + b" " * padding)
-
-
-def decode(segment: Segment) -> list[int]:
-    """The entries a segment names."""
-    return [int(part) for part in segment.payload.split(b",")]
-
-
-@dataclass
-class Log:
-    """One lane's log; `produced` is the oracle's list of all entries ever made durable."""
-
-    epoch: str
-    first: int = 1
-    last: int = 0
-    acked: int = 0
-    segments: list[tuple[int, Segment]] = field(default_factory=list)
-    produced: list[int] = field(default_factory=list)
-
-
-@dataclass
-class Received:
-    """One lane's inbox; `applied` is what came in, in order, poison included; None stands for what a gap left out."""
-
-    epoch: str = ""
-    cursors: dict[str, int] = field(default_factory=dict)
-    applied: list[int | None] = field(default_factory=list)
+Files = dict[str, bytes]  # suffix -> content; without the files that do not exist
 
 
 class Disk:
-    """The durable state of one side, and the line of transactions that wait to change it."""
+    """The files of one store. `connect` is what the product is given."""
 
-    discards_duplicates = True
+    def __init__(self, loop: Loop, path: Path, rng: random.Random) -> None:
+        self.path = path
+        self.faults: Counter[str] = Counter()
+        self.slow = 1.0  # how many times longer everything takes
+        self.ambiguous = True  # a commit that failed may be durable
+        self.failing_commits = 0  # so many of the next commits fail with an I/O error
+        self.page_limit = 0  # no more pages than that, while it is set
+        self.trap: tuple[int, Callable[[], None]] | None = None  # so many functions on, in the middle of one
+        self._loop = loop
+        self._rng = rng
+        self._connection: _Connection | None = None
 
-    def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.name = name
-        self.logs = {lane: Log(f"{name}-{lane.name.lower()}-1") for lane in Lane}
-        self.inbox = {lane: Received() for lane in Lane}
-        self.registry_epoch = ""
-        self.registry_version = 0
-        self.registry: dict[str, RegistryEntry] = {}
-        self._next_id = 0
-        self._keep = world.rng.choice((0, 0, 12))
-        self._waiting: list[Transaction] = []
-        self._group: list[Transaction] = []
-        self._boot = 0
-        self._told_at = 0.0
+    async def connect(self, path: str) -> Connection:
+        """See edgenode.link.store.connector.Connect."""
+        connection = _Connection(self._loop, self, path)
+        await connection.run(connection.open)
+        return connection
 
-    # --- transactions -------------------------------------------------------------------------------------------------
+    def opened(self, connection: _Connection) -> None:
+        """It is the one that has the files now."""
+        self._connection = connection
 
-    def transact(self, change: Callable[[], Any], done: Callable[[Any], None]) -> None:
-        """Run `change` once its turn has come, then tell `done` what it returned."""
-        self._waiting.append((change, done))
-        if not self._group:
-            self._begin_group()
+    def delay(self) -> float:
+        """Seconds the next function takes."""
+        return self._rng.uniform(0.0003, 0.004) * self.slow
 
-    def _begin_group(self) -> None:
-        self._group, self._waiting = self._waiting, []
-        boot = self._boot
-        self.world.later(self.world.rng.uniform(0.001, 0.02), lambda: self._end_group(boot))
+    def chance(self) -> float:
+        """In [0, 1)."""
+        return self._rng.random()
 
-    def _end_group(self, boot: int) -> None:
-        if boot != self._boot:
-            return
-        outcomes = [(done, change()) for change, done in self._group]
-        self._group = []
+    @property
+    def sql(self) -> sqlite3.Connection | None:
+        """The open connection, for the oracle to look at what is committed; None while there is none."""
+        connection = self._connection
+        if connection is None or connection.sql is None or connection.sql.in_transaction:
+            return None
+        return connection.sql
 
-        def tell() -> None:
-            if boot == self._boot:
-                for done, outcome in outcomes:
-                    done(outcome)
+    def crash(self, *, power: bool) -> str:
+        """The process is dead. `power`: so is the machine. Returns what became of the function under way."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return "closed"
+        fate, files = self._fate(connection, power=power)
+        connection.abandon()
+        self.put(files)
+        return fate
 
-        # Outcomes are told in the order of the commits.
-        self._told_at = max(self._told_at, self.world.now + self.world.rng.uniform(0.0, 0.01))
-        self.world.at(self._told_at, tell)
-        if self._waiting:
-            self._begin_group()
+    def _fate(self, connection: _Connection, *, power: bool) -> tuple[str, Files]:
+        rng = self._rng
+        before = self.files()
+        if power and connection.unsynced() and rng.random() < 0.7:
+            return "unsynced lost", connection.synced
+        if not connection.jobs:
+            return "idle", before
+        draw = rng.random()
+        if draw < 0.35:
+            return "lost", before
+        with contextlib.suppress(Exception):  # nobody is there to be told
+            connection.carry_out()
+        after = self.files()
+        if draw < 0.65 or not power or not before.get("") or before == after:
+            return "kept", after
+        return "torn", _torn(before, after, rng)
 
-    def crash(self) -> None:
-        """Lose what is not durable. The group under way made it or did not, as a whole."""
-        if self._group and self.world.rng.random() < 0.5:
-            for change, _ in self._group:
-                change()
-        self._boot += 1
-        self._group, self._waiting = [], []
-
-    # --- outbox: called inside a transaction --------------------------------------------------------------------------
-
-    def heads(self) -> tuple[LaneHead, ...]:
-        """Every lane's log."""
-        return tuple(LaneHead(lane, log.epoch, log.first, log.last) for lane, log in self.logs.items())
-
-    def append(self, lane: Lane, count: int, padding: int) -> int:
-        """Add a segment of `count` fresh entries; returns the last sequence."""
-        log = self.logs[lane]
-        ids = list(range(self._next_id + 1, self._next_id + count + 1))
-        self._next_id += count
-        log.segments.append((log.last + 1, encode(ids, padding)))
-        log.last += count
-        log.produced += ids
-        return log.last
-
-    def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
-        """As `Outbox.read` says."""
-        log = self.logs[lane]
-        taken: list[Segment] = []
-        base = after + 1
-        count = size = 0
-        for start, segment in log.segments:
-            if start + segment.count - 1 <= after:
+    def files(self) -> Files:
+        """What is in the files now."""
+        found = {}
+        for suffix in ("", "-wal"):
+            try:
+                found[suffix] = self._file(suffix).read_bytes()
+            except FileNotFoundError:
                 continue
-            if taken and (count + segment.count > max_count or size + len(segment.payload) > max_bytes):
-                break
-            if not taken:
-                base = start
-            taken.append(segment)
-            count += segment.count
-            size += len(segment.payload)
-        return Chunk(base, tuple(taken))
+        return found
 
-    def renew_epoch(self, lane: Lane) -> LaneHead:
-        """As `Outbox.renew_epoch` says."""
-        log = self.logs[lane]
-        log.epoch += "+"
-        log.acked = log.first - 1
-        return LaneHead(lane, log.epoch, log.first, log.last)
+    def put(self, files: Files) -> None:
+        """Let the files be these; nobody has them open."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            if suffix in files:
+                self._file(suffix).write_bytes(files[suffix])
+            else:
+                self._file(suffix).unlink(missing_ok=True)
 
-    def backup(self) -> Backup:
-        """A copy of everything durable."""
-        registry = (self.registry_epoch, self.registry_version, dict(self.registry))
-        return copy.deepcopy((self.logs, self.inbox, registry))
+    def _file(self, suffix: str) -> Path:
+        return Path(f"{self.path}{suffix}")
 
-    def restore(self, backup: Backup) -> None:
-        """Put the copy in the place of everything. Entry numbers go on, so that the oracle can tell entries apart."""
-        self.logs, self.inbox, registry = copy.deepcopy(backup)
-        self.registry_epoch, self.registry_version, self.registry = registry
 
-    def acknowledged(self, lane: Lane, epoch: str, sequence: int) -> None:
-        """As `Outbox.acknowledged` says; what was acknowledged goes, but for a few."""
-        log = self.logs[lane]
-        if epoch != log.epoch or sequence <= log.acked:
-            return
-        log.acked = sequence
-        log.segments = [
-            (start, segment) for start, segment in log.segments if start + segment.count - 1 > sequence - self._keep
-        ]
-        log.first = log.segments[0][0] if log.segments else log.last + 1
+class _Connection:
+    """See edgenode.link.store.connector.Connection."""
 
-    # --- inbox: called inside a transaction ---------------------------------------------------------------------------
+    def __init__(self, loop: Loop, disk: Disk, path: str) -> None:
+        self.sql: sqlite3.Connection | None = None
+        self.jobs: deque[tuple[Callable[..., Any], asyncio.Future[Any]]] = deque()
+        self.synced: Files = {}
+        self._loop = loop
+        self._disk = disk
+        self._path = path
 
-    def cursors(self) -> tuple[LaneCursor, ...]:
-        """How far each lane was applied."""
-        return tuple(
-            LaneCursor(lane, inbox.epoch, inbox.cursors[inbox.epoch])
-            for lane, inbox in self.inbox.items()
-            if inbox.epoch
-        )
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """See Connection."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.jobs.append((function, future))
+        if len(self.jobs) == 1:
+            self._begin()
+        return await future
 
-    def cursor(self, lane: Lane, epoch: str) -> int:
-        """The durable cursor."""
-        return self.inbox[lane].cursors.get(epoch, 0)
+    def _begin(self) -> None:
+        delay = self._disk.delay()
+        self._loop.call_later(delay, self._finish)
+        if self._disk.trap is not None:
+            left, spring = self._disk.trap
+            self._disk.trap = (left - 1, spring) if left else None
+            if not left:
+                self._loop.later(delay * self._disk.chance(), spring)
 
-    def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
-        """As `Inbox.apply` says; a hole that nobody stated is a failure of the run."""
-        inbox = self.inbox[lane]
-        known = inbox.cursors.get(epoch, 0 if gap else base - 1)
-        self.world.check(base <= known + 1 or bool(gap), f"{self.name} applies {base} of {lane.name} after {known}")
-        inbox.epoch = epoch
-        inbox.applied += [None] * (base - known - 1)
-        rejections: list[Rejection] = []
-        sequence = base - 1
-        for entry in (entry for segment in segments for entry in decode(segment)):
-            sequence += 1
-            if sequence <= known and self.discards_duplicates:
-                continue
-            inbox.applied.append(entry)
-            if entry % POISON == 0:
-                rejections.append(Rejection(sequence, Problem(Code.INVALID_ARGUMENT, "POISON", "divisible")))
-        inbox.cursors[epoch] = max(known, sequence)
-        return Applied(inbox.cursors[epoch], tuple(rejections))
+    async def close(self) -> None:
+        """See Connection."""
+        if self.sql is not None:
+            await self.run(self._close)
 
-    # --- replica: called inside a transaction -------------------------------------------------------------------------
+    def open(self, _: sqlite3.Connection | None) -> None:
+        """The first function."""
+        self.sql = sqlite3.connect(self._path, isolation_level=None, cached_statements=256, factory=_Sql)
+        self.synced = self._disk.files()
+        self._disk.opened(self)
 
-    def replica(self) -> RegistryReplica:
-        """The other side's registry as stored."""
-        return RegistryReplica(self.registry_epoch, self.registry_version, self.registry.values())
+    def _close(self, sql: sqlite3.Connection) -> None:
+        sql.close()
+        self.sql = None
 
-    def apply_registry(self, changes: RegistryChanges) -> None:
-        """Store what changed and where the replica then stands."""
-        for name in changes.removals:
-            self.registry.pop(name, None)
-        self.registry.update((entry.name, entry) for entry in changes.upserts)
-        self.registry_epoch, self.registry_version = changes.epoch, changes.version
+    def _finish(self) -> None:
+        _, future = self.jobs[0]
+        try:
+            result = self.carry_out()
+        except Exception as error:
+            if not future.done():
+                future.set_exception(error)
+        else:
+            if not future.done():
+                future.set_result(result)
+        if self.jobs:
+            self._begin()
+
+    def carry_out(self) -> Any:
+        """Do what is under way."""
+        function, _ = self.jobs.popleft()
+        sql = self.sql
+        if isinstance(sql, _Sql):
+            sql.arm(self._disk)
+        try:
+            return function(sql)
+        finally:
+            if self.sql is not None and isinstance(sql, _Sql):
+                sql.disarm(self._disk)
+
+    def unsynced(self) -> bool:
+        """Whether commits are not synced."""
+        return self.sql is not None and self.sql.execute("PRAGMA synchronous").fetchone()[0] < 2
+
+    def abandon(self) -> None:
+        """The process is dead: give the files back."""
+        if self.sql is not None:
+            self.sql.close()
+            self.sql = None
+        self.jobs.clear()
+
+
+class _Sql(sqlite3.Connection):
+    """A connection whose commits can fail and whose file can be full."""
+
+    limit = 0  # the product's own, while the disk is full
+
+    def arm(self, disk: Disk) -> None:
+        """Before a function: let it meet the faults of the moment."""
+        if disk.failing_commits:
+            self.execute = _failing(self, disk)  # type: ignore[method-assign]
+        if disk.page_limit:
+            self.limit = self.limit or super().execute("PRAGMA max_page_count").fetchone()[0]
+            used = super().execute("PRAGMA page_count").fetchone()[0]
+            super().execute(f"PRAGMA max_page_count = {max(disk.page_limit, used)}").fetchall()
+
+    def disarm(self, disk: Disk) -> None:
+        """After it."""
+        self.__dict__.pop("execute", None)
+        if self.limit and not disk.page_limit:
+            super().execute(f"PRAGMA max_page_count = {self.limit}").fetchall()
+            self.limit = 0
+
+
+def _failing(sql: sqlite3.Connection, disk: Disk) -> Callable[..., sqlite3.Cursor]:
+    def execute(statement: str, *values: Any) -> sqlite3.Cursor:
+        if statement == "COMMIT" and disk.failing_commits:
+            disk.failing_commits -= 1
+            durable = disk.ambiguous and disk._rng.random() < 0.5
+            disk.faults["fsync error, durable" if durable else "fsync error, lost"] += 1
+            sqlite3.Connection.execute(sql, "COMMIT" if durable else "ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            raise error
+        return sqlite3.Connection.execute(sql, statement, *values)
+
+    return execute
+
+
+def _torn(before: Files, after: Files, rng: random.Random) -> Files:
+    """What may be on disk in the middle of going from `before` to `after`."""
+    old, new = before.get("-wal", b""), after.get("-wal", b"")
+    database = after.get("", b"")
+    changed = before[""] != database
+    if changed and rng.random() < 0.5:
+        # The WAL is synced and pages are on their way to the database; what is in the WAL is not needed there twice.
+        wal = new if new else old
+        return {"": _mixed(before[""], database, rng), **({"-wal": wal} if wal else {})}
+    files = {"": before[""]}
+    if not new:
+        return {**files, **({"-wal": old} if old else {})}
+    if old[:_WAL_HEADER] != new[:_WAL_HEADER]:
+        old = new[:_WAL_HEADER] + old[_WAL_HEADER:] if rng.random() < 0.8 else old
+        if old[:_WAL_HEADER] != new[:_WAL_HEADER]:
+            return {**files, **({"-wal": old} if old else {})}
+    return {**files, "-wal": _mixed(old, new, rng)}
+
+
+def _mixed(old: bytes, new: bytes, rng: random.Random) -> bytes:
+    """Some of the sectors that differ are new; the file may have any size between."""
+    size = max(len(old), len(new))
+    parts = []
+    share = rng.choice((0.1, 0.5, 0.9))
+    for start in range(0, size, SECTOR):
+        was, is_now = old[start : start + SECTOR], new[start : start + SECTOR]
+        if was != is_now and rng.random() < share:
+            parts.append(is_now)
+        elif was:
+            parts.append(was)
+        else:
+            parts.append(bytes(len(is_now)))
+    mixed = b"".join(parts)
+    if len(new) > len(old) and rng.random() < 0.5:
+        mixed = mixed[: rng.randrange(len(old), len(new))]
+    return mixed
+
+
+def flip_bit(path: Path, rng: random.Random, suffix: str = "") -> bool:
+    """Damage one bit of a file; False if there is none."""
+    file = Path(f"{path}{suffix}")
+    size = os.path.getsize(file) if file.exists() else 0
+    if not size:
+        return False
+    with file.open("r+b") as handle:
+        place = rng.randrange(size)
+        handle.seek(place)
+        byte = handle.read(1)[0]
+        handle.seek(place)
+        handle.write(bytes([byte ^ 1 << rng.randrange(8)]))
+    return True

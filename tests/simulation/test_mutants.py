@@ -12,9 +12,9 @@ from edgenode.link.protocol import greeting
 from edgenode.link.protocol.exchange import Exchange
 from edgenode.link.protocol.lanes import LaneReceiver, LaneSender, ahead
 from edgenode.link.protocol.registry import RegistryLog
-from tests.simulation.disk import Disk
-from tests.simulation.run import Simulation
-from tests.simulation.world import SimulationFailure
+from tests.simulation.link.disk import Disk
+from tests.simulation.link.run import Simulation
+from tests.simulation.link.world import SimulationFailure
 
 
 def _first_failure(seeds: Iterable[int] = range(40)) -> str:

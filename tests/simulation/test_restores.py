@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgenode.link.model.lanes import Lane
-from tests.simulation.run import NAMES, Simulation
+from tests.simulation.link.run import NAMES, Simulation
 
 
 def _calm_simulation(seed: int) -> Simulation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.run import Report, Simulation
+from tests.simulation.link.run import Report, Simulation
 
 CHUNK = 10
 

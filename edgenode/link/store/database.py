@@ -8,8 +8,10 @@ A write's future resolves only after the commit (synchronous=FULL: after the fsy
 If one function of a transaction raises, the transaction is rolled back and every function runs again in a transaction of
 its own, so that a bad write harms nobody else. Functions must therefore be free of effects outside the connection.
 
-If the commit itself fails, what is on disk is unknown: the batch fails, the connection is closed, and the next write
-opens the file anew (see the ATC'20 paper "Can Applications Recover from fsync Failures?").
+If the commit itself fails, nobody knows what is on disk (see the ATC'20 paper "Can Applications Recover from fsync
+Failures?"). So the connection is closed, the file opened anew and what is in the WAL moved into it, synced; then a number
+that every transaction raises says whether this one is there. Only then are its writers told, and told the truth: memory that
+follows the store may rely on it. Until the file can be opened again they wait, and new writes are refused.
 
 Between commits, when nobody waits, pages that are free go back to the file system, a bounded step at a time, until few are
 left: a store that has drained becomes small again.
@@ -27,6 +29,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,6 +42,7 @@ from edgenode.link.store.connector import Connect, Connection, connect_on_thread
 
 T = TypeVar("T")
 Statement = Callable[[sqlite3.Connection], T]
+Result = tuple[Any, Exception | None]
 
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
@@ -46,6 +50,7 @@ CHECKPOINT_BYTES = 8 * 1024 * 1024
 # A transaction has at most this much of what its writers said they bring; one that brings more goes alone.
 TRANSACTION_BYTES = 8 * 1024 * 1024
 VACUUM_PAGES = 256  # given back in one step
+REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
 FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
 # Reasons of errors that say: what the store says is not what was written to it.
@@ -53,6 +58,19 @@ DAMAGE = frozenset({"STATE_DAMAGED", "SEGMENT_DAMAGED"})
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _log = logging.getLogger(__name__)
+
+
+_MARK = "UPDATE commit_mark SET number = number + 1"
+
+
+class _Unsure(Exception):
+    """A commit failed. `done` has the results of writes that were committed before, `unsure` those of the commit."""
+
+    def __init__(self, done: list[Result], unsure: list[Result], error: sqlite3.Error) -> None:
+        super().__init__(error)
+        self.done = done
+        self.unsure = unsure
+        self.error = error
 
 
 class _Write(Generic[T]):
@@ -88,6 +106,8 @@ class Database:
         self._pending: list[_Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
+        self._mark = 0  # number of the last transaction known to be in the file
+        self._failed: Exception | None = None  # why the file cannot be opened, while what it holds is unknown
         self._wal_bytes = 0  # size of the WAL at the last checkpoint
         self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
         self._descriptor: int | None = None
@@ -179,6 +199,8 @@ class Database:
         """
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
+        if self._failed is not None:
+            raise _translate(self._failed)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.append(_Write(function, future, size, lane))
         if size:
@@ -261,6 +283,8 @@ class Database:
                     if self._connection is None:
                         await self._connect()
                     results = await self._hop(lambda connection, batch=batch: self._run(connection, batch))  # type: ignore[misc]
+                except _Unsure as unsure:
+                    results = await self._find_out(unsure, len(batch))
                 except BaseException as error:
                     await self._fail(batch, error)
                     if not isinstance(error, Exception):
@@ -295,6 +319,35 @@ class Database:
         batch, self._pending = self._pending, []
         return batch
 
+    async def _find_out(self, unsure: _Unsure, count: int) -> list[Result]:
+        """The results of `count` writes, one of whose commits failed; returns once it is known whether it is in the file."""
+        failure = self._noted(_translate(unsure.error))
+        traceback.clear_frames(unsure.__traceback__)  # what stands there may keep the file open
+        _log.error("commit failed, the file is opened anew: %s", failure)
+        expected = self._mark + 1
+        committed = False
+        while self._path != IN_MEMORY:
+            try:
+                await self._disconnect()
+                await self._connect()
+                await self._hop(_settle)
+            except (Unavailable, sqlite3.Error) as error:
+                await self._disconnect()
+                if self._closing:
+                    break
+                _log.error("the store cannot be opened: %s", error)
+                self._failed = unsure.error
+                await asyncio.sleep(REOPEN_SECONDS)
+            except EdgenodeError as error:  # damaged: whatever it was, it is gone
+                failure = self._noted(error)
+                break
+            else:
+                committed = self._mark == expected
+                break
+        self._failed = None
+        results = unsure.done + (unsure.unsure if committed else [(None, failure)] * len(unsure.unsure))
+        return results + [(None, failure)] * (count - len(results))
+
     async def _fail(self, batch: Sequence[_Write[Any]], error: BaseException) -> None:
         failure = self._noted(error if isinstance(error, EdgenodeError) else _translate(error))
         _log.error("commit failed: %s", failure)
@@ -314,16 +367,17 @@ class Database:
             self.on_damage(error)
         return error
 
-    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[tuple[Any, Exception | None]]:
-        """One transaction for all; on an error one for each."""
+    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[Result]:
+        """One transaction for all; on an error one for each. Raises _Unsure."""
         try:
             connection.execute("BEGIN IMMEDIATE")
-            results: list[tuple[Any, Exception | None]] = [(write.function(connection), None) for write in batch]
+            results: list[Result] = [(_value(write.function(connection)), None) for write in batch]
+            connection.execute(_MARK)
         except Exception as error:
             _roll_back(connection)
             if len(batch) == 1:
                 return [(None, _translate(error))]
-            return [result for write in batch for result in self._run(connection, [write])]
+            return self._run_apart(connection, batch)
         reach(Failpoint.COMMIT_BEGUN)
         try:
             connection.execute("COMMIT")
@@ -331,7 +385,8 @@ class Database:
             if _is_full(error):
                 _roll_back(connection)
                 return [(None, _translate(error))] * len(batch)
-            raise
+            raise _Unsure([], results, error) from error
+        self._mark += 1
         reach(Failpoint.COMMIT_DONE)
         self.commits += 1
         try:
@@ -341,6 +396,15 @@ class Database:
             _log.error("the store could not be tended: %s", error)
             self._doubtful = True
         return results
+
+    def _run_apart(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[Result]:
+        done: list[Result] = []
+        for write in batch:
+            try:
+                done += self._run(connection, [write])
+            except _Unsure as unsure:
+                raise _Unsure(done, unsure.unsure, unsure.error) from unsure.error
+        return done
 
     def _look(self, connection: sqlite3.Connection) -> None:
         """Measure what is in use, and bound the WAL."""
@@ -452,6 +516,9 @@ class Database:
                 if statement.strip():
                     connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("CREATE TABLE IF NOT EXISTS commit_mark (number INTEGER NOT NULL) STRICT")
+        connection.execute("INSERT INTO commit_mark SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM commit_mark)")
+        self._mark = connection.execute("SELECT number FROM commit_mark").fetchone()[0]
         connection.execute(f"PRAGMA application_id = {self._application_id}")
         reach(Failpoint.STORE_MIGRATING)
         connection.execute("COMMIT")
@@ -461,6 +528,21 @@ class Database:
 
 def _page_limit(limit_bytes: int) -> int:
     return max(limit_bytes // PAGE_BYTES, 64)
+
+
+def _value(result: T) -> T | None:
+    """What a write returned. A cursor that nobody closes keeps the file open, whoever closes the connection."""
+    if isinstance(result, sqlite3.Cursor):
+        result.close()
+        return None
+    return result
+
+
+def _settle(connection: sqlite3.Connection) -> None:
+    """Move the WAL into the file, synced: after an fsync that failed, what is read from it may be on no disk."""
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("the write-ahead log cannot be moved into the file")
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -246,6 +246,53 @@ async def test_reads_while_the_file_is_opened_anew(tmp_path: Path, monkeypatch: 
     await database.close()
 
 
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_commit_that_failed_is_told_as_it_turned_out(tmp_path: Path, durable: bool) -> None:
+    database = await open_database(tmp_path / "a.db", connect=lambda path: connect_failing(path, durable))
+    assert await database.write(insert(b"first")) == 1
+    FailingCommits.left = 1
+    results = await asyncio.gather(
+        database.write(insert(b"unsure")), database.write(insert(b"with it")), return_exceptions=True
+    )
+    if durable:
+        assert list(results) == [2, 3]
+    else:
+        assert {type(result) for result in results} == {Unavailable}
+    assert await database.read(count) == (3 if durable else 1)
+    assert await database.write(insert(b"later")) == (4 if durable else 2)
+    await database.close()
+
+
+class FailingCommits(sqlite3.Connection):
+    """Commits that fail as they do when fsync fails: what was to be committed is in the file, or is not."""
+
+    left = 0
+    durable = False
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT" and FailingCommits.left:
+            FailingCommits.left -= 1
+            super().execute("COMMIT" if self.durable else "ROLLBACK")
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *values)
+
+
+async def connect_failing(path: str, durable: bool) -> Any:
+    class Thread:
+        def __init__(self) -> None:
+            self.sql = sqlite3.connect(path, isolation_level=None, factory=FailingCommits)
+            self.sql.durable = durable
+
+        async def run(self, function: Any) -> Any:
+            await asyncio.sleep(0)
+            return function(self.sql)
+
+        async def close(self) -> None:
+            self.sql.close()
+
+    return Thread()
+
+
 async def test_damage_found_while_running_is_told_as_such(tmp_path: Path) -> None:
     database = await open_database(tmp_path / "a.db")
 

@@ -10,9 +10,9 @@ from edgenode.link.model import frames as f
 from edgenode.link.model.lanes import Lane
 from edgenode.link.protocol import events as e
 from edgenode.link.protocol.registry import RegistryReplica
-from tests.simulation.network import Weather
-from tests.simulation.side import Driver, Edge, Hub, Side
-from tests.simulation.world import World
+from tests.simulation.link.network import Weather
+from tests.simulation.link.side import Driver, Edge, Hub, Side
+from tests.simulation.link.world import World
 
 STORM = 25.0  # seconds with faults
 PATIENCE = 300.0  # seconds to drain after them

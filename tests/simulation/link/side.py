@@ -12,9 +12,9 @@ from edgenode.link.protocol import events as e
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.protocol.session import LinkSession, Local, SessionConfig
-from tests.simulation.disk import Disk
-from tests.simulation.network import Connection, Pipe, Weather
-from tests.simulation.world import World
+from tests.simulation.link.disk import Disk
+from tests.simulation.link.network import Connection, Pipe, Weather
+from tests.simulation.link.world import World
 
 CONFIG = SessionConfig(
     heartbeat=2.0,

@@ -1,0 +1,222 @@
+"""What a seed does to its world: a list of faults, each by itself, so that a run can be repeated with fewer of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.simulation.machines import Machine
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+YEAR = 365 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`kind` names one of KINDS; `number` is its place in the seed's list, from which its own chance is drawn."""
+
+    time: float
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.time:8.3f} s  {self.kind} (#{self.number})"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How often a fault is drawn, against the others, and what it does."""
+
+    weight: int
+    strike: Callable[[World, random.Random], None]
+
+
+def draw(rng: random.Random, seconds: float) -> list[Fault]:
+    """The faults of a seed."""
+    gap = rng.choice((1.0, 2.5, 6.0))
+    names = list(KINDS)
+    # Some seeds are about a few kinds only: what needs several of one kind in a row is then likely, too.
+    if rng.random() < 0.4:
+        names = rng.sample(names, 3)
+    weights = [KINDS[name].weight for name in names]
+    faults: list[Fault] = []
+    time = rng.uniform(0.2, 3.0)
+    while time < seconds:
+        faults.append(Fault(round(time, 3), rng.choices(names, weights)[0], len(faults)))
+        time += rng.expovariate(1 / gap)
+    return faults
+
+
+def strike(world: World, fault: Fault) -> None:
+    """Let it happen."""
+    world.note("world", f"FAULT {fault.kind}", f"#{fault.number}")
+    world.struck[fault.kind] += 1
+    KINDS[fault.kind].strike(world, random.Random(f"{world.seed}/fault/{fault.number}"))
+
+
+def _some_machine(world: World, rng: random.Random) -> Machine:
+    return world.hub if rng.random() < 0.4 else rng.choice(world.edges)
+
+
+def _down(world: World, rng: random.Random, machine: Machine, *, power: bool, silent: bool) -> None:
+    machine.crash(power=power, silent=silent)
+    world.loop.later(rng.choice((0.1, 1.0, 4.0, 20.0)) * rng.random(), machine.boot)
+
+
+def _kill(world: World, rng: random.Random) -> None:
+    _down(world, rng, _some_machine(world, rng), power=False, silent=False)
+
+
+def _power_cut(world: World, rng: random.Random) -> None:
+    _down(world, rng, _some_machine(world, rng), power=True, silent=True)
+
+
+def _fuse(world: World, rng: random.Random) -> None:
+    """Killed after so many steps: between any two."""
+    machine = _some_machine(world, rng)
+    power = rng.random() < 0.6
+    if machine.process is not None and machine.up:
+        steps = rng.randrange(rng.choice((20, 200, 1500)))
+        process = machine.process
+
+        def burn() -> None:
+            world.loop.soon(_burnt, world, rng, machine, process, power)
+            process.pause()
+
+        process.fuse = (steps, burn)
+
+
+def _burnt(world: World, rng: random.Random, machine: Machine, process: object, power: bool) -> None:
+    if machine.process is process:
+        _down(world, rng, machine, power=power, silent=power)
+
+
+def _in_a_commit(world: World, rng: random.Random, *, power: bool) -> None:
+    machine = _some_machine(world, rng)
+    process = machine.process
+    machine.disk.trap = rng.choice((0, 3, 20)), lambda: _burnt(world, rng, machine, process, power)
+
+
+def _kill_in_a_commit(world: World, rng: random.Random) -> None:
+    _in_a_commit(world, rng, power=False)
+
+
+def _power_cut_in_a_commit(world: World, rng: random.Random) -> None:
+    _in_a_commit(world, rng, power=True)
+
+
+def _restart(world: World, rng: random.Random) -> None:
+    machine = _some_machine(world, rng)
+    machine.stop()
+    world.loop.later(rng.uniform(12.0, 16.0), machine.boot)
+
+
+def _pause(world: World, rng: random.Random) -> None:
+    process = _some_machine(world, rng).process
+    if process is not None and process.alive and not process.paused:
+        process.pause()
+        world.loop.later(rng.choice((0.5, 5.0, 40.0)) * rng.random(), process.resume)
+
+
+def _cut(world: World, rng: random.Random) -> None:
+    rng.choice(world.edges).road.cut()
+
+
+def _outage(world: World, rng: random.Random) -> None:
+    road = rng.choice(world.edges).road
+    road.up = False
+    road.cut()
+    world.loop.later(rng.choice((2.0, 20.0)) * rng.random(), setattr, road, "up", True)
+
+
+def _half_open(world: World, rng: random.Random) -> None:
+    rng.choice(world.edges).road.lame(up=True, down=True)
+
+
+def _one_way(world: World, rng: random.Random) -> None:
+    up = rng.random() < 0.5
+    road = rng.choice(world.edges).road
+    if rng.random() < 0.5:
+        road.lame(up=up, down=not up)
+    else:
+        road.swallows = [up, not up]
+        world.loop.later(rng.uniform(1.0, 20.0), setattr, road, "swallows", [False, False])
+
+
+def _slow(world: World, rng: random.Random) -> None:
+    road = rng.choice(world.edges).road
+    road.latency, road.jitter = rng.choice(((0.3, 0.1), (2.0, 1.0), (0.05, 5.0)))
+    world.loop.later(rng.uniform(1.0, 10.0), _fast, road)
+
+
+def _fast(road: object) -> None:
+    road.latency, road.jitter = 0.005, 0.01  # type: ignore[attr-defined]
+
+
+def _wild(world: World, rng: random.Random) -> None:
+    road = rng.choice(world.edges).road
+    road.wild = True
+    road.trouble = rng.choice((0.01, 0.05, 0.2))
+    world.loop.later(rng.uniform(1.0, 15.0), setattr, road, "wild", False)
+
+
+def _fsync_error(world: World, rng: random.Random) -> None:
+    _some_machine(world, rng).disk.failing_commits += rng.choice((1, 1, 3, 20))
+
+
+def _disk_full(world: World, rng: random.Random) -> None:
+    disk = _some_machine(world, rng).disk
+    disk.page_limit = 1
+    world.loop.later(rng.uniform(0.5, 10.0), setattr, disk, "page_limit", 0)
+
+
+def _slow_disk(world: World, rng: random.Random) -> None:
+    disk = _some_machine(world, rng).disk
+    disk.slow = rng.choice((10.0, 100.0, 400.0))
+    world.loop.later(rng.uniform(0.5, 8.0), setattr, disk, "slow", 1.0)
+
+
+def _clock_jump(world: World, rng: random.Random) -> None:
+    machine = _some_machine(world, rng)
+    clock = machine.clock
+    clock.offset += rng.choice((-YEAR, YEAR, -3600.0, 3600.0, 30.0, -30.0))
+    if abs(clock.offset) > YEAR / 2:
+        world.oracle.forgetful.add(machine.name)
+    world.loop.later(rng.uniform(1.0, 15.0), setattr, clock, "offset", 0.0)
+
+
+def _agent_crash(world: World, rng: random.Random) -> None:
+    rng.choice(world.agents).crash()
+
+
+def _agent_leaves(world: World, rng: random.Random) -> None:
+    agent = rng.choice(world.agents)
+    agent.leave()
+    world.loop.later(rng.uniform(0.5, 20.0), agent.come_back)
+
+
+KINDS: dict[str, Kind] = {
+    "kill": Kind(3, _kill),
+    "power cut": Kind(3, _power_cut),
+    "kill at a step": Kind(6, _fuse),
+    "kill in a commit": Kind(4, _kill_in_a_commit),
+    "power cut in a commit": Kind(6, _power_cut_in_a_commit),
+    "restart": Kind(2, _restart),
+    "pause": Kind(2, _pause),
+    "cut": Kind(2, _cut),
+    "outage": Kind(2, _outage),
+    "half-open": Kind(2, _half_open),
+    "one-way cut": Kind(2, _one_way),
+    "delay": Kind(2, _slow),
+    "loss, duplication, reorder": Kind(2, _wild),
+    "fsync error": Kind(2, _fsync_error),
+    "disk full": Kind(2, _disk_full),
+    "slow disk": Kind(2, _slow_disk),
+    "clock jump": Kind(2, _clock_jump),
+    "agent crash": Kind(2, _agent_crash),
+    "agent leaves": Kind(2, _agent_leaves),
+}

@@ -1,0 +1,138 @@
+"""What every run begins from, made once for a process: a hub's authority, edges that joined it, and empty stores.
+
+All of it is made by the product's own code at a fixed time of the wall clock. Keys differ from process to process, which
+nothing in a run depends on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgenode.link.identity.certificates import (
+    certificate_from_der,
+    certificate_to_pem,
+    key_to_pem,
+    make_csr,
+    new_key,
+    public_key_hash,
+)
+from edgenode.link.identity.tokens import hash_secret
+from edgenode.link.parent.identity import Facts, IdentityDirectory
+from edgenode.link.store.database import Database
+from edgenode.node.config import NodeConfig
+from edgenode.node.store import open_store
+from hub.ca.authority import Authority, init_authority
+from hub.services.enrollment import create_join_token
+from hub.store.enrollment import SqliteEnrollmentStore
+from hub.store.schema import open_database
+
+WALL = 1_800_000_000.0
+LEAF_LIFE = 7 * 86_400.0
+EDGES = ("north", "south", "west", "east")
+HUB = "hub"
+
+
+class FixedClock:
+    """Stands still; `wall` can be set, and follows it."""
+
+    def __init__(self) -> None:
+        self.time: Callable[[], float] = lambda: WALL
+
+    def monotonic(self) -> float:
+        """See Clock."""
+        return 0.0
+
+    def wall(self) -> float:
+        """See Clock."""
+        return self.time()
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """`directory` has a state directory for the hub and each edge."""
+
+    directory: Path
+    clock: FixedClock
+    authority: Authority
+    hub_store: bytes
+    edge_store: bytes
+
+    def certificate(self, state_dir: Path) -> bytes:
+        """The certificate (PEM) that an edge dials with."""
+        facts = IdentityDirectory(state_dir).facts()
+        assert facts is not None
+        pem = (state_dir / "identity" / f"credential-{facts.generation}.pem").read_bytes()
+        return pem[pem.index(b"-----BEGIN CERTIFICATE-----") :]
+
+
+def scratch() -> Path:
+    """A directory of the memory file system, where there is one, that goes with this process."""
+    shared = Path("/dev/shm")
+    directory = Path(tempfile.mkdtemp(prefix="edgenode-sim-", dir=shared if shared.is_dir() else None))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+@functools.cache
+def fleet() -> Fleet:
+    """See the module."""
+    directory = scratch()
+    return asyncio.run(_make(directory))
+
+
+async def _make(directory: Path) -> Fleet:
+    clock = FixedClock()
+    hub_dir = directory / HUB
+    hub_dir.mkdir()
+    init_authority(hub_dir, "fleet.example", HUB, clock, leaf_life=30 * LEAF_LIFE)
+    authority = Authority.load(hub_dir, clock, leaf_life=LEAF_LIFE)
+    database = await open_database(hub_dir / "edgehub.db", 1 << 30)
+    for node in EDGES:
+        (directory / node).mkdir()
+        await _join(directory / node, node, authority, database, clock)
+    await database.close()
+    store = await open_store(NodeConfig(state_dir=directory))
+    await store.close()
+    return Fleet(
+        directory,
+        clock,
+        authority,
+        (hub_dir / "edgehub.db").read_bytes(),
+        (directory / "node.db").read_bytes(),
+    )
+
+
+async def _join(state_dir: Path, node: str, authority: Authority, database: Database, clock: FixedClock) -> None:
+    store = SqliteEnrollmentStore(database)
+    token, _ = await create_join_token(authority, store, clock, node)
+    key = new_key()
+    csr = make_csr(key)
+    issued = await store.claim_token(
+        token.token_id,
+        hash_secret(token.secret),
+        public_key_hash(key.public_key()),
+        clock.wall(),
+        functools.partial(authority.sign_edge, csr),
+    )
+    facts = Facts(
+        node=node,
+        trust_domain=authority.trust_domain,
+        hub=HUB,
+        sync_address="hub.example:7443",
+        enrollment_address="hub.example:7444",
+        token_id=token.token_id,
+        generation=1,
+        not_before=issued.not_before,
+        expire_time=issued.expire_time,
+    )
+    ders = (authority.root_certificate, authority.hub_ca_certificate, authority.edge_ca_certificate)
+    bundle = certificate_to_pem(*(certificate_from_der(der) for der in ders))
+    certificate = certificate_to_pem(certificate_from_der(issued.certificate))
+    IdentityDirectory(state_dir).save(facts, key_to_pem(key), certificate, bundle)

@@ -1,0 +1,367 @@
+"""What was promised to whom, and whether it is kept: from receipts and outcomes outside, and from the stores inside.
+
+What a restored or damaged disk may have taken is known here (`excused`): that much may be missing, and no more.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.api.message.v1 import message_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.api.task.v1 import task_service_pb2 as tasks
+from edgenode.link.model.lanes import Lane
+from edgenode.link.model.task import OnLost, TaskState
+from edgenode.link.store import logs
+from edgenode.node import ledger as edge_ledger
+from hub.services.ledger import ledger_lines
+from hub.store.link import ledger_facts as hub_facts
+
+if TYPE_CHECKING:
+    from tests.simulation.machines import Edge
+    from tests.simulation.world import World
+
+RETRYABLE = ("QUEUE_FULL", "STORE_FULL", "STORE_FAILED", "STORE_CLOSED", "NODE_DRAINING", "NODE_STOPPING")
+
+
+@dataclass
+class Produced:
+    """What one producer was promised; numbers are its own. `excused` is what a disk took that was acknowledged."""
+
+    producer: str
+    edge: str
+    sent: int = 0
+    acked: int = 0
+    hub_acked: int = 0
+    refused: set[int] = field(default_factory=set)
+    excused: bool = False
+
+
+@dataclass
+class Submitted:
+    """A task or a call, as its submitter knows it."""
+
+    key: str
+    edge: str
+    spec: task_pb2.TaskSpec
+    call: bool
+    time: float
+    sent: bool = False
+    gone: bool = False  # its deadline passed before anybody said that it was accepted
+    past: bool = False  # it cannot be submitted again
+    task_id: str = ""
+    level: int = 0
+    state: TaskState | None = None
+    output: bytes = b""
+    over_time: float = 0.0
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An assignment as an agent saw it."""
+
+    task_id: str
+    number: int
+    fence: int
+    agent: str
+    instance: str
+    spec: task_pb2.TaskSpec
+
+
+class Oracle:
+    """Told of everything that programs see; `audit` looks inside, `settled` and `verdict` at the end."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.producers: dict[str, Produced] = {}
+        self.submissions: list[Submitted] = []
+        self.abandoned: set[str] = set()  # tasks whose agent forgot that it works on them
+        self.excused_edges: set[str] = set()  # whose disk lost what was acknowledged
+        self.forgetful: set[str] = set()  # machines whose clock ran past the retention of ended tasks
+        self.hub_excused = False  # the hub's disk lost what was acknowledged
+        self.entry_count = 0  # messages at the hub
+        self.session_count = 0  # of all edges
+        self._tasks: dict[str, Submitted] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
+        self._running: Counter[str] = Counter()
+        self._ends: dict[tuple[str, str], int] = {}  # (store, task) -> terminal state
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def producer(self, name: str, edge: str) -> Produced:
+        """A new one."""
+        produced = self.producers[name] = Produced(name, edge)
+        return produced
+
+    def acknowledged(self, produced: Produced, number: int, edge: Edge) -> None:
+        """Everything up to `number` is durable on the node."""
+        self.world.check(number <= produced.sent, f"{produced.producer}: {number} acknowledged, {produced.sent} sent")
+        produced.acked = max(produced.acked, number)
+
+    def hub_acknowledged(self, produced: Produced, number: int) -> None:
+        """Everything up to `number` is durable at the hub."""
+        self.world.check(
+            number <= produced.acked, f"{produced.producer}: {number} at the hub, {produced.acked} on the node"
+        )
+        produced.hub_acked = max(produced.hub_acked, number)
+
+    def forgotten(self, produced: Produced) -> None:
+        """The node does not know what it acknowledged."""
+        self.world.check(
+            produced.edge in self.excused_edges,
+            f"{produced.edge} has forgotten {produced.acked} of {produced.producer}",
+        )
+        produced.excused = True
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def submitted(self, submitted: Submitted) -> None:
+        """About to be sent."""
+        self.submissions.append(submitted)
+
+    def receipt(self, submitted: Submitted, task_id: str, level: int) -> None:
+        """The node has it."""
+        if submitted.task_id and submitted.task_id != task_id:
+            self.world.check(
+                submitted.edge in self.excused_edges, f"key {submitted.key} is {submitted.task_id} and {task_id}"
+            )
+        submitted.task_id = task_id
+        submitted.level = max(submitted.level, level)
+        self._tasks[task_id] = submitted
+
+    def outcome(self, submitted: Submitted, outcome: tasks.SubmissionOutcome) -> bool:
+        """An end, or a refusal: True if there is nothing more to wait for."""
+        if not outcome.state:
+            reason = outcome.problem.reason
+            if submitted.call:
+                submitted.over_time = self.world.loop.now
+                return True
+            if reason == "PAST_DEADLINE" and not submitted.task_id:
+                submitted.over_time = self.world.loop.now
+                submitted.gone = True
+                return True
+            self.world.check(
+                reason in RETRYABLE or reason == "PAST_DEADLINE", f"task {submitted.key} was refused: {reason}"
+            )
+            return False
+        state = TaskState(outcome.state)
+        self.world.check(state.terminal, f"{submitted.key} has the outcome {state.name}")
+        if submitted.state is not None and submitted.edge not in self.excused_edges:
+            same = (state, outcome.output.data) == (submitted.state, submitted.output)
+            self.world.check(same, f"{submitted.key} was {submitted.state.name} and is {state.name}")
+        submitted.state, submitted.output = state, outcome.output.data
+        submitted.over_time = self.world.loop.now
+        if not submitted.call:
+            self.world.check(bool(outcome.task_id), f"{submitted.key} has an outcome without a task")
+            self.receipt(submitted, outcome.task_id, 0)
+        return True
+
+    def assigned(self, attempt: Attempt) -> None:
+        """An agent was given work."""
+        attempts = self._attempts.setdefault(attempt.task_id, [])
+        spec = attempt.spec
+        once = int(spec.on_lost) in (OnLost.FAIL, OnLost.WAIT) and spec.retry_policy.max_attempt_count == 1
+        call = attempt.task_id.startswith("call-")
+        if once and attempts and not call and not self.hub_excused and not self.excused_edges:
+            first = attempts[0]
+            self.world.fail(
+                f"{attempt.task_id} must run once and was given to {first.agent} {first.instance}"
+                f" (attempt {first.number}, fence {first.fence}) and to {attempt.agent} {attempt.instance}"
+                f" (attempt {attempt.number}, fence {attempt.fence})"
+            )
+        if not call:
+            attempts.append(attempt)
+        self._running[attempt.task_id] += 1
+
+    def over(self, task_id: str, number: int, fence: int) -> None:
+        """An agent is done with an attempt."""
+        self._running[task_id] -= 1
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def audit(self) -> None:
+        """What must hold at every moment, of all stores that can be looked at now."""
+        hub = self.world.hub.disk.sql
+        if hub is not None and self.world.hub.serving:
+            self._balanced("hub", ledger_lines(hub_facts(hub)))
+            self._ends_stay("hub", hub)
+        else:
+            hub = None
+        for edge in self.world.edges:
+            sql = edge.disk.sql
+            if sql is None or not edge.serving or edge.node is None:
+                continue
+            lines = edge_ledger.lines(sql, "hub", edge.node.rooms.messages.unwritten_duplicates)
+            self._balanced(edge.name, lines)
+            self._ends_stay(edge.name, sql)
+            self._numbers_kept(edge.name, sql)
+            if hub is not None and not self.hub_excused and edge.name not in self.excused_edges:
+                self._cursors(edge.name, sql, hub)
+
+    def _balanced(self, who: str, lines: Sequence[admin_pb2.LedgerLine]) -> None:
+        for line in lines:
+            if not line.balanced:
+                self.world.fail(f"the ledger of {who} does not add up: {line}".replace("\n", " "))
+
+    def _ends_stay(self, who: str, sql: sqlite3.Connection) -> None:
+        for task_id, state in sql.execute("SELECT task_id, state FROM task WHERE state >= 8"):
+            known = self._ends.setdefault((who, task_id), state)
+            if known != state and who not in self.excused_edges and not (who == "hub" and self.hub_excused):
+                self.world.fail(f"{task_id} ended {TaskState(known).name} at {who} and is {TaskState(state).name} now")
+
+    def _numbers_kept(self, edge: str, sql: sqlite3.Connection) -> None:
+        """What a publisher was told is what the store knows."""
+        if edge in self.excused_edges:
+            return
+        stored = dict(sql.execute("SELECT producer_id, last_sequence FROM producer"))
+        for produced in self.producers.values():
+            if produced.edge == edge and not produced.excused:
+                self.world.check(
+                    stored.get(produced.producer, 0) >= produced.acked,
+                    f"{edge} acknowledged {produced.acked} of {produced.producer}"
+                    f" and has {stored.get(produced.producer, 0)}",
+                )
+
+    def _cursors(self, edge: str, sql: sqlite3.Connection, hub: sqlite3.Connection) -> None:
+        """Nobody takes for acknowledged what the other side does not have."""
+        for lane, log_name in edge_ledger.LANE_LOGS.items():
+            state = logs.log_state(sql, log_name)
+            acked = logs.consumers(sql, state.log_id).get("parent", 0)
+            there = _cursor(hub, edge, lane)
+            self.world.check(acked <= there, f"{edge} {lane.name}: acknowledged {acked}, the hub has {there}")
+        row = hub.execute("SELECT log_id FROM log WHERE name = ?", (f"down/{edge}/task",)).fetchone()
+        if row is not None:
+            acked = logs.consumers(hub, row[0]).get(edge, 0)
+            there = _cursor(sql, "parent", Lane.TASK)
+            self.world.check(acked <= there, f"hub to {edge}: acknowledged {acked}, the edge has {there}")
+
+    # --- at rest ------------------------------------------------------------------------------------------------------
+
+    def unsettled(self) -> str:
+        """What is still under way; empty at rest."""
+        world = self.world
+        for machine in (world.hub, *world.edges):
+            if not machine.serving or machine.disk.sql is None:
+                return f"{machine.name} is not up"
+        for publisher in world.publishers:
+            if not publisher.settled:
+                return f"{publisher.name} waits for acknowledgements"
+        for submitter in world.submitters:
+            for submitted in submitter.open:
+                if not self._may_hang(submitted):
+                    return f"{submitted.key} ({submitted.task_id or 'no receipt'}) has not ended"
+        hub = world.hub.disk.sql
+        assert hub is not None
+        for edge in world.edges:
+            sql = edge.disk.sql
+            assert sql is not None
+            for lane, log_name in edge_ledger.LANE_LOGS.items():
+                state = logs.log_state(sql, log_name)
+                acked = logs.consumers(sql, state.log_id)["parent"]
+                if acked < state.last:
+                    return f"{edge.name} {lane.name}: {state.last - acked} entries wait for the hub"
+            if (difference := self._registry_difference(edge, hub)) != "":
+                return difference
+        for name, last, acked in hub.execute(
+            "SELECT log.name, next_sequence - 1, acked_sequence FROM log JOIN consumer USING (log_id)"
+            " WHERE log.name LIKE 'down/%'"
+        ):
+            if acked < last:
+                return f"{name}: {last - acked} entries wait for the edge"
+        return ""
+
+    def _may_hang(self, submitted: Submitted) -> bool:
+        """A task that waits for an agent which has forgotten it, or never heard of it, as it was asked to."""
+        return int(submitted.spec.on_lost) == OnLost.WAIT and (
+            submitted.task_id in self.abandoned or self._waits_for_agent(submitted.task_id)
+        )
+
+    def _waits_for_agent(self, task_id: str) -> bool:
+        for edge in self.world.edges:
+            live = edge.node.rooms.engine.book.live.get(task_id) if edge.node is not None and edge.serving else None
+            if live is not None and live.reason.startswith("AGENT_LOST"):
+                return True
+        return False
+
+    def _registry_difference(self, edge: Edge, hub: sqlite3.Connection) -> str:
+        assert edge.node is not None
+        registry = edge.node.rooms.registry
+        mine = {entry.name: (entry.incarnation, entry.version, entry.payload) for entry in registry.log.entries()}
+        mine = {name: entry for name, entry in mine.items() if entry[2] is not None}
+        there = {
+            name: (incarnation, version, payload)
+            for name, incarnation, version, payload in hub.execute(
+                "SELECT name, incarnation, version, payload FROM agent WHERE node = ?", (edge.name,)
+            )
+        }
+        if mine != there:
+            return f"the hub knows other agents of {edge.name}: {sorted(there)} instead of {sorted(mine)}"
+        return ""
+
+    def verdict(self) -> None:
+        """At rest: everything that was accepted has arrived, once and in order."""
+        self.audit()
+        hub = self.world.hub.disk.sql
+        assert hub is not None
+        self.session_count = hub.execute("SELECT coalesce(sum(fence), 0) FROM node").fetchone()[0]
+        self._messages(hub)
+        self._tasks_ended(hub)
+
+    def _messages(self, hub: sqlite3.Connection) -> None:
+        arrived: dict[str, list[int]] = {}
+        log_id = logs.log_state(hub, "messages").log_id
+        after = 0
+        while True:
+            chunk = logs.read(hub, log_id, after, 10_000, 1 << 30)
+            if not chunk.segments:
+                break
+            for segment in chunk.segments:
+                for message in message_pb2.MessageBatch.FromString(segment.payload).messages:
+                    producer, number, _ = message.payload.split(b"/", 2)
+                    arrived.setdefault(producer.decode(), []).append(int(number))
+            after = chunk.end
+        self.entry_count = sum(map(len, arrived.values()))
+        for produced in self.producers.values():
+            self._message_list(produced, arrived.pop(produced.producer, []))
+        self.world.check(not arrived, f"messages of nobody at the hub: {sorted(arrived)}")
+
+    def _message_list(self, produced: Produced, numbers: list[int]) -> None:
+        world, name = self.world, produced.producer
+        if numbers != sorted(set(numbers)):
+            excused = self.hub_excused
+            world.check(excused, f"{name}: not once and in order at the hub: {numbers}")
+        expected = set(range(1, produced.acked + 1)) - produced.refused
+        missing = expected - set(numbers)
+        if produced.edge in self.excused_edges or produced.excused:
+            missing = {number for number in missing if number <= produced.hub_acked}
+        if not self.hub_excused:
+            world.check(not missing, f"{name}: acknowledged and not at the hub: {sorted(missing)[:20]}")
+        world.check(not produced.refused & set(numbers), f"{name}: refused and at the hub all the same")
+
+    def _tasks_ended(self, hub: sqlite3.Connection) -> None:
+        for submitted in self.submissions:
+            if submitted.call or submitted.gone or self._may_hang(submitted):
+                continue
+            self.world.check(submitted.state is not None, f"{submitted.key} has no outcome")
+            edge = next(edge for edge in self.world.edges if edge.name == submitted.edge)
+            assert edge.disk.sql is not None
+            row = edge.disk.sql.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
+            if submitted.edge not in self.excused_edges | self.forgetful:
+                self.world.check(row is not None, f"{submitted.key} is not known to {submitted.edge} any more")
+                self.world.check(
+                    row is None or row[0] == submitted.state,
+                    f"{submitted.key} was told as {submitted.state!r} and is {row}",
+                )
+            there = hub.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
+            if there is not None and not self.hub_excused:
+                self.world.check(there[0] >= 8, f"{submitted.key} ended at its origin, {there[0]} at the hub")
+
+
+def _cursor(sql: sqlite3.Connection, peer: str, lane: Lane) -> int:
+    row = sql.execute("SELECT max(sequence) FROM inbox_cursor WHERE peer = ? AND lane = ?", (peer, lane)).fetchone()
+    return row[0] or 0

@@ -1,0 +1,29 @@
+"""Three hundred seeds of the whole system: nothing acknowledged is lost, every effect once, everything comes to rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.campaign import run_seeds
+from tests.simulation.world import World
+
+CHUNK = 20
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("first", range(0, 300, CHUNK))
+def test_nothing_is_lost_and_everything_comes_to_rest(first: int) -> None:
+    totals = run_seeds(range(first, first + CHUNK))
+    assert not totals.failures, next(iter(totals.failures.values()))
+    assert sum(totals.faults.values()) > CHUNK
+    assert totals.entries > CHUNK
+
+
+def test_a_seed_gives_the_same_run_again() -> None:
+    def history(seed: int) -> list[str]:
+        world = World(seed)
+        report = world.run()
+        return [*(f"{note[:3]}" for note in world.history), f"{report.steps} {report.faults} {report.fates}"]
+
+    assert history(7) == history(7)
+    assert history(7) != history(8)
