@@ -22,7 +22,7 @@ from tests.faults.restoring import (
     submit,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def test_no_sequence_is_used_twice_and_everything_is_at_the_hub_once(rig: Rig) -> None:

@@ -23,7 +23,7 @@ from tests.faults.restoring import (
     submit,
 )
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 async def _set_back(rig: Rig) -> None:
