@@ -1,0 +1,238 @@
+"""Disks that are set back: an edge's log and the hub's store, with the link between them reduced to its arithmetic."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edgenode.api.message.v1 import message_pb2
+from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Segment
+from edgenode.link.protocol.lanes import ahead, resume_point
+from edgenode.link.store import logs
+from edgenode.link.store.database import Database
+from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.retention import Retention
+from hub.services.entries import cut_messages
+from hub.services.ledger import ledger_lines
+from hub.store import backup
+from hub.store.fleet import SqliteFleetStore
+from hub.store.link import SqliteLinkStore
+from hub.store.messages import SqliteMessageStore
+from hub.store.records import Intake
+from hub.store.restating import TaskLane
+from hub.store.schema import MESSAGE_LOG, open_database
+from hub.store.tasks import task_log
+
+KEEP_ALL = Retention(acked_bytes=1 << 20, acked_seconds=3600)
+
+
+class Epochs:
+    """Every epoch has a name of its own."""
+
+    number = 0
+
+    def __call__(self) -> str:
+        Epochs.number += 1
+        return f"e{Epochs.number}"
+
+
+class World:
+    """`north` and `hub`, each a file; `open` is a start of the process, `copy` and `set_back` are what people do to disks."""
+
+    def __init__(self, folder: Path, retention: Retention) -> None:
+        self.folder = folder
+        self.retention = retention
+        self.epochs = Epochs()
+        self.published = 0
+
+    async def open(self) -> World:
+        self.north = await Database.open(self.folder / "north.db", [logs.SCHEMA], application_id=7)
+        self.outbox = SqliteOutbox(
+            self.north, {Lane.MESSAGE: "log"}, "parent", self.epochs, lambda *_: None, {Lane.MESSAGE: self.retention}
+        )
+        await self.north.write(lambda connection: logs.open_log(connection, "log", self.epochs()))
+        await self.north.write(self.outbox.ensure)
+        self.hub = await open_database(self.folder / "hub.db", 1 << 26)
+        self.messages = SqliteMessageStore(self.hub, cut_messages, self.epochs)
+        await self.messages.prepare()
+        self.fleet = SqliteFleetStore(self.hub, self.epochs)
+        await self.fleet.prepare()
+        return self
+
+    async def close(self) -> None:
+        await self.north.close()
+        await self.hub.close()
+
+    async def copy(self, name: str) -> None:
+        await self.close()
+        shutil.copy(self.folder / f"{name}.db", self.folder / f"{name}.copy")
+        await self.open()
+
+    async def set_back(self, name: str) -> None:
+        await self.close()
+        for beside in self.folder.glob(f"{name}.db*"):
+            beside.unlink()
+        shutil.copy(self.folder / f"{name}.copy", self.folder / f"{name}.db")
+        await self.open()
+
+    async def publish(self, count: int) -> None:
+        for _ in range(count):
+            batch = message_pb2.MessageBatch(messages=[message_pb2.Message(topic="t", key=str(self.published))])
+            segment = Segment(1, batch.SerializeToString(), 1.0)
+            self.published += 1
+            await self.north.write(
+                lambda c, segment=segment: logs.append(c, logs.log_state(c, "log").log_id, [segment])  # type: ignore[misc]
+            )
+
+    async def sync(self) -> None:
+        """A session: greeting, everything that is missing, acknowledgement."""
+        (head,) = await self.outbox.heads()
+        cursors = await self.hub.read(lambda connection: logs.inbox_cursors(connection, "north"))
+        cursor = next((cursor for cursor in cursors if cursor.lane is Lane.MESSAGE), LaneCursor(Lane.MESSAGE, "", 0))
+        if ahead({Lane.MESSAGE: head}, {}, {Lane.MESSAGE: cursor}):
+            head = await self.outbox.renew_epoch(Lane.MESSAGE)
+        after = resume_point(head, cursor)
+        chunk = await self.outbox.read(Lane.MESSAGE, after, 10_000, 1 << 30)
+        if chunk.segments:
+            gap = "NOT_HELD" if chunk.base > after + 1 else ""
+            intake = Intake("north", Lane.MESSAGE, head.epoch, chunk.base, chunk.segments, gap)
+            applied, _ = await self.messages.append(intake)
+            await self.outbox.acknowledged(Lane.MESSAGE, head.epoch, applied.sequence, ())
+
+    async def at_hub(self) -> list[int]:
+        chunk = (await self.messages.read(0, 10_000, 1 << 30)).chunk
+        batches = [message_pb2.MessageBatch.FromString(segment.payload) for segment in chunk.segments]
+        return [int(message.key) for batch in batches for message in batch.messages]
+
+    async def gaps(self) -> int:
+        lines = ledger_lines(await SqliteLinkStore(self.hub).ledger())
+        assert [line.hop for line in lines if not line.balanced] == []
+        return sum(line.dropped_counts["GAP"] for line in lines if line.hop == "message.uplink")
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = await World(tmp_path, KEEP_ALL).open()
+    yield world
+    await world.close()
+
+
+async def test_a_hub_that_was_set_back_is_refilled(world: World) -> None:
+    await world.publish(10)
+    await world.sync()
+    await world.copy("hub")
+    await world.publish(10)
+    await world.sync()
+    await world.set_back("hub")
+    await world.publish(10)
+    await world.sync()
+    assert await world.at_hub() == list(range(30))
+    assert await world.gaps() == 0
+
+
+async def test_what_was_kept_too_short_is_a_gap_of_exactly_that_many(world: World) -> None:
+    await world.publish(10)
+    await world.sync()
+    await world.copy("hub")
+    await world.publish(10)
+    await world.sync()
+    size = len(message_pb2.MessageBatch(messages=[message_pb2.Message(topic="t", key="10")]).SerializeToString())
+    world.retention = Retention(acked_bytes=4 * size, acked_seconds=3600)
+    await world.set_back("hub")
+    await world.publish(1)
+    await world.outbox.trim()
+    await world.sync()
+    assert await world.at_hub() == [*range(10), 16, 17, 18, 19, 20]
+    assert await world.gaps() == 6
+
+
+@pytest.mark.parametrize("offline", [0, 5, 25])
+async def test_an_edge_that_was_set_back_gives_no_number_twice(world: World, offline: int) -> None:
+    """Whether it has appended nothing since, or more than the hub knew beyond it, over a restart or not."""
+    await world.publish(10)
+    await world.sync()
+    await world.copy("north")
+    await world.publish(10)
+    await world.sync()
+    await world.set_back("north")
+    await world.publish(offline)
+    await world.close()
+    await world.open()
+    await world.sync()
+    await world.publish(3)
+    await world.sync()
+    assert await world.at_hub() == list(range(23 + offline))
+    assert await world.gaps() == 0
+
+
+async def test_a_log_that_keeps_its_epoch_loses_messages(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The protection of the test before, taken away: it must fail then."""
+    monkeypatch.setattr(logs, "open_log", logs.ensure_log)
+    with pytest.raises(AssertionError):
+        await test_an_edge_that_was_set_back_gives_no_number_twice(world, 25)
+
+
+async def test_without_retention_a_hub_that_was_set_back_is_not_refilled_but_says_so(tmp_path: Path) -> None:
+    world = await World(tmp_path, Retention()).open()
+    with pytest.raises(AssertionError):
+        await test_a_hub_that_was_set_back_is_refilled(world)
+    assert await world.gaps() == 10
+    await world.close()
+
+
+# --- who has forgotten, as the greeting shows it ---
+
+
+async def ask(world: World, head: LaneHead | None, cursor: LaneCursor | None) -> str:
+    """First letters of what a node with this log and this cursor is asked."""
+    row = await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0, "", TaskLane(head, cursor))
+    assert row is not None
+    await world.fleet.settled("north", row.restate_id)
+    return row.restate_id.partition("-")[0]
+
+
+async def test_both_sides_are_found_out(world: World) -> None:
+    head = LaneHead(Lane.TASK, "up", 1, 9)
+    assert await ask(world, head, None) == ""
+    segments = [Segment(1, b"x", 1.0)] * 5
+
+    def fill(connection: object) -> str:
+        log = logs.log_state(connection, task_log("north"))  # type: ignore[arg-type]
+        logs.append(connection, log.log_id, segments)  # type: ignore[arg-type]
+        logs.acknowledge(connection, log.log_id, "north", 4)  # type: ignore[arg-type]
+        logs.accept(connection, "north", Lane.TASK, "up", 1, segments, "")  # type: ignore[arg-type]
+        return log.epoch
+
+    epoch = await world.hub.write(fill)
+    down = LaneCursor(Lane.TASK, epoch, 4)
+    assert await ask(world, head, down) == ""
+    assert await ask(world, LaneHead(Lane.TASK, "up", 1, 4), down) == "n"
+    assert await ask(world, LaneHead(Lane.TASK, "other", 1, 9), down) == "n"
+    assert await ask(world, head, LaneCursor(Lane.TASK, epoch, 3)) == "n"
+    assert await ask(world, head, None) == "n"
+    before = await world.fleet.fence_base()
+    assert await ask(world, head, LaneCursor(Lane.TASK, epoch, 6)) == "h"
+    assert await ask(world, LaneHead(Lane.TASK, "other", 1, 9), LaneCursor(Lane.TASK, "unknown", 1)) == "hn"
+    assert await world.fleet.fence_base() > before
+
+
+async def test_the_hub_begins_anew(world: World) -> None:
+    await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0)
+    epochs = await world.hub.read(lambda c: dict(c.execute("SELECT name, epoch FROM log")))
+
+    def renew(connection: object) -> list[str]:
+        return backup.begin_anew(connection, 1_800_000_000.0, world.epochs)  # type: ignore[arg-type]
+
+    await world.hub.write(renew)
+    after = await world.hub.read(lambda c: dict(c.execute("SELECT name, epoch FROM log")))
+    assert after.keys() == epochs.keys() >= {MESSAGE_LOG, task_log("north")}
+    assert not set(after.values()) & set(epochs.values())
+    first = await world.fleet.fence_base()
+    await world.hub.write(renew)
+    assert await world.fleet.fence_base() > first > 1_800_000_000
+    (row,) = await world.fleet.nodes()
+    assert (row.restate_id, row.registry_epoch) == ("h", "")
+    assert row.fence >= first
