@@ -25,7 +25,7 @@ from edgenode.link.terminal.backups import (
 )
 from edgenode.link.terminal.options import output_option
 from edgenode.link.terminal.rpc import ask, channel_to, run
-from edgenode.node.backup import SCOPE, back_up, begin_anew, check_ledger, newer_identity
+from edgenode.node.backup import SCOPE, back_up, begin_anew, check, newer_identity
 from edgenode.node.config import load_node_config
 from edgenode.node.store import APPLICATION_ID, FILE_NAME, MIGRATIONS
 
@@ -70,7 +70,7 @@ async def _back_up_store(state: Path, target: Path) -> admin_pb2.Backup:
 @output_option
 def verify(file: Path, output: str) -> None:
     """Check a backup: checksums, the store's integrity and schema, and that its ledger adds up."""
-    show_verified(file, SCOPE.kind, [check_ledger], output)
+    show_verified(file, SCOPE.kind, [check], output)
 
 
 @click.command()
@@ -92,7 +92,7 @@ def restore(state: Path, output: str, file: Path, force: bool, dry_run: bool) ->
         lambda connection: begin_anew(connection, clock.wall(), new_epoch),
         force=force,
         dry_run=dry_run,
-        checks=[check_ledger],
+        checks=[check],
         keep=newer_identity,
     )
     hints = [f"start it: edgenode run --state {state}"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.backup.archive import Kind
+from edgenode.link.backup.checking import check_logs
 from edgenode.link.backup.making import Scope, make_backup
 from edgenode.link.errors import Aborted, EdgenodeError
 from edgenode.link.model.task import Level, TaskState
@@ -30,6 +31,7 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node import config, ledger, store, task_store
+from edgenode.node.message_log import PARENT
 from edgenode.node.task_book import HUB
 
 SCOPE = Scope(
@@ -46,9 +48,14 @@ async def back_up(database: Database, state: Path, target: Path, clock: Clock) -
     return await make_backup(database, SCOPE, state, row[0] if row is not None else "edge", target, clock)
 
 
-def check_ledger(connection: sqlite3.Connection) -> Sequence[str]:
-    """The hops of a store that do not add up."""
-    return [f"the ledger of {line.hop} does not add up" for line in ledger.lines(connection, HUB) if not line.balanced]
+def check(connection: sqlite3.Connection) -> Sequence[str]:
+    """What of a store's logs is not whole, and which hops do not add up."""
+    joined = connection.execute("SELECT 1 FROM consumer WHERE name = ?", (PARENT,)).fetchone() is not None
+    lines = ledger.lines(connection, HUB if joined else "")
+    return [
+        *check_logs(connection),
+        *(f"the ledger of {line.hop} does not add up" for line in lines if not line.balanced),
+    ]
 
 
 def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Callable[[], str]) -> list[str]:

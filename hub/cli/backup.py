@@ -26,7 +26,7 @@ from edgenode.link.terminal.rpc import ask, channel_to, run
 from hub.ca.authority import Authority
 from hub.cli.place import hub_target, state_option
 from hub.config import load_hub_config
-from hub.services.backup import SCOPE, check_ledger
+from hub.services.backup import SCOPE, check
 from hub.store.backup import begin_anew
 from hub.store.schema import open_database
 
@@ -74,7 +74,7 @@ async def _back_up_store(state: Path, target: Path) -> admin_pb2.Backup:
 @output_option
 def verify(file: Path, output: str) -> None:
     """Check a backup: checksums, the store's integrity and schema, and that its ledger adds up."""
-    show_verified(file, SCOPE.kind, [check_ledger], output)
+    show_verified(file, SCOPE.kind, [check], output)
 
 
 @click.command()
@@ -96,7 +96,7 @@ def restore(state: Path, output: str, file: Path, force: bool, dry_run: bool) ->
         lambda connection: begin_anew(connection, clock.wall(), new_epoch),
         force=force,
         dry_run=dry_run,
-        checks=[check_ledger],
+        checks=[check],
     )
     hints = [
         "nodes that were revoked since the backup are let in again: revoke them anew",

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from edgenode.link.backup.archive import Kind
+from edgenode.link.backup.checking import check_logs
 from edgenode.link.backup.making import Scope
 from hub import config
 from hub.services.ledger import ledger_lines
@@ -20,10 +21,10 @@ SCOPE = Scope(
 )
 
 
-def check_ledger(connection: sqlite3.Connection) -> Sequence[str]:
-    """The hops of a store that do not add up."""
+def check(connection: sqlite3.Connection) -> Sequence[str]:
+    """What of a store's logs is not whole, and which hops do not add up."""
+    lines = ledger_lines(ledger_facts(connection))
     return [
-        f"the ledger of {line.hop} {line.peer} does not add up".replace("  ", " ")
-        for line in ledger_lines(ledger_facts(connection))
-        if not line.balanced
+        *check_logs(connection),
+        *(f"the ledger of {line.hop} {line.peer} does not add up" for line in lines if not line.balanced),
     ]

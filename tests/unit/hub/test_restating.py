@@ -98,7 +98,7 @@ def test_what_a_node_that_has_forgotten_does_not_mention_goes_on(rows: Restored)
 
 @pytest.mark.parametrize("first", ["origin", "holder"])
 def test_a_grant_that_the_hub_has_forgotten_stands(rows: Restored, first: str) -> None:
-    says = [("south", offered(again=True)), ("north", reported(3, TaskState.WORKING))]
+    says: list[tuple[str, Entry]] = [("south", offered(again=True)), ("north", reported(3, TaskState.WORKING))]
     for node, entry in says if first == "origin" else reversed(says):
         rows.says(node, entry)
     for node in ("south", "north"):

@@ -11,7 +11,7 @@ import pytest
 from edgenode.api.message.v1 import message_pb2
 from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.protocol.lanes import ahead, resume_point
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
 from edgenode.link.store.retention import Retention
@@ -25,6 +25,7 @@ from hub.store.records import Intake
 from hub.store.restating import TaskLane
 from hub.store.schema import MESSAGE_LOG, open_database
 from hub.store.tasks import task_log
+from tests.unit.hub.letters import keeper
 
 KEEP_ALL = Retention(acked_bytes=1 << 20, acked_seconds=3600)
 
@@ -58,7 +59,7 @@ class World:
         self.hub = await open_database(self.folder / "hub.db", 1 << 26)
         self.messages = SqliteMessageStore(self.hub, cut_messages, self.epochs)
         await self.messages.prepare()
-        self.fleet = SqliteFleetStore(self.hub, self.epochs)
+        self.fleet = SqliteFleetStore(self.hub, self.epochs, keeper())
         await self.fleet.prepare()
         return self
 
@@ -90,7 +91,7 @@ class World:
     async def sync(self) -> None:
         """A session: greeting, everything that is missing, acknowledgement."""
         (head,) = await self.outbox.heads()
-        cursors = await self.hub.read(lambda connection: logs.inbox_cursors(connection, "north"))
+        cursors = await self.hub.read(lambda connection: inbox.inbox_cursors(connection, "north"))
         cursor = next((cursor for cursor in cursors if cursor.lane is Lane.MESSAGE), LaneCursor(Lane.MESSAGE, "", 0))
         if ahead({Lane.MESSAGE: head}, {}, {Lane.MESSAGE: cursor}):
             head = await self.outbox.renew_epoch(Lane.MESSAGE)
@@ -203,7 +204,7 @@ async def test_both_sides_are_found_out(world: World) -> None:
         log = logs.log_state(connection, task_log("north"))  # type: ignore[arg-type]
         logs.append(connection, log.log_id, segments)  # type: ignore[arg-type]
         logs.acknowledge(connection, log.log_id, "north", 4)  # type: ignore[arg-type]
-        logs.accept(connection, "north", Lane.TASK, "up", 1, segments, "")  # type: ignore[arg-type]
+        inbox.accept(connection, "north", Lane.TASK, "up", 1, segments, "")  # type: ignore[arg-type]
         return log.epoch
 
     epoch = await world.hub.write(fill)
