@@ -19,6 +19,9 @@ from edgenode.link.model.problem import Problem
 
 # Rejections kept with a cursor; a greeting carries them all.
 KEPT_REJECTIONS = 256
+# Cursors kept of a lane, one for each process of the peer that sent something. An entry of an epoch before them would be taken
+# again; but a sender goes on behind the newest cursor, and an entry that old is not kept for refilling.
+KEPT_CURSORS = 256
 
 
 def inbox_cursors(connection: sqlite3.Connection, peer: str) -> list[LaneCursor]:
@@ -81,6 +84,7 @@ def accept(
             "INSERT INTO inbox_cursor (peer, lane, epoch, start_sequence, sequence) VALUES (?, ?, ?, ?, ?)",
             (peer, lane, epoch, start, start),
         )
+        _fold(connection, peer, lane)
     cursor, known, newest = connection.execute(
         "SELECT cursor_id, sequence, (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = :peer AND lane = :lane)"
         " FROM inbox_cursor WHERE peer = :peer AND lane = :lane AND epoch = :epoch",
@@ -111,6 +115,31 @@ def accept(
         (sequence - 1, new, total - new, missing, peer, lane, epoch),
     )
     return Fresh(start, skip, tuple(fresh))
+
+
+def _fold(connection: sqlite3.Connection, peer: str, lane: Lane) -> None:
+    """Where a lane has too many cursors, count what the oldest passed with the one after it."""
+    of_lane = "FROM inbox_cursor WHERE peer = ? AND lane = ?"
+    (count,) = connection.execute(f"SELECT count(*) {of_lane}", (peer, lane)).fetchone()
+    if count <= KEPT_CURSORS:
+        return
+    oldest, heir = connection.execute(
+        f"SELECT cursor_id, start_sequence, sequence {of_lane} ORDER BY cursor_id LIMIT 2", (peer, lane)
+    ).fetchall()
+    passed = oldest[2] - oldest[1]
+    if passed > heir[1]:
+        return  # they overlap: copies of one disk, each with its own count of the same positions
+    counts = connection.execute(
+        "DELETE FROM inbox_cursor WHERE cursor_id = ?"
+        " RETURNING applied_count, duplicate_count, rejected_count, gap_count, known_count",
+        (oldest[0],),
+    ).fetchone()
+    connection.execute(
+        "UPDATE inbox_cursor SET start_sequence = start_sequence - ?, applied_count = applied_count + ?,"
+        " duplicate_count = duplicate_count + ?, rejected_count = rejected_count + ?, gap_count = gap_count + ?,"
+        " known_count = known_count + ? WHERE cursor_id = ?",
+        (passed, *counts, heir[0]),
+    )
 
 
 def reject(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, rejections: Sequence[Rejection]) -> None:

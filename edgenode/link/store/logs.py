@@ -90,6 +90,7 @@ CREATE TABLE inbox_cursor (
     UNIQUE (peer, lane, epoch)
 ) STRICT;
 CREATE INDEX inbox_cursor_epoch ON inbox_cursor (epoch);
+CREATE INDEX inbox_cursor_order ON inbox_cursor (peer, lane);
 CREATE TABLE rejection (
     cursor_id INTEGER NOT NULL REFERENCES inbox_cursor (cursor_id) ON UPDATE CASCADE ON DELETE CASCADE,
     sequence INTEGER NOT NULL,

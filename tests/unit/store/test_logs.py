@@ -110,6 +110,17 @@ def test_the_cursor_of_a_disk_that_is_back_counts_again(db: sqlite3.Connection) 
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("original", 5)]
 
 
+def test_cursors_of_many_processes_are_bounded_and_still_add_up(db: sqlite3.Connection) -> None:
+    total = inbox.KEPT_CURSORS + 20
+    for number in range(total):
+        inbox.accept(db, "north", Lane.TASK, f"boot-{number}", 1 + 3 * number, [segment(3)], "")
+    rows = db.execute(
+        "SELECT count(*), sum(applied_count), sum(sequence - start_sequence), min(start_sequence) FROM inbox_cursor"
+    ).fetchone()
+    assert rows == (inbox.KEPT_CURSORS, 3 * total, 3 * total, 0)
+    assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [(f"boot-{total - 1}", 3 * total)]
+
+
 def test_a_gap_in_an_epoch_that_is_new_counts_from_what_came_before(db: sqlite3.Connection) -> None:
     inbox.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], "")
     inbox.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], "RETENTION")
