@@ -20,10 +20,10 @@ from edgenode.link.errors import Internal
 from edgenode.sdk import Client, Level
 from tests.faults.fleet import Rig
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 COPIES = ("north", "twin")
-WITHIN = 30.0
+WITHIN = 60.0
 
 
 async def link(client: Client) -> admin_pb2.LinkStatus:
@@ -82,13 +82,12 @@ async def rejoin(rig: Rig, state: str) -> None:
     await rig.fleet.run(EDGENODE, "join", *where, "--token", json.loads(made)["token"])
 
 
-async def refused(rig: Rig, node: str) -> str:
-    """Why the hub refuses an edge."""
+async def refused(rig: Rig, node: str, reason: str) -> None:
+    """Wait until the hub refuses an edge for that reason. Raises TimeoutError."""
     async with asyncio.timeout(WITHIN), rig.client(node) as client:
         while True:
-            status = await link(client)
-            if status.last_problem.reason:
-                return status.last_problem.reason
+            if (await link(client)).last_problem.reason == reason:
+                return
             await asyncio.sleep(0.05)
 
 
@@ -141,7 +140,7 @@ async def test_cloned_edge(rig: Rig) -> None:
     # The copy that was let in first is outdated by the other's certificate: refused, and working for its agents.
     await rig.start_edge("north")
     await publish(rig, "north", "local")
-    assert await refused(rig, "north") == "STALE_GENERATION"
+    await refused(rig, "north", "STALE_GENERATION")
 
 
 async def test_copies_that_go_on_under_one_epoch_are_caught(rig: Rig) -> None:
