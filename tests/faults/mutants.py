@@ -161,6 +161,26 @@ def time_attempts_by_the_wall_clock() -> None:
     Dispatcher._hand_over = careless  # type: ignore[method-assign]
 
 
+def send_without_bound() -> None:
+    """A session puts as much under way as there is credit for, however slow the link."""
+    from edgenode.link.protocol.flight import MOST_BYTES, Flight
+
+    Flight.room = MOST_BYTES  # type: ignore[assignment, method-assign]
+
+
+def believe_silence() -> None:
+    """No session is given up for silence."""
+    from edgenode.link.protocol.exchange import Exchange
+
+    honest = Exchange.pump
+
+    def trusting(self: Exchange, now: float, *, writable: bool) -> None:
+        self.heard(now)
+        honest(self, now, writable=writable)
+
+    Exchange.pump = trusting  # type: ignore[method-assign]
+
+
 def let_everybody_in() -> None:
     """The hub's gate is open."""
     from edgenode.link.protocol.admission import AdmissionGate
@@ -176,7 +196,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
         forget_the_cursor,
         hand_over_without_a_note,
         keep_tasks_by_the_wall_clock,
+        believe_silence,
         let_everybody_in,
+        send_without_bound,
         sync_nothing,
         time_attempts_by_the_wall_clock,
         write_identities_unsynced,

@@ -16,6 +16,8 @@ from edgenode.link.protocol.registry_sync import RegistrySink, RegistrySource
 from edgenode.link.protocol.sending import Sending
 from edgenode.link.protocol.sharing import LaneSharing
 
+FLIGHT_SHARE = 0.2  # of the lease: how long what is sent may be under way
+
 
 class Exchange:
     """The state of an established session. `send` and `emit` take frames and effects in order."""
@@ -35,7 +37,6 @@ class Exchange:
         self._config = config
         self._send = send
         self._emit = emit
-        self.sending = Sending(sharing, config.batch_count, config.batch_bytes, now)
         cursors = by_lane(greeting.standing.cursors)
         self._receivers = {
             head.lane: LaneReceiver(
@@ -50,6 +51,7 @@ class Exchange:
         timing = theirs if isinstance(theirs, f.Welcome) else config
         self._heartbeat = timing.heartbeat
         self._lease = timing.lease
+        self.sending = Sending(sharing, config.batch_count, config.batch_bytes, timing.lease * FLIGHT_SHARE, now)
         self._last_sent = now
         self._last_heard = now
         self._number = 0
@@ -139,6 +141,7 @@ class Exchange:
 
     def on_ack(self, frame: f.Ack) -> None:
         """The other side committed entries of ours."""
+        self.sending.acknowledged(frame.lane, frame.sequence, self._last_heard)
         if self._sender(frame.lane).acknowledged(frame):
             self._emit(e.Acknowledge(frame.lane, frame.epoch, frame.sequence, frame.rejections))
 

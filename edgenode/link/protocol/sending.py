@@ -6,6 +6,7 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.frames import Batch
 from edgenode.link.model.lanes import Chunk, Lane
 from edgenode.link.protocol.events import ReadLane
+from edgenode.link.protocol.flight import Flight
 from edgenode.link.protocol.lanes import LaneSender
 from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
 
@@ -13,8 +14,9 @@ from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
 class Sending:
     """The senders of a session share one link. One read is under way at most, so that the choice falls when room is there."""
 
-    def __init__(self, sharing: LaneSharing, batch_count: int, batch_bytes: int, now: float) -> None:
-        """Bounds of one batch in entries and payload bytes."""
+    def __init__(self, sharing: LaneSharing, batch_count: int, batch_bytes: int, patience: float, now: float) -> None:
+        """Bounds of one batch in entries and payload bytes; `patience`: seconds what is sent may be under way."""
+        self._flight = Flight(patience)
         self.sharing = sharing
         self.bucket = TokenBucket(now)
         self.senders: dict[Lane, LaneSender] = {}
@@ -27,14 +29,15 @@ class Sending:
 
     def next_read(self, now: float) -> ReadLane | None:
         """The next read, if a lane has something, may send it and the pace allows it."""
-        if self._reading is not None or self.bucket.ready_at(now) > now:
+        room = self._flight.room
+        if self._reading is not None or not room or self.bucket.ready_at(now) > now:
             return None
         lane = self.sharing.choose(self._ready())
         if lane is None:
             return None
         sender = self.senders[lane]
         self._reading = (lane, sender.last)
-        return ReadLane(lane, sender.next - 1, *sender.bounds(self._batch_count, self._batch_bytes))
+        return ReadLane(lane, sender.next - 1, *sender.bounds(self._batch_count, min(self._batch_bytes, room)))
 
     def read_done(self, lane: Lane, chunk: Chunk, now: float) -> Batch | None:
         """The batch to send. Raises FailedPrecondition (SESSION_STATE) if no such read was under way."""
@@ -47,7 +50,12 @@ class Sending:
             size = batch.size
             self.sharing.charge(lane, size)
             self.bucket.take(size, now)
+            self._flight.sent(lane, batch.end, size, now)
         return batch
+
+    def acknowledged(self, lane: Lane, sequence: int, now: float) -> None:
+        """The other side committed everything up to `sequence`."""
+        self._flight.acknowledged(lane, sequence, now)
 
     def next_deadline(self, now: float) -> float | None:
         """When the pace allows the next read, if one waits for that."""
