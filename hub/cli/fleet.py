@@ -96,7 +96,7 @@ def show(state: Path, output: str, node: str) -> None:
 
 
 def _node_text(shown: Plain, now: float) -> str:
-    name, since = shown["node"], shown["quarantine_time"]
+    name, since, expiry = shown["node"], shown["quarantine_time"], shown["certificate_expire_time"]
     summary = facts(
         [
             ("node", name),
@@ -109,7 +109,7 @@ def _node_text(shown: Plain, now: float) -> str:
             ("agents", shown["agent_count"]),
             ("desired state", _desired(shown)),
             ("generation", shown["generation"]),
-            ("certificate", f"ends in {human_seconds(shown['certificate_expire_time'] - now)}"),
+            ("certificate", expiry and f"ends in {human_seconds(expiry - now)}"),
             ("software", shown["software"]),
         ]
     )

@@ -367,6 +367,7 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
 
     def __init__(self) -> None:
         self.tokens: list[Any] = []
+        self.quarantined = False
         self.below = False  # another hub
         self.document = sync_pb2.DesiredDocument(node="north", version=2, log_level="info", limits={"store_bytes": 9})
 
@@ -393,6 +394,17 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
             lanes=[admin_pb2.LaneStatus(direction="up", lane="message", pending_count=3, pending_bytes=2048)],
         )
         return fleet_service_pb2.ListNodesResponse(nodes=[node])
+
+    async def GetNode(self, request: Any, context: Context) -> fleet_service_pb2.GetNodeResponse:
+        node = (await self.ListNodes(request, context)).nodes[0]
+        if self.quarantined:
+            node.state = "quarantined"
+            node.quarantine_time.CopyFrom(timestamp_to_pb(T0))
+        return fleet_service_pb2.GetNodeResponse(node=node)
+
+    async def ReleaseNode(self, request: Any, context: Context) -> fleet_service_pb2.ReleaseNodeResponse:
+        released, self.quarantined = self.quarantined, False
+        return fleet_service_pb2.ReleaseNodeResponse(released=released)
 
     async def GetFleetLedger(self, request: Any, context: Context) -> fleet_service_pb2.GetFleetLedgerResponse:
         return fleet_service_pb2.GetFleetLedgerResponse(lines=ledger_lines(balanced=request.node != "south"))

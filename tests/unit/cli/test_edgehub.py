@@ -75,6 +75,20 @@ def test_join_with_a_bad_token(edgehub: Run, tmp_path: Path) -> None:
     assert (result.exit_code, last_line(result.stderr)) == (2, "reason: BAD_TOKEN (exit 2)")
 
 
+def test_a_quarantined_node_is_shown_and_released(edgehub: Run, hub: FakeHub) -> None:
+    hub.fleet.quarantined = True
+    shown = edgehub("nodes", "show", "north", state=hub.state)
+    assert shown.exit_code == 7
+    assert "two processes use its identity" in shown.stdout
+    assert "edgehub nodes release north" in shown.stdout
+    assert "edgehub token create north --rejoin" in shown.stdout
+    assert edgehub("nodes", "release", "north", state=hub.state).stdout == "released\n"
+    shown = edgehub("nodes", "show", "north", state=hub.state)
+    assert shown.exit_code == 0
+    assert "to do" not in shown.stdout
+    assert edgehub("nodes", "release", "north", state=hub.state).stdout == "it was not quarantined\n"
+
+
 def test_nodes(edgehub: Run, hub: FakeHub) -> None:
     titles, row = edgehub("nodes", state=hub.state).stdout.splitlines()
     assert titles.split()[:5] == ["NODE", "KIND", "STATE", "CONTACT", "AGENTS"]

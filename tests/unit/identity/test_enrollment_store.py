@@ -215,6 +215,36 @@ async def test_a_revoked_node_is_refused(store: SqliteEnrollmentStore) -> None:
         await store.revoke("nobody")
 
 
+async def test_a_quarantined_node_is_refused_until_it_is_released_or_joins_anew(store: SqliteEnrollmentStore) -> None:
+    first = await joined(store)
+    second = await renew(store, first, b"key-2")
+
+    async def refused(certificate: IssuedCertificate) -> None:
+        with pytest.raises(PermissionDenied) as refusal:
+            await store.admit(certificate, 3.0)
+        assert refusal.value.reason == "CLONED_IDENTITY"
+        assert refusal.value.problem.retry_after
+
+    await store.quarantine("north", 3.0)
+    await refused(first)
+    await refused(second)
+    with pytest.raises(PermissionDenied):  # none of the copies gets a newer certificate than the other meanwhile
+        await renew(store, first, b"key-2")
+    assert await store.release("north")
+    assert not await store.release("north")
+    assert (await store.admit(second, 4.0)).quarantine_time is None
+    await store.quarantine("north", 5.0)
+    await store.create_token(token("again", rejoin=True))
+    third = await claim(store, "again", b"key-3")
+    assert (await store.admit(third, 6.0)).quarantine_time is None
+    with pytest.raises(PermissionDenied) as stale:
+        await store.admit(second, 6.0)
+    assert stale.value.reason == "STALE_GENERATION"
+    for change in (store.release("nobody"), store.quarantine("nobody", 7.0)):
+        with pytest.raises(NotFound):
+            await change
+
+
 async def test_a_hub_restored_from_a_backup_takes_over_what_it_signed(store: SqliteEnrollmentStore) -> None:
     first = await joined(store)
     newer = issue_for(b"key-7")("north", 7)
