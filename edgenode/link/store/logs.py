@@ -507,14 +507,15 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         "SELECT position, entry_count, length(payload) FROM segment WHERE position >= ? AND position <= ?"
         " ORDER BY position LIMIT ?",
         (origin, origin + upto, max_segments),
-    ).fetchall()
-    for position, count, size in rows:
+    )
+    for position, count, size in rows:  # most of what is acknowledged may be there to stay: read no further than needed
         if position - origin + count - 1 > upto or held - freed <= keep_bytes:
             break
         last_position = position
         deleted += count
         freed += size
         taken += disk_bytes(size)
+    rows.close()
     if last_position is None:
         return 0
     connection.execute("DELETE FROM segment WHERE position >= ? AND position <= ?", (origin, last_position))
