@@ -318,7 +318,7 @@ class Dispatcher:
                 self._retry_after(after.avoid_until - now)
             if after.held and after.cancel_reason is not None and after.holder in self._lost:
                 self._look_at_lost(after.holder)
-            if after.waiting:
+            if self._up and after.waiting:
                 self._changed_queues.add(after.wait_key)
             for listener in self._listeners:
                 listener(change)

@@ -5,7 +5,9 @@ Theory of operation. Up go the one message log, of which the parent is a consume
 nothing to the protocol; what it adds is its place in the tree: the Welcome says which hubs are above, and when that changes
 the hubs below are sent away to dial again and learn it in turn. Whoever finds itself above itself refuses the link with
 LOOP_IN_TREE (`greeting`), so a circle lives no longer than the path needs to run around it. Meanwhile nothing circles in it:
-messages are known by the key of their origin, tasks by their id, and names have a bound on their length.
+messages are known by the key of their origin, tasks by their id, and names have a bound on their length. A hub remembers
+its path while its parent is out of reach, so that nobody below is disturbed; one that was refused for a loop takes itself for
+a root, and chance decides which link of a circle is the one that stays away.
 
 While the parent is out of reach, everything within the fleet goes on. Messages wait in the log as long as its bound on the
 store allows; what is dropped is counted and told as a gap. Tasks that nobody here fits wait here.
@@ -31,6 +33,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.parent.membership import link_status
 from edgenode.link.ports import Clock, Inbox, Rng
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
+from edgenode.link.protocol.greeting import LOOP_IN_TREE
 from edgenode.link.protocol.timers import Timer
 from edgenode.link.store.outbox import OnAcknowledged, SqliteOutbox
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
@@ -212,12 +215,19 @@ class Uplink(LinkEvents):
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
         self._end_move()
-        path = link.peer.path
+        self._move_to(link.peer.path)
+        # On the next turn: the session counts as up only once this returned.
+        asyncio.get_running_loop().call_soon(self._up, link)
+
+    def refused(self, problem: Problem) -> None:
+        """See LinkEvents. In a circle what everybody remembers of its path would keep everybody out for ever."""
+        if problem.reason == LOOP_IN_TREE:
+            self._move_to(())
+
+    def _move_to(self, path: tuple[str, ...]) -> None:
         if path != self.path:
             self.path = path
             self._above.path_changed(path)
-        # On the next turn: the session counts as up only once this returned.
-        asyncio.get_running_loop().call_soon(self._up, link)
 
     def _up(self, link: LinkConnection) -> None:
         if link.established:

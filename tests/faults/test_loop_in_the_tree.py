@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -15,6 +16,8 @@ from hub.store import messages
 from tests.faults.tree import Tree, until
 from tests.integration.hub.fake_edge import until_async
 from tests.integration.hub.forest import Forest, Grown
+
+UP = "established"
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -57,6 +60,31 @@ async def test_a_circle_is_refused(tree: Tree) -> None:
 
 async def test_a_circle_that_is_not_refused_is_noticed(tree: Tree) -> None:
     assert "no link was refused" in await scenario(tree, "join-whatever-comes", 5.0)
+
+
+async def test_a_circle_of_three_that_is_made_at_once_breaks(folder: Path) -> None:
+    forest = Forest(folder)
+    names = ["one", "two", "three"]
+    hubs = [forest.plant(name) for name in names]
+    try:
+        for hub in hubs:
+            await hub.up()
+        for child, parent in zip(hubs, [*hubs[1:], hubs[0]], strict=True):
+            await child.below(parent, names[hubs.index(child)])
+        await asyncio.gather(*(hub.stop() for hub in hubs))
+        await asyncio.gather(*(hub.up() for hub in hubs))
+
+        async def broken() -> bool:
+            """Two links stand, the third is refused, and the lowest hub knows the way from the root."""
+            statuses = [await hub.status() for hub in hubs]
+            links = [status.parent_link for status in statuses]
+            refused = [link for link in links if link.last_problem.reason == "LOOP_IN_TREE" and link.state != UP]
+            depths = sorted(len(status.hub_path) for status in statuses)
+            return len(refused) == 1 and sum(link.state == UP for link in links) == 2 and depths[-1] == 3
+
+        await until_async(broken, 60)
+    finally:
+        await forest.close()
 
 
 # --- what keeps things from circling while hubs are being joined to one: here the refusal is taken away ---------------

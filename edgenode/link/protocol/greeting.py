@@ -19,6 +19,8 @@ from edgenode.link.protocol.events import Peer, Role, Standing
 from edgenode.link.protocol.lanes import ahead, protocol_error
 from edgenode.link.protocol.registry import RegistryLog
 
+LOOP_IN_TREE = "LOOP_IN_TREE"
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -218,7 +220,7 @@ def check_tree(path: tuple[str, ...], child: str) -> None:
         return
     if child in path:
         raise FailedPrecondition(
-            "LOOP_IN_TREE",
+            LOOP_IN_TREE,
             f"hub {child} would be below itself: {' > '.join((*path, child))}",
             hint="hubs form a tree: one of these hubs must not have joined the one before it",
             path=" > ".join(path),

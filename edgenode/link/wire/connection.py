@@ -70,6 +70,9 @@ class LinkEvents:
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """It ended, and with it what was sent best effort; every frame that came before was handled."""
 
+    def refused(self, problem: Problem) -> None:
+        """Dialing: an attempt ended before there was a session."""
+
     async def on_desired_state(self, link: LinkConnection, message: sync_pb2.DesiredState) -> None:
         """The parent wants this."""
         problem = problem_to_pb(_not_served("desired state"))

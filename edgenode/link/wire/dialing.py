@@ -206,8 +206,11 @@ class DialingEnd:
         try:
             while not self._stopping:
                 self._enter("dialing")
+                before = self._session_count
                 problem = await self._dial()
                 self._last_problem = problem
+                if self._session_count == before:
+                    self._events.refused(problem)
                 self._backoff.pace(problem.retry_after or 0.0)
                 if self._stopping:
                     return
