@@ -33,6 +33,7 @@ from edgenode.link.store.database import Database
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import backup
 from edgenode.node.admin import AdminService, NodeFacts
+from edgenode.node.admin_exchange import answers
 from edgenode.node.agent_text import AgentText
 from edgenode.node.config import NodeConfig, name_from_host
 from edgenode.node.desired import DesiredSettings, DesiredStates
@@ -273,6 +274,8 @@ class Node:
             replay_task=task_service.replay,
         )
         admin = AdminService(rooms.database, rooms.registry, rooms.messages, self._clock, facts)
+        if self._link is not None:
+            self._link.uplink.answer_admin = answers(admin)
         services = Services(registry_service, task_service, message_service, admin)
         server = self._server = self._host.make_server(self.socket_path, config.listen, services)
 

@@ -39,6 +39,7 @@ from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatu
 from edgenode.link.wire.tasks import task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node import task_entries, task_store
+from edgenode.node.admin_exchange import Answer, not_served
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.task_book import TASK_LOG
 from edgenode.node.task_entries import Absorbed
@@ -178,6 +179,7 @@ class Uplink(LinkEvents):
         self._outgoing = sync_pb2.CallBatch()
         self._progress: dict[str, LiveTask] = {}
         self._flushing = False
+        self.answer_admin: Answer = not_served  # what the hub asks of the node's administration
         self._moving: Timer | None = None  # runs while the link changes its channel
         self._loaded: set[str] = set()
         engine.dispatcher.on_load = self._load_changed
@@ -437,6 +439,18 @@ class Uplink(LinkEvents):
             await super().on_find(link, message)
         elif not answer.done():
             answer.set_result(message.response if message.HasField("response") else None)
+
+    async def on_admin(self, link: LinkConnection, message: sync_pb2.AdminExchange) -> None:
+        """See LinkEvents. What takes long must not hold up the frames behind it."""
+        if message.WhichOneof("request") is None:
+            await super().on_admin(link, message)
+        else:
+            self._engine.book.spawn(self._answer_admin(link, message))
+
+    async def _answer_admin(self, link: LinkConnection, message: sync_pb2.AdminExchange) -> None:
+        answer = await self.answer_admin(message)
+        if not link.send(sync_pb2.Frame(admin=answer)):
+            _log.warning("the hub's question %d was answered when its link was gone", message.exchange_id)
 
     async def on_desired_state(self, link: LinkConnection, message: sync_pb2.DesiredState) -> None:
         """See LinkEvents."""

@@ -22,7 +22,8 @@ _COMMANDS = {
     "backup": ("hub.cli.backup:backup", "Back up the hub, also while it runs."),
     "verify": ("hub.cli.backup:verify", "Check a backup of a hub."),
     "restore": ("hub.cli.backup:restore", "Put a backup in place of a stopped hub's state."),
-    "ledger": ("hub.cli.ledger:ledger", "The hub's counts of every hop; exit code 1 when one does not add up."),
+    "deadletters": ("hub.cli.deadletters:deadletters", "Things that were given up and kept, by the hub or by an edge."),
+    "ledger": ("hub.cli.ledger:ledger", "The hub's counts of every hop, and whether they are true."),
 }
 
 

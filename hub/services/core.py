@@ -42,9 +42,11 @@ from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, re
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
+from hub.services.letters import FleetLetters
 from hub.services.links import AppendableOutbox, Links, NodeInbox, known_agent
 from hub.services.message import MessageDesk, MessageService
 from hub.services.mover import Mover
+from hub.services.node_admin import NodeAdmin
 from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.recovery import Recovery
@@ -53,14 +55,16 @@ from hub.services.sync import SyncService
 from hub.services.task import TaskService
 from hub.services.task_desk import TaskDesk
 from hub.services.uplink import ParentPorts, Uplink
+from hub.services.verify import FleetAuditor
 from hub.services.view import FleetView
+from hub.store.audit import audit_store
 from hub.store.dead_letters import LetterKeeper, SqliteDeadLetterStore
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.fleet import SqliteFleetStore
 from hub.store.link import SqliteLinkStore
 from hub.store.messages import SqliteMessageStore
 from hub.store.records import PARENT
-from hub.store.tasks import SqliteTaskStore
+from hub.store.tasks import SqliteTaskStore, task_log
 
 # So much of their share messages may fill before even those that a subscription has not read go, where that is asked for.
 FULL = 0.9
@@ -133,6 +137,7 @@ class Core:
             parent=lambda: self.uplink is not None and self.uplink.connected,
         )
         self._desired = DesiredDesk(self._fleet, authority.sign_document, self._send)
+        self._nodes = NodeAdmin(self._send)
         self._handlers = FleetHandlers(
             self.view,
             self._fleet,
@@ -147,6 +152,7 @@ class Core:
             self._send,
             self.name,
             self._letters,
+            self._nodes,
             child,
         )
         self.links = self._make_links(config)
@@ -342,6 +348,8 @@ class Core:
             lambda: self.uplink,
             self._back_up,
             self.gate,
+            FleetLetters(self._letters, self._tasks, self._desk, self._nodes, task_log, self._appended),
+            self._auditor(),
         )
         registry = RegistryService(self.view, self._finder, self._clock)
         task = TaskService(
@@ -351,6 +359,19 @@ class Core:
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(task, server)
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._message_service, server)
+
+    def _auditor(self) -> FleetAuditor:
+        return FleetAuditor(
+            lambda: audit_store(self._database),
+            lambda node: self._fleet.outbox(node).heads(),
+            self._fleet,
+            self._link_store,
+            self.enrollment,
+            self._nodes,
+            self.view,
+            self._clock,
+            lambda: self.uplink.ports.address if self.uplink is not None else "",
+        )
 
     def end_subscriptions(self) -> None:
         """Tell subscribers that the hub stops."""

@@ -25,10 +25,12 @@ from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.enrollment import TOKEN_LIFE, create_join_token
 from hub.services.ledger import ledger_lines
+from hub.services.letters import FleetLetters
 from hub.services.message import MessageDesk
 from hub.services.placement import Placement
 from hub.services.registry import make_token, page_size, read_token
 from hub.services.uplink import Uplink
+from hub.services.verify import FleetAuditor
 from hub.services.view import FleetView
 from hub.store.ports import FleetStore, LinkStore, TaskStore
 from hub.store.records import DownlinkCounts, LedgerFacts, NodeRow, UplinkCounts
@@ -68,10 +70,14 @@ class FleetService(pb_grpc.FleetServiceServicer):
         uplink: Callable[[], Uplink | None],
         back_up: Callable[[Path], Awaitable[admin_pb2.Backup]],
         gate: AdmissionGate,
+        letters: FleetLetters,
+        auditor: FleetAuditor,
     ) -> None:
         """`back_up` makes a backup at a file or in a directory."""
         self._back_up = back_up
         self._gate = gate
+        self._letters = letters
+        self._auditor = auditor
         self._facts = facts
         self._uplink = uplink
         self._authority = authority
@@ -151,6 +157,40 @@ class FleetService(pb_grpc.FleetServiceServicer):
         parent = uplink.ports.address if uplink is not None else ""
         return pb.GetFleetLedgerResponse(lines=ledger_lines(await self._links.ledger(), request.node, parent))
 
+    async def VerifyFleetLedger(
+        self, request: pb.VerifyFleetLedgerRequest, context: Context
+    ) -> pb.VerifyFleetLedgerResponse:
+        """Everything the ledger counts looked at, and on request compared with what the edges say."""
+        return await self._auditor.verify(request.all)
+
+    async def ListFleetDeadLetters(
+        self, request: pb.ListFleetDeadLettersRequest, context: Context
+    ) -> pb.ListFleetDeadLettersResponse:
+        """Dead letters of the hub or of a node."""
+        await self._check_keeper(request.node)
+        return await self._letters.page(request)
+
+    async def GetFleetDeadLetter(
+        self, request: pb.GetFleetDeadLetterRequest, context: Context
+    ) -> pb.GetFleetDeadLetterResponse:
+        """One with its content."""
+        await self._check_keeper(request.node)
+        return await self._letters.get(request)
+
+    async def ReplayFleetDeadLetters(
+        self, request: pb.ReplayFleetDeadLettersRequest, context: Context
+    ) -> pb.ReplayFleetDeadLettersResponse:
+        """Another chance for some."""
+        await self._check_keeper(request.node)
+        return await self._letters.replay(request)
+
+    async def DropFleetDeadLetters(
+        self, request: pb.DropFleetDeadLettersRequest, context: Context
+    ) -> pb.DropFleetDeadLettersResponse:
+        """Forget some."""
+        await self._check_keeper(request.node)
+        return await self._letters.drop(request)
+
     async def CreateJoinToken(self, request: pb.CreateJoinTokenRequest, context: Context) -> pb.CreateJoinTokenResponse:
         """A token that lets one node in."""
         life = (
@@ -176,6 +216,10 @@ class FleetService(pb_grpc.FleetServiceServicer):
         """Back up the hub while it goes on."""
         target = checks.absolute_path(request.path, "path")
         return pb.CreateBackupResponse(backup=await self._back_up(target))
+
+    async def _check_keeper(self, node: str) -> None:
+        if node:
+            await self._check_node(node)
 
     async def _check_node(self, node: str) -> None:
         check_name(node, "node")

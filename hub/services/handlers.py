@@ -22,6 +22,7 @@ from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher
 from hub.services.entries import refused_grant, task_named_above
 from hub.services.finder import Finder
+from hub.services.node_admin import NodeAdmin
 from hub.services.task_desk import TaskDesk
 from hub.services.view import FleetView
 from hub.store.ports import DeadLetterStore, FleetStore, TaskStore
@@ -56,6 +57,7 @@ class FleetHandlers:
         send: Send,
         hub: str,
         letters: DeadLetterStore,
+        nodes: NodeAdmin,
         child: str = "",
     ) -> None:
         """`child` is the name by which the parent knows this hub."""
@@ -74,6 +76,7 @@ class FleetHandlers:
         self._send = send
         self._hub = hub
         self._letters = letters
+        self._nodes = nodes
         self._background = Background()
         self._lease_timer: Timer | None = None
 
@@ -101,6 +104,7 @@ class FleetHandlers:
         """See LinkHandlers."""
         _log.info("%s is gone: %s", node, problem)
         self._calls.lost(node)
+        self._nodes.lost(node)
         age = self._view.staleness(node, self._clock.monotonic())
         self._background.start(self._fleet.touch({node: self._clock.wall() - age}), f"last contact of {node}")
         self._watch_leases()
@@ -188,6 +192,10 @@ class FleetHandlers:
     async def desired_report(self, node: str, report: sync_pb2.DesiredStateReport) -> None:
         """See LinkHandlers."""
         await self._desired.reported(node, report)
+
+    def admin_answer(self, node: str, answer: sync_pb2.AdminExchange) -> None:
+        """See LinkHandlers."""
+        self._nodes.answered(node, answer)
 
 
 async def _nobody_above(request: registry_service_pb2.FindAgentsRequest) -> None:

@@ -75,6 +75,10 @@ class LinkHandlers(Protocol):
         """What the node did with its desired state."""
         ...
 
+    def admin_answer(self, node: str, answer: sync_pb2.AdminExchange) -> None:
+        """The node's answer to a question to its administration."""
+        ...
+
 
 Apply = Callable[[Intake], Awaitable[Applied]]
 
@@ -289,6 +293,12 @@ class _NodeEvents(LinkEvents):
 
     async def on_desired_state_report(self, link: LinkConnection, message: sync_pb2.DesiredStateReport) -> None:
         await self._links.handlers.desired_report(self._node, message)
+
+    async def on_admin(self, link: LinkConnection, message: sync_pb2.AdminExchange) -> None:
+        if message.WhichOneof("request") is None:
+            self._links.handlers.admin_answer(self._node, message)
+        else:
+            await super().on_admin(link, message)
 
     async def on_heartbeat_loads(self, link: LinkConnection, loads: Sequence[AgentLoad]) -> None:
         self._links.view.loads(self._node, loads)

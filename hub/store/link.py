@@ -40,6 +40,14 @@ class SqliteLinkStore:
 
         return await self._database.write(run)
 
+    async def received(self, node: str) -> Sequence[UplinkCounts]:
+        """See LinkStore."""
+        return await self._database.read(lambda connection: _uplinks(connection, node))
+
+    async def sent(self, node: str) -> Sequence[DownlinkCounts]:
+        """See LinkStore."""
+        return await self._database.read(lambda connection: _downlinks(connection, f"down/{node}/%"))
+
     async def ledger(self) -> LedgerFacts:
         """See LinkStore."""
         return await self._database.read(ledger_facts)
@@ -89,17 +97,18 @@ def _range(log_id: int) -> tuple[int, int]:
     return logs.row_at(log_id, 0), logs.row_at(log_id + 1, 0)
 
 
-def _uplinks(connection: sqlite3.Connection) -> list[UplinkCounts]:
+def _uplinks(connection: sqlite3.Connection, node: str = "") -> list[UplinkCounts]:
     rows = connection.execute(
         "SELECT peer, lane, epoch, sequence, start_sequence, applied_count, duplicate_count, rejected_count, gap_count,"
-        " known_count FROM inbox_cursor ORDER BY peer, lane, cursor_id"
+        " known_count FROM inbox_cursor WHERE peer = :node OR :node = '' ORDER BY peer, lane, cursor_id",
+        {"node": node},
     )
     return [UplinkCounts(node, Lane(lane), *rest) for node, lane, *rest in rows]
 
 
-def _downlinks(connection: sqlite3.Connection) -> list[DownlinkCounts]:
+def _downlinks(connection: sqlite3.Connection, names: str = "down/%") -> list[DownlinkCounts]:
     rows = connection.execute(
-        "SELECT log.log_id, name, epoch, next_sequence - 1 FROM log WHERE name LIKE 'down/%' ORDER BY name"
+        "SELECT log.log_id, name, epoch, next_sequence - 1 FROM log WHERE name LIKE ? ORDER BY name", (names,)
     ).fetchall()
     lanes = {"task": Lane.TASK, "control": Lane.CONTROL}
     counts = []

@@ -13,6 +13,7 @@ from hub.store.records import (
     Committed,
     Decide,
     DesiredRow,
+    DownlinkCounts,
     Intake,
     LedgerFacts,
     NodeRow,
@@ -20,6 +21,7 @@ from hub.store.records import (
     SignedDocument,
     TaskFilter,
     TaskRecord,
+    UplinkCounts,
     WaitKey,
     Workload,
 )
@@ -195,6 +197,14 @@ class LinkStore(Protocol):
 
     async def ledger(self) -> LedgerFacts:
         """The counts of every hop."""
+        ...
+
+    async def received(self, node: str) -> Sequence[UplinkCounts]:
+        """The cursors of the node's lanes, each lane's in the order they moved."""
+        ...
+
+    async def sent(self, node: str) -> Sequence[DownlinkCounts]:
+        """What became of the logs for the node."""
         ...
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.finding import Finding
 from edgenode.link.model.lanes import Applied, Lane, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import OnLost, TaskState
@@ -329,3 +330,12 @@ class LedgerFacts:
     subscriptions: tuple[SubscriptionCounts, ...]  # consumers of the message log
     letters: Mapping[str, int]  # dead letters by what became of them, ADDED among them
     letters_kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What a check of everything found, how many entries of logs it looked at, and the ledger's facts after it."""
+
+    findings: tuple[Finding, ...]
+    entries: int
+    facts: LedgerFacts

@@ -119,7 +119,10 @@ async def test_everything_survives_killing_everything(site: Site) -> None:
         again = await south.submit("odd.echo", {"text": "7"}, scope=Scope.FLEET, idempotency_key="k7")
         assert again.task_id == handles[7].task_id
     for command, place in ((EDGENODE, "north"), (EDGENODE, "south"), (EDGEHUB, "hub")):
-        await site.fleet.run(command, "ledger", "--state", str(site.fleet.state(place)))  # fails unless it adds up
+        where = ["--state", str(site.fleet.state(place))]
+        await site.fleet.run(command, "ledger", *where)  # fails unless it adds up
+        await site.fleet.run(command, "ledger", "verify", *where)  # and unless everything it counts is as it must be
+    await site.fleet.run(EDGEHUB, "ledger", "verify", "--all", *where)  # on both sides of every link
 
 
 async def test_edges_work_on_while_the_link_is_cut(site: Site) -> None:

@@ -68,7 +68,8 @@ def test_the_tour_shows_every_command() -> None:
             "edgenode deadletters replay",
             "edgenode deadletters drop",
         ),
-        *("edgenode ledger", "edgenode agent run"),
+        *("edgenode ledger", "edgenode ledger verify", "edgenode agent run"),
+        *("edgehub ledger verify --all", "edgehub deadletters list"),
     ):
         assert command in typed, command
 

@@ -175,6 +175,7 @@ class Carried(enum.StrEnum):
     CALLS = "calls"
     NOTICES = "notices"
     FIND = "find"
+    ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class LinkConnection(Protocol):
         ...
 
     def send(self, frame: sync_pb2.Frame) -> bool:
-        """Sends calls, notices, find, desired_state or desired_state_report, best effort and in order.
+        """Sends calls, notices, find, admin, desired_state or desired_state_report, best effort and in order.
 
         False: not established, or too much waits already; nothing was sent. True is no promise: what is under way is lost
         with the session, and `LinkEvents.closed` says so. Raises InvalidArgument (NOT_CARRIED) for other frames.
@@ -97,6 +97,13 @@ class LinkEvents:
         if message.HasField("request"):
             problem = problem_to_pb(_not_served("find"))
             _send(link, sync_pb2.Frame(find=sync_pb2.FindExchange(find_id=message.find_id, problem=problem)))
+
+    async def on_admin(self, link: LinkConnection, message: sync_pb2.AdminExchange) -> None:
+        """A question of the parent to the administration here, or a child's answer to one."""
+        if message.WhichOneof("request") is not None:
+            problem = problem_to_pb(_not_served("administration"))
+            answer = sync_pb2.AdminExchange(exchange_id=message.exchange_id, problem=problem)
+            _send(link, sync_pb2.Frame(admin=answer))
 
     async def on_heartbeat_loads(self, link: LinkConnection, loads: Sequence[AgentLoad]) -> None:
         """Loads of a child's agents, as far as they changed."""

@@ -29,6 +29,7 @@ _CARRIED = {
     Carried.CALLS: sync_pb2.CallBatch,
     Carried.NOTICES: sync_pb2.NoticeBatch,
     Carried.FIND: sync_pb2.FindExchange,
+    Carried.ADMIN: sync_pb2.AdminExchange,
 }
 
 

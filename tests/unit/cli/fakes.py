@@ -369,6 +369,9 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
         self.tokens: list[Any] = []
         self.quarantined = False
         self.below = False  # another hub
+        self.findings: list[admin_pb2.LedgerFinding] = []
+        self.south_offline = False
+        self.letters: list[Any] = []
         self.document = sync_pb2.DesiredDocument(node="north", version=2, log_level="info", limits={"store_bytes": 9})
 
     async def GetHubStatus(self, request: Any, context: Context) -> fleet_service_pb2.GetHubStatusResponse:
@@ -408,6 +411,33 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def GetFleetLedger(self, request: Any, context: Context) -> fleet_service_pb2.GetFleetLedgerResponse:
         return fleet_service_pb2.GetFleetLedgerResponse(lines=ledger_lines(balanced=request.node != "south"))
+
+    async def VerifyFleetLedger(self, request: Any, context: Context) -> fleet_service_pb2.VerifyFleetLedgerResponse:
+        answer = fleet_service_pb2.VerifyFleetLedgerResponse(entry_count=12, finding_count=len(self.findings))
+        answer.findings.extend(self.findings)
+        if request.all:
+            answer.nodes.add(node="north", compared=True, last_contact_time=timestamp_to_pb(T0))
+            offline = problem_to_pb(Unavailable("NODE_OFFLINE", "south has no link to this hub now").problem)
+            answer.nodes.add(node="south", problem=offline, last_contact_time=timestamp_to_pb(T0))
+            del answer.nodes[2 if self.south_offline else 1 :]
+        return answer
+
+    async def ListFleetDeadLetters(self, request: Any, context: Context) -> Any:
+        if request.node == "south":
+            raise Unavailable("NODE_OFFLINE", "south has no link to this hub now", hint="later")
+        return fleet_service_pb2.ListFleetDeadLettersResponse(dead_letters=[dead_letter()])
+
+    async def GetFleetDeadLetter(self, request: Any, context: Context) -> Any:
+        return fleet_service_pb2.GetFleetDeadLetterResponse(letter=shown_letter(request.dead_letter_id))
+
+    async def ReplayFleetDeadLetters(self, request: Any, context: Context) -> Any:
+        self.letters.append(request)
+        replayed = admin_service_pb2.ReplayDeadLettersResponse(task_ids=[PARKED_ID], entry_count=2)
+        return fleet_service_pb2.ReplayFleetDeadLettersResponse(replayed=replayed)
+
+    async def DropFleetDeadLetters(self, request: Any, context: Context) -> Any:
+        self.letters.append(request)
+        return fleet_service_pb2.DropFleetDeadLettersResponse(dropped_count=1)
 
     async def CreateJoinToken(self, request: Any, context: Context) -> fleet_service_pb2.CreateJoinTokenResponse:
         self.tokens.append(request)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.unit.cli.conftest import Run
-from tests.unit.cli.fakes import DONE_ID, FakeHub
+from tests.unit.cli.fakes import DONE_ID, PARKED_ID, FakeHub, hole
 
 
 def last_line(text: str) -> str:
@@ -115,6 +115,38 @@ def test_tasks(edgehub: Run, hub: FakeHub) -> None:
 def test_ledger(edgehub: Run, hub: FakeHub) -> None:
     assert edgehub("ledger", state=hub.state).exit_code == 0
     assert edgehub("ledger", "--node", "south", state=hub.state).exit_code == 1
+
+
+def test_ledger_verify(edgehub: Run, hub: FakeHub) -> None:
+    result = edgehub("ledger", "verify", state=hub.state)
+    assert (result.exit_code, result.stdout) == (0, "everything adds up: 12 entries looked at\n")
+    result = edgehub("ledger", "verify", "--all", state=hub.state)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[3].split()[:2] == ["north", "yes"]
+    hub.fleet.south_offline = True
+    result = edgehub("ledger", "verify", "--all", state=hub.state)
+    assert result.exit_code == 7
+    assert "south could not be asked" in result.stderr
+    assert "NODE_OFFLINE: south has no link to this hub now" in result.stdout
+    hub.fleet.findings = [hole()]
+    result = edgehub("ledger", "verify", "--all", state=hub.state)
+    assert result.exit_code == 1
+    assert "HOLE in messages 6-8" in result.stderr
+
+
+def test_dead_letters(edgehub: Run, hub: FakeHub) -> None:
+    assert "HANDLER_FAILED: boom" in edgehub("deadletters", "--node", "north", state=hub.state).stdout
+    assert edgehub("deadletters", "list", "--node", "south", state=hub.state).exit_code == 5
+    assert '{"path":"x"}' in edgehub("deadletters", "show", "4", state=hub.state).stdout
+    assert edgehub("deadletters", "show", "5", "--node", "north", state=hub.state).exit_code == 3
+    result = edgehub("deadletters", "replay", "4", "--node", "north", state=hub.state)
+    assert result.stdout == f"1 submitted again\n2 appended again\n{PARKED_ID}\n"
+    result = edgehub("deadletters", "drop", "--all", "--reason", "OBSOLETE", state=hub.state)
+    assert result.stdout == "1 dropped\n"
+    replayed, dropped = hub.fleet.letters
+    assert (replayed.node, list(replayed.letters.dead_letter_ids)) == ("north", [4])
+    assert (dropped.node, dropped.letters.all, dropped.letters.reason) == ("", True, "OBSOLETE")
+    assert edgehub("deadletters", "drop", state=hub.state).exit_code == 2
 
 
 def test_desired(edgehub: Run, hub: FakeHub) -> None:

@@ -96,6 +96,7 @@ CARRIED = [
     (Carried.CALLS, sync_pb2.CallBatch(cancel_call_ids=[1, 2])),
     (Carried.NOTICES, sync_pb2.NoticeBatch()),
     (Carried.FIND, sync_pb2.FindExchange(find_id=4)),
+    (Carried.ADMIN, sync_pb2.AdminExchange(exchange_id=5)),
 ]
 
 

@@ -23,12 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from edgenode.api.admin.v1 import admin_pb2 as edgenode_dot_api_dot_admin_dot_v1_dot_admin__pb2
+from edgenode.api.admin.v1 import admin_service_pb2 as edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2
+from edgenode.api.problem.v1 import problem_pb2 as edgenode_dot_api_dot_problem_dot_v1_dot_problem__pb2
 from edgenode.api.sync.v1 import sync_pb2 as edgenode_dot_api_dot_sync_dot_v1_dot_sync__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/fleet/v1/fleet_service.proto\x12\x15\x65\x64genode.api.fleet.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a\x1f\x65\x64genode/api/sync/v1/sync.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetHubStatusRequest\"\xbb\x04\n\x14GetHubStatusResponse\x12\x0b\n\x03hub\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsync_port\x18\x05 \x01(\x05\x12\x17\n\x0f\x65nrollment_port\x18\x06 \x01(\x05\x12\x17\n\x0f\x63onnected_count\x18\x07 \x01(\x03\x12P\n\x0btask_counts\x18\x08 \x03(\x0b\x32;.edgenode.api.fleet.v1.GetHubStatusResponse.TaskCountsEntry\x12\x18\n\x10message_sequence\x18\t \x01(\x03\x12\x11\n\troot_hash\x18\n \x01(\t\x12\x36\n\x0bparent_link\x18\x0b \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x37\n\x0cparent_lanes\x18\x0c \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x10\n\x08hub_path\x18\r \x03(\t\x12\x17\n\x0fparent_identity\x18\x0e \x01(\t\x12\x15\n\rwaiting_count\x18\x0f \x01(\x03\x12\x15\n\rdelayed_count\x18\x10 \x01(\x03\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xa2\x03\n\x04Node\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x35\n\x11last_contact_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61gent_count\x18\x04 \x01(\x05\x12\x30\n\x05lanes\x18\x05 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x17\n\x0f\x64\x65sired_version\x18\x06 \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x07 \x01(\x03\x12\x17\n\x0frefused_version\x18\x08 \x01(\x03\x12\x10\n\x08software\x18\t \x01(\t\x12;\n\x17\x63\x65rtificate_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12\x0c\n\x04kind\x18\x0c \x01(\t\x12\x0e\n\x06hub_id\x18\r \x01(\t\x12\x33\n\x0fquarantine_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x11ListNodesResponse\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"<\n\x0fGetNodeResponse\x12)\n\x04node\x18\x01 \x01(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\"\"\n\x12ReleaseNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\'\n\x13ReleaseNodeResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"%\n\x15GetFleetLedgerRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"J\n\x16GetFleetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"g\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12/\n\x0cttl_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06rejoin\x18\x03 \x01(\x08\"Y\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x16SetDesiredStateRequest\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\"*\n\x17SetDesiredStateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"&\n\x16GetDesiredStateRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x17GetDesiredStateResponse\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\x12\x38\n\x06report\x18\x02 \x01(\x0b\x32(.edgenode.api.sync.v1.DesiredStateReport\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\xc5\x07\n\x0c\x46leetService\x12g\n\x0cGetHubStatus\x12*.edgenode.api.fleet.v1.GetHubStatusRequest\x1a+.edgenode.api.fleet.v1.GetHubStatusResponse\x12^\n\tListNodes\x12\'.edgenode.api.fleet.v1.ListNodesRequest\x1a(.edgenode.api.fleet.v1.ListNodesResponse\x12X\n\x07GetNode\x12%.edgenode.api.fleet.v1.GetNodeRequest\x1a&.edgenode.api.fleet.v1.GetNodeResponse\x12\x64\n\x0bReleaseNode\x12).edgenode.api.fleet.v1.ReleaseNodeRequest\x1a*.edgenode.api.fleet.v1.ReleaseNodeResponse\x12m\n\x0eGetFleetLedger\x12,.edgenode.api.fleet.v1.GetFleetLedgerRequest\x1a-.edgenode.api.fleet.v1.GetFleetLedgerResponse\x12p\n\x0f\x43reateJoinToken\x12-.edgenode.api.fleet.v1.CreateJoinTokenRequest\x1a..edgenode.api.fleet.v1.CreateJoinTokenResponse\x12p\n\x0fSetDesiredState\x12-.edgenode.api.fleet.v1.SetDesiredStateRequest\x1a..edgenode.api.fleet.v1.SetDesiredStateResponse\x12p\n\x0fGetDesiredState\x12-.edgenode.api.fleet.v1.GetDesiredStateRequest\x1a..edgenode.api.fleet.v1.GetDesiredStateResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.fleet.v1.CreateBackupRequest\x1a+.edgenode.api.fleet.v1.CreateBackupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/fleet/v1/fleet_service.proto\x12\x15\x65\x64genode.api.fleet.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a)edgenode/api/admin/v1/admin_service.proto\x1a%edgenode/api/problem/v1/problem.proto\x1a\x1f\x65\x64genode/api/sync/v1/sync.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetHubStatusRequest\"\xbb\x04\n\x14GetHubStatusResponse\x12\x0b\n\x03hub\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsync_port\x18\x05 \x01(\x05\x12\x17\n\x0f\x65nrollment_port\x18\x06 \x01(\x05\x12\x17\n\x0f\x63onnected_count\x18\x07 \x01(\x03\x12P\n\x0btask_counts\x18\x08 \x03(\x0b\x32;.edgenode.api.fleet.v1.GetHubStatusResponse.TaskCountsEntry\x12\x18\n\x10message_sequence\x18\t \x01(\x03\x12\x11\n\troot_hash\x18\n \x01(\t\x12\x36\n\x0bparent_link\x18\x0b \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x37\n\x0cparent_lanes\x18\x0c \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x10\n\x08hub_path\x18\r \x03(\t\x12\x17\n\x0fparent_identity\x18\x0e \x01(\t\x12\x15\n\rwaiting_count\x18\x0f \x01(\x03\x12\x15\n\rdelayed_count\x18\x10 \x01(\x03\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"9\n\x10ListNodesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xa2\x03\n\x04Node\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x35\n\x11last_contact_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x61gent_count\x18\x04 \x01(\x05\x12\x30\n\x05lanes\x18\x05 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x17\n\x0f\x64\x65sired_version\x18\x06 \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x07 \x01(\x03\x12\x17\n\x0frefused_version\x18\x08 \x01(\x03\x12\x10\n\x08software\x18\t \x01(\t\x12;\n\x17\x63\x65rtificate_expire_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ngeneration\x18\x0b \x01(\x03\x12\x0c\n\x04kind\x18\x0c \x01(\t\x12\x0e\n\x06hub_id\x18\r \x01(\t\x12\x33\n\x0fquarantine_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"X\n\x11ListNodesResponse\x12*\n\x05nodes\x18\x01 \x03(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x0eGetNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"<\n\x0fGetNodeResponse\x12)\n\x04node\x18\x01 \x01(\x0b\x32\x1b.edgenode.api.fleet.v1.Node\"\"\n\x12ReleaseNodeRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\'\n\x13ReleaseNodeResponse\x12\x10\n\x08released\x18\x01 \x01(\x08\"%\n\x15GetFleetLedgerRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"J\n\x16GetFleetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"\'\n\x18VerifyFleetLedgerRequest\x12\x0b\n\x03\x61ll\x18\x01 \x01(\x08\"\x9c\x01\n\x10LedgerComparison\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08\x63ompared\x18\x02 \x01(\x08\x12\x31\n\x07problem\x18\x03 \x01(\x0b\x32 .edgenode.api.problem.v1.Problem\x12\x35\n\x11last_contact_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe9\x01\n\x19VerifyFleetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\x12\x36\n\x08\x66indings\x18\x02 \x03(\x0b\x32$.edgenode.api.admin.v1.LedgerFinding\x12\x15\n\rfinding_count\x18\x03 \x01(\x03\x12\x36\n\x05nodes\x18\x04 \x03(\x0b\x32\'.edgenode.api.fleet.v1.LedgerComparison\x12\x13\n\x0b\x65ntry_count\x18\x05 \x01(\x03\"R\n\x1bListFleetDeadLettersRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"p\n\x1cListFleetDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x19GetFleetDeadLetterRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x02 \x01(\x03\"Z\n\x1aGetFleetDeadLetterResponse\x12<\n\x06letter\x18\x01 \x01(\x0b\x32,.edgenode.api.admin.v1.GetDeadLetterResponse\"o\n\x1dReplayFleetDeadLettersRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12@\n\x07letters\x18\x02 \x01(\x0b\x32/.edgenode.api.admin.v1.ReplayDeadLettersRequest\"d\n\x1eReplayFleetDeadLettersResponse\x12\x42\n\x08replayed\x18\x01 \x01(\x0b\x32\x30.edgenode.api.admin.v1.ReplayDeadLettersResponse\"k\n\x1b\x44ropFleetDeadLettersRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12>\n\x07letters\x18\x02 \x01(\x0b\x32-.edgenode.api.admin.v1.DropDeadLettersRequest\"5\n\x1c\x44ropFleetDeadLettersResponse\x12\x15\n\rdropped_count\x18\x01 \x01(\x03\"g\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12/\n\x0cttl_duration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06rejoin\x18\x03 \x01(\x08\"Y\n\x17\x43reateJoinTokenResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Q\n\x16SetDesiredStateRequest\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\"*\n\x17SetDesiredStateResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\"&\n\x16GetDesiredStateRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\"\x8c\x01\n\x17GetDesiredStateResponse\x12\x37\n\x08\x64ocument\x18\x01 \x01(\x0b\x32%.edgenode.api.sync.v1.DesiredDocument\x12\x38\n\x06report\x18\x02 \x01(\x0b\x32(.edgenode.api.sync.v1.DesiredStateReport\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\xc2\x0c\n\x0c\x46leetService\x12g\n\x0cGetHubStatus\x12*.edgenode.api.fleet.v1.GetHubStatusRequest\x1a+.edgenode.api.fleet.v1.GetHubStatusResponse\x12^\n\tListNodes\x12\'.edgenode.api.fleet.v1.ListNodesRequest\x1a(.edgenode.api.fleet.v1.ListNodesResponse\x12X\n\x07GetNode\x12%.edgenode.api.fleet.v1.GetNodeRequest\x1a&.edgenode.api.fleet.v1.GetNodeResponse\x12\x64\n\x0bReleaseNode\x12).edgenode.api.fleet.v1.ReleaseNodeRequest\x1a*.edgenode.api.fleet.v1.ReleaseNodeResponse\x12m\n\x0eGetFleetLedger\x12,.edgenode.api.fleet.v1.GetFleetLedgerRequest\x1a-.edgenode.api.fleet.v1.GetFleetLedgerResponse\x12v\n\x11VerifyFleetLedger\x12/.edgenode.api.fleet.v1.VerifyFleetLedgerRequest\x1a\x30.edgenode.api.fleet.v1.VerifyFleetLedgerResponse\x12\x7f\n\x14ListFleetDeadLetters\x12\x32.edgenode.api.fleet.v1.ListFleetDeadLettersRequest\x1a\x33.edgenode.api.fleet.v1.ListFleetDeadLettersResponse\x12y\n\x12GetFleetDeadLetter\x12\x30.edgenode.api.fleet.v1.GetFleetDeadLetterRequest\x1a\x31.edgenode.api.fleet.v1.GetFleetDeadLetterResponse\x12\x85\x01\n\x16ReplayFleetDeadLetters\x12\x34.edgenode.api.fleet.v1.ReplayFleetDeadLettersRequest\x1a\x35.edgenode.api.fleet.v1.ReplayFleetDeadLettersResponse\x12\x7f\n\x14\x44ropFleetDeadLetters\x12\x32.edgenode.api.fleet.v1.DropFleetDeadLettersRequest\x1a\x33.edgenode.api.fleet.v1.DropFleetDeadLettersResponse\x12p\n\x0f\x43reateJoinToken\x12-.edgenode.api.fleet.v1.CreateJoinTokenRequest\x1a..edgenode.api.fleet.v1.CreateJoinTokenResponse\x12p\n\x0fSetDesiredState\x12-.edgenode.api.fleet.v1.SetDesiredStateRequest\x1a..edgenode.api.fleet.v1.SetDesiredStateResponse\x12p\n\x0fGetDesiredState\x12-.edgenode.api.fleet.v1.GetDesiredStateRequest\x1a..edgenode.api.fleet.v1.GetDesiredStateResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.fleet.v1.CreateBackupRequest\x1a+.edgenode.api.fleet.v1.CreateBackupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,46 +39,68 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._loaded_options = None
   _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_GETHUBSTATUSREQUEST']._serialized_start=201
-  _globals['_GETHUBSTATUSREQUEST']._serialized_end=222
-  _globals['_GETHUBSTATUSRESPONSE']._serialized_start=225
-  _globals['_GETHUBSTATUSRESPONSE']._serialized_end=796
-  _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_start=747
-  _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_end=796
-  _globals['_LISTNODESREQUEST']._serialized_start=798
-  _globals['_LISTNODESREQUEST']._serialized_end=855
-  _globals['_NODE']._serialized_start=858
-  _globals['_NODE']._serialized_end=1276
-  _globals['_LISTNODESRESPONSE']._serialized_start=1278
-  _globals['_LISTNODESRESPONSE']._serialized_end=1366
-  _globals['_GETNODEREQUEST']._serialized_start=1368
-  _globals['_GETNODEREQUEST']._serialized_end=1398
-  _globals['_GETNODERESPONSE']._serialized_start=1400
-  _globals['_GETNODERESPONSE']._serialized_end=1460
-  _globals['_RELEASENODEREQUEST']._serialized_start=1462
-  _globals['_RELEASENODEREQUEST']._serialized_end=1496
-  _globals['_RELEASENODERESPONSE']._serialized_start=1498
-  _globals['_RELEASENODERESPONSE']._serialized_end=1537
-  _globals['_GETFLEETLEDGERREQUEST']._serialized_start=1539
-  _globals['_GETFLEETLEDGERREQUEST']._serialized_end=1576
-  _globals['_GETFLEETLEDGERRESPONSE']._serialized_start=1578
-  _globals['_GETFLEETLEDGERRESPONSE']._serialized_end=1652
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1654
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1757
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1759
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=1848
-  _globals['_SETDESIREDSTATEREQUEST']._serialized_start=1850
-  _globals['_SETDESIREDSTATEREQUEST']._serialized_end=1931
-  _globals['_SETDESIREDSTATERESPONSE']._serialized_start=1933
-  _globals['_SETDESIREDSTATERESPONSE']._serialized_end=1975
-  _globals['_GETDESIREDSTATEREQUEST']._serialized_start=1977
-  _globals['_GETDESIREDSTATEREQUEST']._serialized_end=2015
-  _globals['_GETDESIREDSTATERESPONSE']._serialized_start=2018
-  _globals['_GETDESIREDSTATERESPONSE']._serialized_end=2158
-  _globals['_CREATEBACKUPREQUEST']._serialized_start=2160
-  _globals['_CREATEBACKUPREQUEST']._serialized_end=2195
-  _globals['_CREATEBACKUPRESPONSE']._serialized_start=2197
-  _globals['_CREATEBACKUPRESPONSE']._serialized_end=2266
-  _globals['_FLEETSERVICE']._serialized_start=2269
-  _globals['_FLEETSERVICE']._serialized_end=3234
+  _globals['_GETHUBSTATUSREQUEST']._serialized_start=283
+  _globals['_GETHUBSTATUSREQUEST']._serialized_end=304
+  _globals['_GETHUBSTATUSRESPONSE']._serialized_start=307
+  _globals['_GETHUBSTATUSRESPONSE']._serialized_end=878
+  _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_start=829
+  _globals['_GETHUBSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_end=878
+  _globals['_LISTNODESREQUEST']._serialized_start=880
+  _globals['_LISTNODESREQUEST']._serialized_end=937
+  _globals['_NODE']._serialized_start=940
+  _globals['_NODE']._serialized_end=1358
+  _globals['_LISTNODESRESPONSE']._serialized_start=1360
+  _globals['_LISTNODESRESPONSE']._serialized_end=1448
+  _globals['_GETNODEREQUEST']._serialized_start=1450
+  _globals['_GETNODEREQUEST']._serialized_end=1480
+  _globals['_GETNODERESPONSE']._serialized_start=1482
+  _globals['_GETNODERESPONSE']._serialized_end=1542
+  _globals['_RELEASENODEREQUEST']._serialized_start=1544
+  _globals['_RELEASENODEREQUEST']._serialized_end=1578
+  _globals['_RELEASENODERESPONSE']._serialized_start=1580
+  _globals['_RELEASENODERESPONSE']._serialized_end=1619
+  _globals['_GETFLEETLEDGERREQUEST']._serialized_start=1621
+  _globals['_GETFLEETLEDGERREQUEST']._serialized_end=1658
+  _globals['_GETFLEETLEDGERRESPONSE']._serialized_start=1660
+  _globals['_GETFLEETLEDGERRESPONSE']._serialized_end=1734
+  _globals['_VERIFYFLEETLEDGERREQUEST']._serialized_start=1736
+  _globals['_VERIFYFLEETLEDGERREQUEST']._serialized_end=1775
+  _globals['_LEDGERCOMPARISON']._serialized_start=1778
+  _globals['_LEDGERCOMPARISON']._serialized_end=1934
+  _globals['_VERIFYFLEETLEDGERRESPONSE']._serialized_start=1937
+  _globals['_VERIFYFLEETLEDGERRESPONSE']._serialized_end=2170
+  _globals['_LISTFLEETDEADLETTERSREQUEST']._serialized_start=2172
+  _globals['_LISTFLEETDEADLETTERSREQUEST']._serialized_end=2254
+  _globals['_LISTFLEETDEADLETTERSRESPONSE']._serialized_start=2256
+  _globals['_LISTFLEETDEADLETTERSRESPONSE']._serialized_end=2368
+  _globals['_GETFLEETDEADLETTERREQUEST']._serialized_start=2370
+  _globals['_GETFLEETDEADLETTERREQUEST']._serialized_end=2435
+  _globals['_GETFLEETDEADLETTERRESPONSE']._serialized_start=2437
+  _globals['_GETFLEETDEADLETTERRESPONSE']._serialized_end=2527
+  _globals['_REPLAYFLEETDEADLETTERSREQUEST']._serialized_start=2529
+  _globals['_REPLAYFLEETDEADLETTERSREQUEST']._serialized_end=2640
+  _globals['_REPLAYFLEETDEADLETTERSRESPONSE']._serialized_start=2642
+  _globals['_REPLAYFLEETDEADLETTERSRESPONSE']._serialized_end=2742
+  _globals['_DROPFLEETDEADLETTERSREQUEST']._serialized_start=2744
+  _globals['_DROPFLEETDEADLETTERSREQUEST']._serialized_end=2851
+  _globals['_DROPFLEETDEADLETTERSRESPONSE']._serialized_start=2853
+  _globals['_DROPFLEETDEADLETTERSRESPONSE']._serialized_end=2906
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=2908
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=3011
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=3013
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=3102
+  _globals['_SETDESIREDSTATEREQUEST']._serialized_start=3104
+  _globals['_SETDESIREDSTATEREQUEST']._serialized_end=3185
+  _globals['_SETDESIREDSTATERESPONSE']._serialized_start=3187
+  _globals['_SETDESIREDSTATERESPONSE']._serialized_end=3229
+  _globals['_GETDESIREDSTATEREQUEST']._serialized_start=3231
+  _globals['_GETDESIREDSTATEREQUEST']._serialized_end=3269
+  _globals['_GETDESIREDSTATERESPONSE']._serialized_start=3272
+  _globals['_GETDESIREDSTATERESPONSE']._serialized_end=3412
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=3414
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=3449
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=3451
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=3520
+  _globals['_FLEETSERVICE']._serialized_start=3523
+  _globals['_FLEETSERVICE']._serialized_end=5125
 # @@protoc_insertion_point(module_scope)

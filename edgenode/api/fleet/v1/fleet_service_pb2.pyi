@@ -1,6 +1,8 @@
 import datetime
 
 from edgenode.api.admin.v1 import admin_pb2 as _admin_pb2
+from edgenode.api.admin.v1 import admin_service_pb2 as _admin_service_pb2
+from edgenode.api.problem.v1 import problem_pb2 as _problem_pb2
 from edgenode.api.sync.v1 import sync_pb2 as _sync_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -142,6 +144,98 @@ class GetFleetLedgerResponse(_message.Message):
     LINES_FIELD_NUMBER: _ClassVar[int]
     lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
     def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ...) -> None: ...
+
+class VerifyFleetLedgerRequest(_message.Message):
+    __slots__ = ("all",)
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    all: bool
+    def __init__(self, all: bool = ...) -> None: ...
+
+class LedgerComparison(_message.Message):
+    __slots__ = ("node", "compared", "problem", "last_contact_time")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LAST_CONTACT_TIME_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    compared: bool
+    problem: _problem_pb2.Problem
+    last_contact_time: _timestamp_pb2.Timestamp
+    def __init__(self, node: _Optional[str] = ..., compared: bool = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., last_contact_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class VerifyFleetLedgerResponse(_message.Message):
+    __slots__ = ("lines", "findings", "finding_count", "nodes", "entry_count")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    FINDING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerLine]
+    findings: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LedgerFinding]
+    finding_count: int
+    nodes: _containers.RepeatedCompositeFieldContainer[LedgerComparison]
+    entry_count: int
+    def __init__(self, lines: _Optional[_Iterable[_Union[_admin_pb2.LedgerLine, _Mapping]]] = ..., findings: _Optional[_Iterable[_Union[_admin_pb2.LedgerFinding, _Mapping]]] = ..., finding_count: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[LedgerComparison, _Mapping]]] = ..., entry_count: _Optional[int] = ...) -> None: ...
+
+class ListFleetDeadLettersRequest(_message.Message):
+    __slots__ = ("node", "page_size", "page_token")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    page_size: int
+    page_token: str
+    def __init__(self, node: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListFleetDeadLettersResponse(_message.Message):
+    __slots__ = ("dead_letters", "next_page_token")
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    dead_letters: _containers.RepeatedCompositeFieldContainer[_admin_pb2.DeadLetter]
+    next_page_token: str
+    def __init__(self, dead_letters: _Optional[_Iterable[_Union[_admin_pb2.DeadLetter, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetFleetDeadLetterRequest(_message.Message):
+    __slots__ = ("node", "dead_letter_id")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_ID_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    dead_letter_id: int
+    def __init__(self, node: _Optional[str] = ..., dead_letter_id: _Optional[int] = ...) -> None: ...
+
+class GetFleetDeadLetterResponse(_message.Message):
+    __slots__ = ("letter",)
+    LETTER_FIELD_NUMBER: _ClassVar[int]
+    letter: _admin_service_pb2.GetDeadLetterResponse
+    def __init__(self, letter: _Optional[_Union[_admin_service_pb2.GetDeadLetterResponse, _Mapping]] = ...) -> None: ...
+
+class ReplayFleetDeadLettersRequest(_message.Message):
+    __slots__ = ("node", "letters")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    letters: _admin_service_pb2.ReplayDeadLettersRequest
+    def __init__(self, node: _Optional[str] = ..., letters: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersRequest, _Mapping]] = ...) -> None: ...
+
+class ReplayFleetDeadLettersResponse(_message.Message):
+    __slots__ = ("replayed",)
+    REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    replayed: _admin_service_pb2.ReplayDeadLettersResponse
+    def __init__(self, replayed: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersResponse, _Mapping]] = ...) -> None: ...
+
+class DropFleetDeadLettersRequest(_message.Message):
+    __slots__ = ("node", "letters")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    letters: _admin_service_pb2.DropDeadLettersRequest
+    def __init__(self, node: _Optional[str] = ..., letters: _Optional[_Union[_admin_service_pb2.DropDeadLettersRequest, _Mapping]] = ...) -> None: ...
+
+class DropFleetDeadLettersResponse(_message.Message):
+    __slots__ = ("dropped_count",)
+    DROPPED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    dropped_count: int
+    def __init__(self, dropped_count: _Optional[int] = ...) -> None: ...
 
 class CreateJoinTokenRequest(_message.Message):
     __slots__ = ("node", "ttl_duration", "rejoin")

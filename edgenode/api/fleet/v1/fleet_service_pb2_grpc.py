@@ -60,6 +60,31 @@ class FleetServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerResponse.FromString,
                 _registered_method=True)
+        self.VerifyFleetLedger = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/VerifyFleetLedger',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerResponse.FromString,
+                _registered_method=True)
+        self.ListFleetDeadLetters = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/ListFleetDeadLetters',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.GetFleetDeadLetter = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/GetFleetDeadLetter',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterResponse.FromString,
+                _registered_method=True)
+        self.ReplayFleetDeadLetters = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/ReplayFleetDeadLetters',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersResponse.FromString,
+                _registered_method=True)
+        self.DropFleetDeadLetters = channel.unary_unary(
+                '/edgenode.api.fleet.v1.FleetService/DropFleetDeadLetters',
+                request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersResponse.FromString,
+                _registered_method=True)
         self.CreateJoinToken = channel.unary_unary(
                 '/edgenode.api.fleet.v1.FleetService/CreateJoinToken',
                 request_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.CreateJoinTokenRequest.SerializeToString,
@@ -117,6 +142,43 @@ class FleetServiceServicer(object):
 
     def GetFleetLedger(self, request, context):
         """The hub's side of every hop, taken in one read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyFleetLedger(self, request, context):
+        """The hub's side of every hop with everything it counts looked at, and on request each edge's ledger held against it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFleetDeadLetters(self, request, context):
+        """Things that were given up and kept by the hub or by a node, newest first.
+        Errors of these four: NOT_FOUND (UNKNOWN_NODE); UNAVAILABLE (NODE_OFFLINE, NODE_SILENT, LINK_LOST) when the node cannot
+        be asked now: nothing was done with NODE_OFFLINE, while after the others it may have been.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFleetDeadLetter(self, request, context):
+        """One of them with its content. Errors: NOT_FOUND (UNKNOWN_DEAD_LETTER).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplayFleetDeadLetters(self, request, context):
+        """Gives dead letters another chance: a task is submitted again where the letter is kept, an entry goes to its log again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropFleetDeadLetters(self, request, context):
+        """Forgets dead letters; they are counted under the reason given.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +242,31 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.GetFleetLedger,
                     request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerResponse.SerializeToString,
+            ),
+            'VerifyFleetLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyFleetLedger,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerResponse.SerializeToString,
+            ),
+            'ListFleetDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFleetDeadLetters,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersResponse.SerializeToString,
+            ),
+            'GetFleetDeadLetter': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFleetDeadLetter,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterResponse.SerializeToString,
+            ),
+            'ReplayFleetDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplayFleetDeadLetters,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersResponse.SerializeToString,
+            ),
+            'DropFleetDeadLetters': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropFleetDeadLetters,
+                    request_deserializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersResponse.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJoinToken,
@@ -338,6 +425,141 @@ class FleetService(object):
             '/edgenode.api.fleet.v1.FleetService/GetFleetLedger',
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerRequest.SerializeToString,
             edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyFleetLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/VerifyFleetLedger',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.VerifyFleetLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFleetDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/ListFleetDeadLetters',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ListFleetDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFleetDeadLetter(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/GetFleetDeadLetter',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.GetFleetDeadLetterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplayFleetDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/ReplayFleetDeadLetters',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.ReplayFleetDeadLettersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropFleetDeadLetters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.fleet.v1.FleetService/DropFleetDeadLetters',
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersRequest.SerializeToString,
+            edgenode_dot_api_dot_fleet_dot_v1_dot_fleet__service__pb2.DropFleetDeadLettersResponse.FromString,
             options,
             channel_credentials,
             insecure,

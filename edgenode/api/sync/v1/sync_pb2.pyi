@@ -1,5 +1,6 @@
 import datetime
 
+from edgenode.api.admin.v1 import admin_service_pb2 as _admin_service_pb2
 from edgenode.api.problem.v1 import problem_pb2 as _problem_pb2
 from edgenode.api.registry.v1 import registry_pb2 as _registry_pb2
 from edgenode.api.registry.v1 import registry_service_pb2 as _registry_service_pb2
@@ -481,8 +482,36 @@ class FindExchange(_message.Message):
     problem: _problem_pb2.Problem
     def __init__(self, find_id: _Optional[int] = ..., request: _Optional[_Union[_registry_service_pb2.FindAgentsRequest, _Mapping]] = ..., response: _Optional[_Union[_registry_service_pb2.FindAgentsResponse, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
 
+class AdminExchange(_message.Message):
+    __slots__ = ("exchange_id", "verify_ledger", "list_dead_letters", "get_dead_letter", "replay_dead_letters", "drop_dead_letters", "ledger_verified", "dead_letters_listed", "dead_letter", "dead_letters_replayed", "dead_letters_dropped", "problem")
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_LEDGER_FIELD_NUMBER: _ClassVar[int]
+    LIST_DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    GET_DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+    REPLAY_DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    DROP_DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_LISTED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_REPLAYED_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    exchange_id: int
+    verify_ledger: _admin_service_pb2.VerifyLedgerRequest
+    list_dead_letters: _admin_service_pb2.ListDeadLettersRequest
+    get_dead_letter: _admin_service_pb2.GetDeadLetterRequest
+    replay_dead_letters: _admin_service_pb2.ReplayDeadLettersRequest
+    drop_dead_letters: _admin_service_pb2.DropDeadLettersRequest
+    ledger_verified: _admin_service_pb2.VerifyLedgerResponse
+    dead_letters_listed: _admin_service_pb2.ListDeadLettersResponse
+    dead_letter: _admin_service_pb2.GetDeadLetterResponse
+    dead_letters_replayed: _admin_service_pb2.ReplayDeadLettersResponse
+    dead_letters_dropped: _admin_service_pb2.DropDeadLettersResponse
+    problem: _problem_pb2.Problem
+    def __init__(self, exchange_id: _Optional[int] = ..., verify_ledger: _Optional[_Union[_admin_service_pb2.VerifyLedgerRequest, _Mapping]] = ..., list_dead_letters: _Optional[_Union[_admin_service_pb2.ListDeadLettersRequest, _Mapping]] = ..., get_dead_letter: _Optional[_Union[_admin_service_pb2.GetDeadLetterRequest, _Mapping]] = ..., replay_dead_letters: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersRequest, _Mapping]] = ..., drop_dead_letters: _Optional[_Union[_admin_service_pb2.DropDeadLettersRequest, _Mapping]] = ..., ledger_verified: _Optional[_Union[_admin_service_pb2.VerifyLedgerResponse, _Mapping]] = ..., dead_letters_listed: _Optional[_Union[_admin_service_pb2.ListDeadLettersResponse, _Mapping]] = ..., dead_letter: _Optional[_Union[_admin_service_pb2.GetDeadLetterResponse, _Mapping]] = ..., dead_letters_replayed: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersResponse, _Mapping]] = ..., dead_letters_dropped: _Optional[_Union[_admin_service_pb2.DropDeadLettersResponse, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "batch", "ack", "credit", "registry_delta", "registry_ack", "registry_digest", "registry_digest_request", "desired_state", "desired_state_report", "heartbeat", "go_away", "pace", "calls", "notices", "find")
+    __slots__ = ("hello", "welcome", "batch", "ack", "credit", "registry_delta", "registry_ack", "registry_digest", "registry_digest_request", "desired_state", "desired_state_report", "heartbeat", "go_away", "pace", "calls", "notices", "find", "admin")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -500,6 +529,7 @@ class Frame(_message.Message):
     CALLS_FIELD_NUMBER: _ClassVar[int]
     NOTICES_FIELD_NUMBER: _ClassVar[int]
     FIND_FIELD_NUMBER: _ClassVar[int]
+    ADMIN_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     batch: Batch
@@ -517,4 +547,5 @@ class Frame(_message.Message):
     calls: CallBatch
     notices: NoticeBatch
     find: FindExchange
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[LaneCredit, _Mapping]] = ..., registry_delta: _Optional[_Union[RegistryDelta, _Mapping]] = ..., registry_ack: _Optional[_Union[RegistryAck, _Mapping]] = ..., registry_digest: _Optional[_Union[RegistryDigest, _Mapping]] = ..., registry_digest_request: _Optional[_Union[RegistryDigestRequest, _Mapping]] = ..., desired_state: _Optional[_Union[DesiredState, _Mapping]] = ..., desired_state_report: _Optional[_Union[DesiredStateReport, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., pace: _Optional[_Union[Pace, _Mapping]] = ..., calls: _Optional[_Union[CallBatch, _Mapping]] = ..., notices: _Optional[_Union[NoticeBatch, _Mapping]] = ..., find: _Optional[_Union[FindExchange, _Mapping]] = ...) -> None: ...
+    admin: AdminExchange
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[LaneCredit, _Mapping]] = ..., registry_delta: _Optional[_Union[RegistryDelta, _Mapping]] = ..., registry_ack: _Optional[_Union[RegistryAck, _Mapping]] = ..., registry_digest: _Optional[_Union[RegistryDigest, _Mapping]] = ..., registry_digest_request: _Optional[_Union[RegistryDigestRequest, _Mapping]] = ..., desired_state: _Optional[_Union[DesiredState, _Mapping]] = ..., desired_state_report: _Optional[_Union[DesiredStateReport, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., pace: _Optional[_Union[Pace, _Mapping]] = ..., calls: _Optional[_Union[CallBatch, _Mapping]] = ..., notices: _Optional[_Union[NoticeBatch, _Mapping]] = ..., find: _Optional[_Union[FindExchange, _Mapping]] = ..., admin: _Optional[_Union[AdminExchange, _Mapping]] = ...) -> None: ...
