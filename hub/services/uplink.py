@@ -9,8 +9,8 @@ messages are known by the key of their origin, tasks by their id, and names have
 its path while its parent is out of reach, so that nobody below is disturbed; one that was refused for a loop takes itself for
 a root, and chance decides which link of a circle is the one that stays away.
 
-While the parent is out of reach, everything within the fleet goes on. Messages wait in the log as long as its bound on the
-store allows; what is dropped is counted and told as a gap. Tasks that nobody here fits wait here.
+While the parent is out of reach, everything within the fleet goes on. Messages wait in the log, which holds up its edges once
+it is full; tasks that nobody here fits wait here.
 """
 
 from __future__ import annotations

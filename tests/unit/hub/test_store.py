@@ -325,3 +325,45 @@ async def test_desired_states_have_growing_versions(store: Store) -> None:
     row = await store.fleet.desired("north")
     assert row.wanted == signed
     assert (signed.version, row.applied_version, row.refused_version, row.problem) == (2, 1, 2, b"why")
+
+
+async def test_what_comes_through_a_hub_keeps_its_key_and_is_named_with_the_way(store: Store) -> None:
+    through = dataclasses.replace(keyed("e1", 1, "a", "b"), origin_node="north")
+    await store.messages.append(Intake("berlin", Lane.MESSAGE, "log-1", 1, (through,)))
+    chunk = (await store.messages.read(0, 10, 1 << 20)).chunk
+    assert [(segment.origin_node, segment.origin_epoch) for segment in chunk.segments] == [("berlin/north", "e1")]
+    # The child stored it anew under another epoch, or it comes by another way: it is known by its key.
+    await store.messages.append(Intake("berlin", Lane.MESSAGE, "log-2", 1, (through,)))
+    await store.messages.append(Intake("paris", Lane.MESSAGE, "log-3", 1, (through,)))
+    assert await stored(store) == [("a", "e1", 1), ("b", "e1", 2)]
+    assert await store.unbalanced() == []
+
+
+async def test_what_comes_from_too_deep_is_refused_by_itself(store: Store) -> None:
+    deep = dataclasses.replace(keyed("e1", 1, "a", "b"), origin_node="/".join(["hub"] * 7 + ["north"]))
+    near = dataclasses.replace(keyed("e2", 1, "c"), origin_node="north")
+    applied, _ = await store.messages.append(Intake("berlin", Lane.MESSAGE, "log-1", 1, (deep, near)))
+    assert [(rejection.sequence, rejection.problem.reason) for rejection in applied.rejections] == [
+        (1, "BAD_NAME"),
+        (2, "BAD_NAME"),
+    ]
+    assert await stored(store) == [("c", "e2", 1)]
+    assert await store.unbalanced() == []
+
+
+async def test_the_log_waits_for_the_parent_and_what_is_dropped_is_counted(store: Store) -> None:
+    await store.messages.append(Intake("north", Lane.MESSAGE, "e1", 1, (messages("old"),)))
+    await store.messages.sweep(0, 0)
+    outbox = await store.fleet.parent_outbox()
+    for index in range(4):
+        await store.messages.append(Intake("north", Lane.MESSAGE, "e1", index + 2, (messages("a"),)))
+    assert await store.messages.sweep(0, 0) == 0, "the parent lacks them"
+    (head,) = [head for head in await outbox.heads() if head.lane is Lane.MESSAGE]
+    await outbox.acknowledged(Lane.MESSAGE, head.epoch, 3, [])
+    assert await store.messages.sweep(0, 0) == 2
+    assert await store.messages.sweep(0, 1) == 2
+    lines = {line.hop: line for line in ledger_lines(await store.link.ledger(), parent="above") if line.peer == "above"}
+    line = lines["message.uplink"]
+    assert (line.produced_count, line.delivered_count, line.pending_count) == (5, 2, 0)
+    assert dict(line.dropped_counts) == {"BEFORE_JOIN": 1, "UNREAD": 2}
+    assert line.balanced
