@@ -92,13 +92,6 @@ def write_identities_unsynced() -> None:
     os.fsync = lambda _descriptor: None  # type: ignore[assignment]  # SQLite has its own way to the disk
 
 
-def one_epoch_for_every_process() -> None:
-    """A process goes on under the epoch it finds: copies of a disk give the same key to different entries."""
-    from edgenode.link.store import logs
-
-    logs.open_log = logs.ensure_log
-
-
 def let_go_of_what_the_parent_lacks() -> None:
     """A hub's message log does not wait for its parent."""
     from edgenode.link.store import logs
@@ -202,7 +195,6 @@ MUTANTS: dict[str, Callable[[], None]] = {
         sync_nothing,
         time_attempts_by_the_wall_clock,
         write_identities_unsynced,
-        one_epoch_for_every_process,
         join_whatever_comes,
         leave_everything_to_the_parent,
         let_go_of_what_the_parent_lacks,
