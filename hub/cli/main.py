@@ -9,6 +9,7 @@ from edgenode.link.terminal.lazy import App
 _COMMANDS = {
     "init": ("hub.cli.authority:init", "Make a hub: its certificate authority and state directory."),
     "join": ("hub.cli.join:join", "Put this hub below another one."),
+    "leave": ("hub.cli.join:leave", "Take this hub out from below its parent."),
     "serve": ("hub.cli.serve:serve", "Run the hub until SIGTERM or SIGINT."),
     "token": ("hub.cli.authority:token", "Tokens with which edges join."),
     "ca": ("hub.cli.authority:ca", "The fleet's certificate authorities: rotate them."),

@@ -268,10 +268,12 @@ class Core:
         await self._fleet.prepare()
         if self._parent is not None:
             self.uplink = await self._make_uplink(self._parent)
+        else:
+            await self._fleet.forget_parent()
         await self._messages.start()
         await self._restore_fleet()
         reach(Failpoint.HUB_RESTORED)
-        await self._dispatcher.start()
+        await self._dispatcher.start(has_parent=self._parent is not None)
         self._handlers.start()
         self._trim_later()
 

@@ -97,14 +97,16 @@ class Dispatcher:
 
     # --- life ---
 
-    async def start(self) -> None:
+    async def start(self, *, has_parent: bool) -> None:
         """Read what is under way and begin to grant."""
         workload = await self._store.workload()
         self._placement.restore(workload)
         self._watch_deadline(workload.next_deadline)
         self._view.on_change(self._fleet_changed)
         self._schedule_sweep()
-        if self._placement.held(PARENT):
+        if not has_parent:
+            await self._commit(Selection(with_parent=True), self._mover.orphans(self._clock.wall()))
+        elif self._placement.held(PARENT):
             self.node_unreachable(PARENT)  # until it is heard of
         self._wake.set()
         self._worker = asyncio.create_task(self._work(), name="dispatcher")

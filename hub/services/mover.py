@@ -188,6 +188,17 @@ class Mover:
 
         return decide
 
+    def orphans(self, now: float) -> Decide:
+        """What was selected is with a parent that is none any more."""
+
+        def decide(known: Tasks, _: int) -> Decision:
+            book = Book(self.terms, known, now)
+            for task in known.values():
+                upstream.orphan(book, task)
+            return book.decision
+
+        return decide
+
     def lost(self, node: str, movable: Collection[WaitKey], now: float) -> Decide:
         """A holder has been out of reach for too long. `movable` are the queues that somebody else fits."""
         keys = frozenset(movable)

@@ -157,5 +157,19 @@ def take_back(book: Book, task: TaskRecord, movable: bool) -> None:
         )
 
 
+def orphan(book: Book, task: TaskRecord) -> None:
+    """There is no parent any more: what it held is this hub's, what it granted is nobody's."""
+    if task.holder == PARENT and (task.on_lost is OnLost.FAIL or task.cancel_reason is not None):
+        book.lost(task, movable=False)
+    elif task.holder == PARENT:
+        doubt = task.doubt & IN_DOUBT_AT_ORIGIN
+        book.change(task, state=TaskState.QUEUED, state_reason="no parent", holder="", upstream=KEPT, doubt=doubt)
+    elif task.from_above:
+        book.void(task)
+        _leave(book, task, "NO_PARENT")
+    else:
+        book.change(task, upstream=KEPT)
+
+
 def _unavailable(reason: str, message: str) -> Problem:
     return Problem(Code.UNAVAILABLE, reason, message, hint="see: edgehub find --explain")

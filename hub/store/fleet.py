@@ -149,6 +149,17 @@ class SqliteFleetStore:
         await self._database.write(run)
         return outbox
 
+    async def forget_parent(self) -> None:
+        """There is no parent, or no more: nothing is kept for it."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            for name in UP_LOGS.values():
+                row = connection.execute("SELECT log_id FROM log WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    logs.remove_consumer(connection, row[0], PARENT)
+
+        await self._database.write(run)
+
     async def open_session(
         self,
         node: str,

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+from hub.cli.main import main as edgehub
 from tests.integration.hub.fake_edge import FakeEdge, until, until_async
 from tests.integration.hub.forest import Forest, Grown
 
@@ -265,3 +267,21 @@ async def test_a_parent_that_comes_back_from_a_backup_learns_what_its_child_has(
     await two.south.report("task-1", grant.fence, COMPLETED, b"42")
     assert (await two.north.told("task-1", COMPLETED)).output.data == b"42"
     assert len(two.south.of_kind("grant")) == 1
+
+
+async def test_a_hub_that_leaves_keeps_nothing_for_its_parent(two: Two) -> None:
+    await two.north.offer("task-0", "code.metrics", scope=FLEET)
+    await two.north.told("task-0", PARKED)
+    await two.root.stop()
+    await two.north.publish("sensors.door")
+    await two.berlin.messages(1)
+    await two.berlin.stop()
+    left = CliRunner().invoke(edgehub, ["leave", "--state", str(two.berlin.config.state_dir)])
+    assert left.exit_code == 0, left.output
+    await two.berlin.up()
+    status = await two.berlin.status()
+    assert (status.parent_link.parent, len(status.hub_path)) == ("", 1)
+    assert all("127.0.0.1" not in peer for _, peer in await two.berlin.ledger())
+    two.north.register("code", "code.metrics")
+    assert (await two.north.granted())[0].task_id == "task-0"
+    await two.berlin.balanced()

@@ -69,6 +69,12 @@ def test_join_of_no_hub(edgehub: Run, tmp_path: Path) -> None:
     assert (result.exit_code, last_line(result.stderr)) == (1, "reason: NOT_INITIALISED (exit 1)")
 
 
+def test_leave_without_a_parent(edgehub: Run, tmp_path: Path) -> None:
+    edgehub("init", "--domain", "fleet.example", state=tmp_path)
+    result = edgehub("leave", state=tmp_path)
+    assert (result.exit_code, last_line(result.stderr)) == (3, "reason: NO_PARENT (exit 3)")
+
+
 def test_join_with_a_bad_token(edgehub: Run, tmp_path: Path) -> None:
     edgehub("init", "--domain", "fleet.example", state=tmp_path)
     result = edgehub("join", "--hub", "127.0.0.1:1", "--token", "enj1_x", state=tmp_path)

@@ -115,7 +115,7 @@ class Desk:
 async def desk() -> AsyncIterator[Desk]:
     database = await open_database(None, 1 << 26)
     made = Desk(database)
-    await made.dispatcher.start()
+    await made.dispatcher.start(has_parent=False)
     try:
         yield made
     finally:

@@ -241,6 +241,25 @@ def test_what_nobody_here_fits_stays_with_the_parent(above: Below) -> None:
     assert above.task.holder == PARENT
 
 
+@pytest.mark.parametrize("on_lost", list(OnLost))
+def test_without_a_parent_nothing_waits_for_it(rows: Below, on_lost: OnLost) -> None:
+    rows.offer(on_lost=on_lost)
+    rows.hand_up()
+    rows.run(rows.mover.orphans(rows.now))
+    if on_lost is OnLost.FAIL:
+        assert rows.task.state is TaskState.FAILED
+    else:
+        assert (rows.task.waiting, rows.task.upstream) == (True, KEPT)
+
+
+def test_work_of_a_parent_that_is_gone_is_nobody_s(rows: Below) -> None:
+    rows.granted(7)
+    rows.grant("north")
+    rows.run(rows.mover.orphans(rows.now))
+    assert rows.tasks == {}
+    assert rows.take("north") == ["grant t 1", "revoke t 1"]
+
+
 def test_a_task_that_comes_round_is_not_taken_twice(above: Below) -> None:
     above.intake("other", Offered(TaskRecord("t", "other", DEMAND, 5, submit_time=above.now)))
     assert above.discarded == {"LOOP_IN_TREE": 1}
