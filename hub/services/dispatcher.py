@@ -135,11 +135,12 @@ class Dispatcher:
         new_bytes = sum(len(entry.task.spec) for _, entry in entries if isinstance(entry, Offered))
         if new_bytes:
             self._store.check_room(new_bytes)
-        asked = self._recovery.asked(intake.node)
+        asked = self._recovery.hearing(intake.node)
         decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall(), asked)
         committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
         assert committed.applied is not None
         if asked and any(isinstance(entry, Restated) and entry.restate_id == asked for _, entry in entries):
+            self._recovery.answered(intake.node)
             self._background.start(self._settle(intake.node, asked), f"what {intake.node} said again")
         return committed.applied
 

@@ -28,7 +28,7 @@ from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.tasks import TaskEvent
 from hub.services import restating, upstream
 from hub.services.book import Book, Terms
-from hub.services.moves import Codec, Entry, ParentMove
+from hub.services.moves import Codec, Entry, ParentMove, Restated
 from hub.store.records import PARENT, Decide, Decision, TaskRecord, Tasks, WaitKey
 
 
@@ -55,10 +55,14 @@ class Mover:
 
         def decide(known: Tasks, applied_before: int) -> Decision:
             book = Book(self.terms, known, now)
+            hearing = asked
             for sequence, entry in entries:
-                if sequence <= applied_before or (asked and restating.take(book, node, entry, asked, base, reasons)):
-                    continue
-                book.take(sequence, node, entry, reasons)
+                if hearing and isinstance(entry, Restated) and entry.restate_id == hearing:
+                    hearing = ""  # it has said all: what follows is as usual
+                elif sequence > applied_before and not (
+                    hearing and restating.take(book, node, entry, hearing, base, reasons)
+                ):
+                    book.take(sequence, node, entry, reasons)
             return book.decision
 
         return decide

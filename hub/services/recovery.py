@@ -21,6 +21,7 @@ class Recovery:
         self._absent_after = absent_after
         self._connected = connected
         self._asked: dict[str, str] = {}
+        self._answered: set[str] = set()  # said all; it is being taken in
         self._awaited: set[str] = set()
 
     def start(self, rows: Iterable[NodeRow], fence_base: int) -> None:
@@ -46,14 +47,24 @@ class Recovery:
         """The restate_id of what a node is asked; empty if it is not."""
         return self._asked.get(node, "")
 
+    def hearing(self, node: str) -> str:
+        """The restate_id while the node has not said all yet: what it says after that is as usual."""
+        return "" if node in self._answered else self.asked(node)
+
+    def answered(self, node: str) -> None:
+        """The node has said all."""
+        self._answered.add(node)
+
     def ask(self, node: str, restate_id: str, fence_base: int) -> None:
         """A session begins with this question."""
         self._asked[node] = restate_id
+        self._answered.discard(node)
         self.fence_base = max(self.fence_base, fence_base)
 
     def settled(self, node: str) -> None:
         """The answer was taken in."""
         self._asked.pop(node, None)
+        self._answered.discard(node)
         self._awaited.discard(node)
         self.on_change()
 

@@ -40,6 +40,9 @@ def test_nothing_is_granted_until_all_have_answered() -> None:
     assert (recovery.waiting, recovery.complete, recovery.fence_base) == (True, False, 7)
     recovery.ask("north", "h-2", 9)
     assert (recovery.asked("north"), recovery.asked("west"), recovery.fence_base) == ("h-2", "", 9)
+    assert recovery.hearing("north") == "h-2"
+    recovery.answered("north")
+    assert (recovery.hearing("north"), recovery.asked("north")) == ("", "h-2")
     recovery.settled("north")
     assert recovery.waiting
     recovery.settled("south")

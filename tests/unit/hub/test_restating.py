@@ -82,6 +82,15 @@ def test_a_task_waits_until_its_origin_still_wants_it(rows: Restored) -> None:
     assert (rows.task.holder, rows.task.fence) == ("north", BASE + 1)
 
 
+def test_what_a_node_offers_once_it_has_said_all_is_as_usual(rows: Restored) -> None:
+    rows.says("south", Restated("h-0"), offered(again=False, task_id="before"), Restated(HUB), offered(False, "after"))
+    assert {task_id for task_id, task in rows.tasks.items() if task.doubt} == {"t", "before"}
+    rows.settle("south")
+    assert rows.tasks["before"].state is TaskState.CANCELED
+    rows.grant("north")
+    assert rows.tasks["after"].holder == "north"
+
+
 def test_a_task_whose_end_its_origin_has_runs_no_more(rows: Restored) -> None:
     rows.says("south", offered(again=False), offered(again=False, task_id="new"), Restated(HUB))
     rows.settle("south")
