@@ -258,7 +258,7 @@ class Submitter(Program):
             task = (await rpc.read()).task if rpc is not None else None
         except grpc.aio.AioRpcError as error:
             if from_rpc_error(error).reason == "UNKNOWN_TASK":
-                forgetful = self.edge.name in self.world.oracle.forgetful | self.world.oracle.excused_edges
+                forgetful = self.edge.name in self.world.oracle.excused_edges
                 self.world.check(forgetful, f"{submitted.key} is not known any more")
                 self._open.pop(number, None)
                 submitted.gone = True
@@ -304,6 +304,7 @@ class Agent(Program):
         self._more = asyncio.Event()
         self.attached = False
         self.away = False
+        self.gone = False  # it never comes back
         self._new_instance()
         super().__init__(world, edge, name)
 
@@ -332,7 +333,7 @@ class Agent(Program):
 
     def come_back(self) -> None:
         """See leave."""
-        self.away = False
+        self.away = self.gone
 
     async def connect(self) -> Rpc | None:
         """See Program."""
@@ -446,7 +447,7 @@ class Agent(Program):
             return
         result = tasks.AttemptResult(key=job.key, state=int(state))  # type: ignore[arg-type]
         if state is TaskState.COMPLETED:
-            result.output.data = f"{self.name} {key[0]} {key[1]}".encode()
+            result.output.data = f"{self.name} {key[0]} {key[1]} {key[2]}".encode()
         else:
             result.problem.CopyFrom(problem_to_pb(Problem(Code.UNAVAILABLE, reason, "no luck", retryable=retryable)))
         job.result = result

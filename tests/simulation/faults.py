@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,13 +35,14 @@ class Kind:
     strike: Callable[[World, random.Random], None]
 
 
-def draw(rng: random.Random, seconds: float) -> list[Fault]:
-    """The faults of a seed."""
+def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = ()) -> list[Fault]:
+    """The faults of a seed, of these kinds only if any are named."""
     gap = rng.choice((1.0, 2.5, 6.0))
     names = list(KINDS)
     # Some seeds are about a few kinds only: what needs several of one kind in a row is then likely, too.
     if rng.random() < 0.4:
         names = rng.sample(names, 3)
+    names = list(kinds) or names
     weights = [KINDS[name].weight for name in names]
     faults: list[Fault] = []
     time = rng.uniform(0.2, 3.0)
@@ -133,6 +134,17 @@ def _outage(world: World, rng: random.Random) -> None:
     world.loop.later(rng.choice((2.0, 20.0)) * rng.random(), setattr, road, "up", True)
 
 
+def _long_outage(world: World, rng: random.Random) -> None:
+    """Long enough for the hub to give tasks to others."""
+    road = rng.choice(world.edges).road
+    road.up = False
+    if rng.random() < 0.5:
+        road.lame(up=True, down=True)
+    else:
+        road.cut()
+    world.loop.later(rng.uniform(18.0, 35.0), setattr, road, "up", True)
+
+
 def _half_open(world: World, rng: random.Random) -> None:
     rng.choice(world.edges).road.lame(up=True, down=True)
 
@@ -181,11 +193,8 @@ def _slow_disk(world: World, rng: random.Random) -> None:
 
 
 def _clock_jump(world: World, rng: random.Random) -> None:
-    machine = _some_machine(world, rng)
-    clock = machine.clock
+    clock = _some_machine(world, rng).clock
     clock.offset += rng.choice((-YEAR, YEAR, -3600.0, 3600.0, 30.0, -30.0))
-    if abs(clock.offset) > YEAR / 2:
-        world.oracle.forgetful.add(machine.name)
     world.loop.later(rng.uniform(1.0, 15.0), setattr, clock, "offset", 0.0)
 
 
@@ -196,6 +205,9 @@ def _agent_crash(world: World, rng: random.Random) -> None:
 def _agent_leaves(world: World, rng: random.Random) -> None:
     agent = rng.choice(world.agents)
     agent.leave()
+    if agent is not world.agents[-1] and rng.random() < 0.4:
+        agent.gone = True  # for good
+        return
     world.loop.later(rng.uniform(0.5, 20.0), agent.come_back)
 
 
@@ -209,6 +221,7 @@ KINDS: dict[str, Kind] = {
     "pause": Kind(2, _pause),
     "cut": Kind(2, _cut),
     "outage": Kind(2, _outage),
+    "long outage": Kind(1, _long_outage),
     "half-open": Kind(2, _half_open),
     "one-way cut": Kind(2, _one_way),
     "delay": Kind(2, _slow),

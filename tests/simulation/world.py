@@ -48,8 +48,8 @@ class Report:
 class World:
     """`run` does it all; raises SimulationFailure."""
 
-    def __init__(self, seed: int, only: Sequence[Fault] | None = None) -> None:
-        """`only` stands in the place of the seed's own faults."""
+    def __init__(self, seed: int, only: Sequence[Fault] | None = None, kinds: Sequence[str] = ()) -> None:
+        """`only` stands in the place of the seed's own faults, `kinds` bounds what they are drawn from."""
         self.seed = seed
         self.failure: str | None = None
         self.struck: Counter[str] = Counter()
@@ -65,13 +65,19 @@ class World:
         rng = self.random("world")
         self._traffic_rng = self.random("traffic")
         keep = rng.choice((0, 0, 2000, 1 << 20))
-        self.hub = Hub(self, reassign_after_seconds=rng.choice((2.0, 10.0, 30.0)))
+        heartbeat, lease = rng.choice(((5.0, 15.0), (1.0, 4.0)))
+        self.hub = Hub(
+            self,
+            reassign_after_seconds=rng.choice((1.0, 5.0, 30.0)),
+            heartbeat_seconds=heartbeat,
+            lease_seconds=lease,
+        )
         self.edges: list[Edge] = []
         for name in EDGES[: rng.choice((1, 2, 2, 2, 3, 3, 4))]:
             road = Road(self.loop, self.random(f"road {name}"), self.troubles)
             settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": 5.0, "drain_seconds": 2.0}
             self.edges.append(Edge(self, name, road, self.hub, message_retention_bytes=keep, **settings))
-        self.faults = list(faults.draw(rng, STORM) if only is None else only)
+        self.faults = list(faults.draw(rng, STORM, kinds) if only is None else only)
         self._rate = rng.choice((1.0, 3.0, 6.0))
         self.publishers: list[Publisher] = []
         self.submitters: list[Submitter] = []
@@ -120,7 +126,7 @@ class World:
             for number in (1, 2):
                 self.publishers.append(Publisher(self, edge, f"{edge.name}-pub-{number}", wants_hub=number == 1))
             self.submitters.append(Submitter(self, edge, f"{edge.name}-sub"))
-            skills = self._rng.sample(SKILLS, self._rng.choice((1, 2)))
+            skills = self._rng.sample(SKILLS, self._rng.choice((1, 1, 2)))
             for number in range(self._rng.choice((1, 1, 2))):
                 name = f"{edge.name}-agent-{number}"
                 self.agents.append(Agent(self, edge, name, skills, self._rng.choice((1, 3))))

@@ -1,0 +1,233 @@
+"""Protections taken away on purpose. The simulation must notice each within a few seeds, or it does not look.
+
+A mutant patches the product through pytest's monkeypatch; `kinds` are the faults that bring it to light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from edgenode.link.errors import Unavailable
+from edgenode.link.model.frames import Ack
+from edgenode.link.model.task import TaskState
+from edgenode.link.protocol.exchange import Exchange
+from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
+from edgenode.link.protocol.registry import RegistryLog
+from edgenode.link.store import inbox, logs
+from edgenode.link.store.database import Database, _Unsure
+from edgenode.node.dispatch import Dispatcher
+from edgenode.node.message_log import Frame, MessageLog, Producer
+from edgenode.node.task_book import TaskBook
+from hub.services.book import Book
+from hub.store import tasks as hub_tasks
+
+Patch = pytest.MonkeyPatch
+
+_DEATHS = ("kill in a commit", "power cut in a commit", "kill at a step")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`apply` breaks the product; `seed` is one that shows it."""
+
+    apply: Callable[[Patch], None]
+    kinds: Sequence[str] = _DEATHS
+    seed: int = 0
+
+
+def sync_nothing(patch: Patch) -> None:
+    """A commit is told before the disk has it."""
+    honest = Database._prepare
+
+    def prepare(self: Database, connection: sqlite3.Connection) -> None:
+        honest(self, connection)
+        connection.execute("PRAGMA synchronous = OFF")
+
+    patch.setattr(Database, "_prepare", prepare)
+
+
+def acknowledge_before_the_commit(patch: Patch) -> None:
+    """A publisher is told what was submitted, not what is stored."""
+    honest = MessageLog.submit
+
+    def submit(self: MessageLog, frame: Frame) -> None:
+        honest(self, frame)
+        frame.producer.committed = frame.last
+        frame.settled(frame)
+        frame.settled = lambda _: None
+
+    patch.setattr(MessageLog, "submit", submit)
+
+
+def acknowledge_over_the_link_before_the_commit(patch: Patch) -> None:
+    """The receiver of a batch acknowledges it as it begins to store it."""
+    honest = Exchange._apply_next
+
+    def hasty(self: Exchange, receiver: LaneReceiver) -> None:
+        if receiver._queue:
+            self._send(Ack(receiver.lane, receiver.epoch, receiver._queue[-1].end))
+        honest(self, receiver)
+
+    patch.setattr(Exchange, "_apply_next", hasty)
+
+
+def reuse_a_sequence(patch: Patch) -> None:
+    """After each start the last number of a log is given once more."""
+    honest = logs.open_log
+
+    def open_log(connection: sqlite3.Connection, name: str, new_epoch: str) -> logs.LogState:
+        connection.execute(
+            "UPDATE log SET next_sequence = next_sequence - 1 WHERE name = ? AND next_sequence > 1", (name,)
+        )
+        return honest(connection, name, new_epoch)
+
+    patch.setattr(logs, "open_log", open_log)
+
+
+def forget_the_cursor(patch: Patch) -> None:
+    """What is received is stored, and how far it came is not."""
+    honest = inbox.accept
+
+    def accept(
+        connection: sqlite3.Connection, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str
+    ) -> inbox.Fresh:
+        fresh = honest(connection, peer, lane, epoch, base, segments, gap)
+        connection.execute("UPDATE inbox_cursor SET sequence = ? WHERE peer = ? AND lane = ?", (base - 1, peer, lane))
+        return fresh
+
+    patch.setattr(inbox, "accept", accept)
+
+
+def forget_producers(patch: Patch) -> None:
+    """A publisher that comes back is taken for a new one."""
+    honest = MessageLog.attach
+
+    async def attach(self: MessageLog, producer_id: str) -> Producer:
+        producer = await honest(self, producer_id)
+        producer.submitted = producer.committed = 0
+        return producer
+
+    patch.setattr(MessageLog, "attach", attach)
+
+
+def believe_a_commit_that_failed(patch: Patch) -> None:
+    """A commit that failed is taken for done."""
+
+    async def find_out(self: Database, unsure: _Unsure, count: int) -> Any:
+        await self._disconnect()
+        results = unsure.done + unsure.unsure
+        return results + [(None, unsure.error)] * (count - len(results))
+
+    patch.setattr(Database, "_find_out", find_out)
+
+
+def take_a_failed_commit_for_lost(patch: Patch) -> None:
+    """A commit that failed is taken for undone, although it may be in the file."""
+
+    async def find_out(self: Database, unsure: _Unsure, count: int) -> Any:
+        await self._disconnect()
+        failure = Unavailable("STORE_FAILED", "the store failed")
+        return unsure.done + [(None, failure)] * (count - len(unsure.done))
+
+    patch.setattr(Database, "_find_out", find_out)
+
+
+def hand_over_without_a_note(patch: Patch) -> None:
+    """Work that must not run twice is given to its agent before the store knows."""
+
+    async def careless(self: Dispatcher, pairs: Any) -> None:
+        for live, worker in pairs:
+            self._hand_over(live, worker)
+
+    patch.setattr(Dispatcher, "_hand_over_stored", careless)
+
+
+def tell_the_end_before_the_commit(patch: Patch) -> None:
+    """A submitter hears of an end that may not last."""
+    honest = TaskBook.commit_outcomes
+
+    async def hasty(self: TaskBook, lives: Any) -> None:
+        for live in lives:
+            for listener in live.listeners if live.finishing else ():
+                listener(live)
+            if live.finishing:
+                live.listeners = []
+        await asyncio.sleep(0.5)
+        await honest(self, lives)
+
+    patch.setattr(TaskBook, "commit_outcomes", hasty)
+
+
+def drop_the_fence(patch: Patch) -> None:
+    """The hub believes whoever once had a task."""
+    honest = Book.reported
+
+    def credulous(self: Book, node: str, task: Any, report: Any) -> None:
+        if not task.state.terminal:
+            task = replace(task, holder=node)
+        honest(self, node, task, dataclasses.replace(report, fence=task.fence))
+
+    patch.setattr(Book, "reported", credulous)
+
+
+def overwrite_an_end(patch: Patch) -> None:
+    """The hub takes a report of a task that has ended."""
+    honest = Book.reported
+
+    def credulous(self: Book, node: str, task: Any, report: Any) -> None:
+        if task.state.terminal:
+            task = replace(task, state=TaskState.WORKING, holder=node, fence=report.fence)
+        honest(self, node, task, report)
+
+    patch.setattr(Book, "reported", credulous)
+    patch.setattr(hub_tasks, "_UPDATE", hub_tasks._UPDATE.replace(" AND state < 8", ""))
+
+
+def forget_tombstones(patch: Patch) -> None:
+    """What left the registry is not told; nor does the digest look."""
+    honest = RegistryLog.remove
+
+    def forgetful(self: RegistryLog, name: str, incarnation: int) -> object:
+        tombstone = honest(self, name, incarnation)
+        del self._entries[name]
+        return tombstone
+
+    patch.setattr(RegistryLog, "remove", forgetful)
+    patch.setattr("edgenode.link.protocol.registry_sync.RegistrySink.compared", lambda self, digest: None)
+
+
+def resume_after_what_was_sent(patch: Patch) -> None:
+    """A new session goes on behind what the older one sent, not behind what was committed."""
+    honest = LaneSender.__init__
+
+    def eager(self: LaneSender, *args: Any, **settings: Any) -> None:
+        honest(self, *args, **settings)
+        self.next = self._expected = self.last + 1
+
+    patch.setattr(LaneSender, "__init__", eager)
+
+
+MUTANTS: dict[str, Mutant] = {
+    "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
+    "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=1),
+    "acknowledge over the link before the commit": Mutant(acknowledge_over_the_link_before_the_commit, seed=1),
+    "reuse a sequence": Mutant(reuse_a_sequence, ("kill",)),
+    "forget the cursor": Mutant(forget_the_cursor),
+    "forget producers": Mutant(forget_producers),
+    "believe a commit that failed": Mutant(believe_a_commit_that_failed, ("fsync error",)),
+    "take a failed commit for lost": Mutant(take_a_failed_commit_for_lost, ("fsync error",), 1),
+    "hand over without a note": Mutant(hand_over_without_a_note, ("kill at a step", "kill in a commit"), 3),
+    "tell the end before the commit": Mutant(tell_the_end_before_the_commit, ("kill", "kill at a step")),
+    "drop the fence": Mutant(drop_the_fence, ("long outage",), 35),
+    "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 6),
+    "forget tombstones": Mutant(forget_tombstones, ("agent leaves",)),
+    "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",)),
+}
