@@ -28,6 +28,7 @@ from edgenode.link.identity.certificates import (
     new_key,
 )
 from edgenode.link.identity.files import write_private_file
+from edgenode.link.identity.lifetime import CLOCK_SKEW
 from edgenode.link.ports import Clock
 from hub.ca.authority import RETIRED, Authority, pair_pem, read_pair, read_retired
 from hub.ca.profiles import Issuer, build_intermediate
@@ -48,7 +49,7 @@ class Rotated:
 def rotate(state_dir: Path, root_key: Path, titles: list[str], clock: Clock) -> list[Rotated]:
     """Put new CAs in the place of those named (EDGE_CA, HUB_CA).
 
-    Raises FailedPrecondition (NOT_INITIALISED, ROOT_KEY_UNREADABLE, WRONG_ROOT_KEY), DataLoss (IDENTITY_DAMAGED).
+    Raises FailedPrecondition (NOT_INITIALISED, ROOT_KEY_UNREADABLE, WRONG_ROOT_KEY, CLOCK_WRONG), DataLoss (IDENTITY_DAMAGED).
     """
     authority = Authority.load(state_dir, clock)
     directory = state_dir / "ca"
@@ -64,8 +65,10 @@ def rotate(state_dir: Path, root_key: Path, titles: list[str], clock: Clock) -> 
     made = []
     for title in titles:
         path = directory / f"{title}.pem"
+        before = read_pair(path).certificate
+        _check_clock(title, before, clock.wall())
         if title == EDGE_CA:
-            _retire(directory, read_pair(path).certificate, clock.wall())
+            _retire(directory, before, clock.wall())
         new = new_key()
         certificate = build_intermediate(
             authority.trust_domain, title, USAGES[title], new.public_key(), Issuer(root, key), clock.wall()
@@ -73,6 +76,16 @@ def rotate(state_dir: Path, root_key: Path, titles: list[str], clock: Clock) -> 
         write_private_file(path, pair_pem(Issuer(certificate, new)))
         made.append(Rotated(title, certificate.not_valid_after_utc.timestamp()))
     return made
+
+
+def _check_clock(title: str, before: x509.Certificate, now: float) -> None:
+    # Nodes believe no CA that is older than the one they know.
+    if now - CLOCK_SKEW < before.not_valid_before_utc.timestamp():
+        raise FailedPrecondition(
+            "CLOCK_WRONG",
+            f"the present {title} was made later than the clock of this machine says it is",
+            hint="set the clock, then rotate",
+        )
 
 
 def _read_key(path: Path) -> ec.EllipticCurvePrivateKey:

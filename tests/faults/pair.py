@@ -71,6 +71,11 @@ class Pair:
             enroll_listen=f"127.0.0.1:{self.hub.enrollment_port}",
         )
 
+    def impersonate(self, state: Path) -> None:
+        """Serve another state at the hub's address from the next start on."""
+        self.hub_state = state
+        self._config = replace(self._config, state_dir=state)
+
     async def stop_hub(self) -> None:
         """End it in order."""
         if self.hub is not None:

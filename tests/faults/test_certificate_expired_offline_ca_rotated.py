@@ -18,7 +18,9 @@ from click.testing import CliRunner
 from edgenode.link.errors import FailedPrecondition, PermissionDenied
 from edgenode.link.identity.certificates import certificate_to_der, make_csr, new_key
 from edgenode.link.identity.documents import verify_document
+from edgenode.link.identity.lifetime import CLOCK_SKEW
 from edgenode.link.identity.names import edge_name
+from edgenode.link.parent import enrolling
 from edgenode.link.parent import identity as parent_identity
 from edgenode.link.parent.identity import Renewer, load_identity
 from edgenode.link.ports import SystemClock
@@ -62,6 +64,12 @@ async def expired(pair: Pair) -> bool:
     identity = load_identity(pair.edge_state)
     assert identity is not None
     return identity.expire_time < time.time()
+
+
+async def later(pair: Pair) -> bool:
+    """Whether a CA made now has another time in it than the one in use: certificates know whole seconds."""
+    made = read_pair(pair.hub_state / "ca" / "hub-ca.pem").certificate.not_valid_before_utc.timestamp()
+    return time.time() - CLOCK_SKEW >= made + 1
 
 
 async def away_while_all_is_rotated(pair: Pair) -> None:
@@ -162,6 +170,31 @@ async def test_whoever_has_a_retired_key_gets_nowhere_with_it(folder: Path) -> N
                 lifecycle.present(held, forged, clock.wall())
     with pytest.raises(FailedPrecondition, match="WRONG_ROOT_KEY"):
         rotation.rotate(state, state / "ca" / "hub-ca.pem", [EDGE_CA], clock)
+
+
+@pytest.mark.parametrize("protected", [True, False])
+async def test_a_hub_ca_that_was_rotated_away_does_not_come_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, protected: bool
+) -> None:
+    """The root once signed it; whoever has its key now, and the hub's address, would be the hub otherwise."""
+    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)
+    if not protected:
+        monkeypatch.setattr(enrolling, "_check_newer", lambda *_: None)
+    pair = Pair(folder)
+    await pair.start()
+    try:
+        await pair.stop_hub()
+        shutil.copytree(pair.hub_state, folder / "stolen")
+        assert await until(lambda: later(pair))
+        rotate(pair, HUB_CA)
+        await pair.start_hub()
+        assert await until(pair.connected)
+        await pair.stop_hub()
+        pair.impersonate(folder / "stolen")
+        await pair.start_hub()
+        assert await until(pair.connected, within=1.5 if protected else 20.0) is not protected
+    finally:
+        await pair.stop()
 
 
 async def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(pair: Pair) -> None:

@@ -15,7 +15,8 @@ part of the request and the proof is a signature; TLS does not see it.
 
 Where the fleet's CAs were rotated meanwhile, the identity's anchors are outdated and its root is not: the first three steps
 are taken again, with the root that is held in the place of the token's hash (`refresh_trust`). A hub-ca that is no longer in
-use is forgotten by that. The edge-ca follows when it has signed this node's next certificate.
+use is forgotten by that, and does not come back, although the root once signed it: a CA that is older than the one known is
+not believed, for its key may be what was lost. The edge-ca follows when it has signed this node's next certificate.
 """
 
 from __future__ import annotations
@@ -183,10 +184,18 @@ async def refresh_trust(directory: IdentityDirectory, identity: NodeIdentity, cl
     found = await _verified_bundle(address, presented, root_hash, clock)
     if found.trust_domain != identity.trust_domain:
         raise _wrong_ca(f"the hub at {address} is of {found.trust_domain}, this node of {identity.trust_domain}")
+    _check_newer(address, found.hub_ca, held.hub_ca)
     try:
         return await asyncio.to_thread(directory.save_bundle, replace(held, hub_ca=found.hub_ca).pem)
     except OSError as error:
         raise _not_writable(error) from error
+
+
+def _check_newer(address: str, found: x509.Certificate, held: x509.Certificate) -> None:
+    if found.not_valid_before_utc < held.not_valid_before_utc:
+        raise _wrong_ca(
+            f"the hub at {address} shows a CA that is older than the one this node knows: it was rotated away"
+        )
 
 
 def _held_bundle(identity: NodeIdentity) -> _Bundle:
