@@ -21,7 +21,7 @@ from pathlib import Path
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.backup.archive import Kind
-from edgenode.link.backup.checking import check_logs
+from edgenode.link.backup.checking import check_logs, has_logs
 from edgenode.link.backup.making import Scope, make_backup
 from edgenode.link.errors import Aborted, EdgenodeError
 from edgenode.link.model.task import Level, TaskState
@@ -31,8 +31,8 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node import config, ledger, store, task_store
-from edgenode.node.message_log import PARENT
-from edgenode.node.task_book import HUB
+from edgenode.node.message_log import LOG_NAME, PARENT
+from edgenode.node.task_book import HUB, TASK_LOG
 
 SCOPE = Scope(
     Kind("edgenode", store.FILE_NAME, store.APPLICATION_ID, len(store.MIGRATIONS)),
@@ -51,7 +51,8 @@ async def back_up(database: Database, state: Path, target: Path, clock: Clock) -
 def check(connection: sqlite3.Connection) -> Sequence[str]:
     """What of a store's logs is not whole, and which hops do not add up."""
     joined = connection.execute("SELECT 1 FROM consumer WHERE name = ?", (PARENT,)).fetchone() is not None
-    lines = ledger.lines(connection, HUB if joined else "")
+    ran = has_logs(connection, LOG_NAME, TASK_LOG)
+    lines = ledger.lines(connection, HUB if joined else "") if ran else []
     return [
         *check_logs(connection),
         *(f"the ledger of {line.hop} does not add up" for line in lines if not line.balanced),
@@ -65,7 +66,7 @@ def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Calla
         logs.renew_epoch(connection, name, new_epoch())
     # Minutes since 1970: above the starts of any life that was cut off, and far below what the registry's versions hold.
     connection.execute("UPDATE node SET boot_count = max(boot_count + 1, ?)", (int(now_time) // 60,))
-    changed = [f"new epochs for {', '.join(names)}"]
+    changed = [f"new epochs for {', '.join(names) or 'no logs: it never ran'}"]
     given_back = _give_back(connection)
     failed = _fail(connection, now_time)
     if given_back:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from edgenode.link.backup.archive import Kind
-from edgenode.link.backup.checking import check_logs
+from edgenode.link.backup.checking import check_logs, has_logs
 from edgenode.link.backup.making import Scope
 from hub import config
 from hub.services.ledger import ledger_lines
@@ -23,7 +23,7 @@ SCOPE = Scope(
 
 def check(connection: sqlite3.Connection) -> Sequence[str]:
     """What of a store's logs is not whole, and which hops do not add up."""
-    lines = ledger_lines(ledger_facts(connection))
+    lines = ledger_lines(ledger_facts(connection)) if has_logs(connection, schema.MESSAGE_LOG) else []
     return [
         *check_logs(connection),
         *(f"the ledger of {line.hop} {line.peer} does not add up" for line in lines if not line.balanced),

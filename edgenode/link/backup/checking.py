@@ -17,3 +17,9 @@ def check_logs(connection: sqlite3.Connection) -> Sequence[str]:
             pass
         findings += audit.findings
     return [f"{found.hop}: {found.reason}: {found.detail}" for found in findings]
+
+
+def has_logs(connection: sqlite3.Connection, *names: str) -> bool:
+    """Whether the store has these logs: one of a service that never ran has none, and no ledger."""
+    known = {name for (name,) in connection.execute("SELECT name FROM log")}
+    return known >= set(names)
