@@ -33,7 +33,9 @@ from edgenode.link.parent.identity import load_identity
 from edgenode.link.parent.membership import Membership
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.wire.channels import (
+    MAX_LINK_MESSAGE_BYTES,
     OpenChannel,
+    ServerSettings,
     add_health,
     bind,
     create_server,
@@ -189,7 +191,8 @@ class Hub:
                 identity.replace(pair)
 
     async def _serve_edges(self, core: Core, authority: Authority, identity: ServerIdentity) -> None:
-        server = create_server(ServiceInterceptor(EdgesOnly(authority.trust_domain)))
+        settings = ServerSettings(max_message_bytes=MAX_LINK_MESSAGE_BYTES)
+        server = create_server(ServiceInterceptor(EdgesOnly(authority.trust_domain)), settings)
         sync_service_pb2_grpc.add_SyncServiceServicer_to_server(core.sync_service(), server)
         self.sync_port = bind(server, self._config.listen, identity.mutual_credentials(authority.edge_ca_pem))
         self._running.push_async_callback(server.stop, 0)

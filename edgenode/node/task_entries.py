@@ -31,6 +31,7 @@ from edgenode.node.task_state import LiveTask
 
 SEGMENT_BYTES = 256 * 1024
 SEGMENT_COUNT = 500
+_STATES = frozenset(int(state) for state in TaskState)
 
 
 def offer(live: LiveTask) -> sync_pb2.TaskEntry:
@@ -121,10 +122,10 @@ def unpack(fresh: Fresh) -> tuple[list[tuple[int, sync_pb2.TaskEntry]], list[Rej
         problem = None
         try:
             batch = sync_pb2.TaskEntryBatch.FromString(segment.payload)
-            if len(batch.entries) != segment.count:
-                problem = _unreadable(f"{len(batch.entries)} entries where {segment.count} were announced")
+            if (count := len(batch.entries)) != segment.count:
+                problem = _bad_entry(f"the segment has {count} entries, {segment.count} were announced").problem
         except DecodeError as error:
-            problem = _unreadable(str(error))
+            problem = _bad_entry(f"the segment cannot be read: {error}").problem
         for number in range(segment.count):
             if sequence + number < first:
                 continue
@@ -136,8 +137,8 @@ def unpack(fresh: Fresh) -> tuple[list[tuple[int, sync_pb2.TaskEntry]], list[Rej
     return entries, rejections
 
 
-def _unreadable(detail: str) -> Problem:
-    return InvalidArgument("BAD_ENTRY", f"the entry cannot be read: {detail}", hint="compare the versions").problem
+def _bad_entry(detail: str) -> InvalidArgument:
+    return InvalidArgument("BAD_ENTRY", detail, hint="compare the versions of hub and edge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,7 @@ class Absorbed:
 
     steps: tuple[LiveTask | sync_pb2.TaskEntry, ...]
     last_appended: int
+    rejections: tuple[Rejection, ...] = ()
 
 
 class EntryApplier:
@@ -166,42 +168,65 @@ class EntryApplier:
         self._limits = limits
         self._on_dead_letter = on_dead_letter
 
-    def apply(self, connection: sqlite3.Connection, entries: Iterable[sync_pb2.TaskEntry], now_time: float) -> Absorbed:
-        """Run inside the transaction that moves the cursor."""
+    def apply(
+        self, connection: sqlite3.Connection, entries: Iterable[tuple[int, sync_pb2.TaskEntry]], now_time: float
+    ) -> Absorbed:
+        """Run inside the transaction that moves the cursor; each entry comes with its sequence.
+
+        One that cannot be taken is rejected by itself, before it has written anything.
+        """
         steps: list[LiveTask | sync_pb2.TaskEntry] = []
         replies: list[sync_pb2.TaskEntry] = []
-        for entry in entries:
-            kind = entry.WhichOneof("entry")
-            if kind == "grant":
+        rejections: list[Rejection] = []
+        for sequence, entry in entries:
+            try:
+                step, answers = self._apply_one(connection, entry, now_time)
+            except EdgenodeError as error:
+                rejections.append(Rejection(sequence, error.problem))
+                continue
+            if step is not None:
+                steps.append(step)
+            replies += answers
+        last = append(connection, self._log, replies, now_time)
+        return Absorbed(tuple(steps), last, tuple(rejections))
+
+    def _apply_one(
+        self, connection: sqlite3.Connection, entry: sync_pb2.TaskEntry, now_time: float
+    ) -> tuple[LiveTask | sync_pb2.TaskEntry | None, Sequence[sync_pb2.TaskEntry]]:
+        """(what memory is to follow, what the hub is told). Raises InvalidArgument (BAD_ENTRY)."""
+        match entry.WhichOneof("entry"):
+            case "grant":
                 live, reply = self._grant(connection, entry.grant, now_time)
-                if live is not None:
-                    steps.append(live)
-                if reply is not None:
-                    replies.append(reply)
-            elif kind == "report":
-                if _store_report(connection, entry.report.task, now_time):
-                    steps.append(entry)
-                    if entry.report.task.state == task_pb2.TASK_STATE_DEAD_LETTERED:
-                        self._on_dead_letter(connection, _letter(connection, entry.report.task, now_time))
-                else:
-                    logs.count(connection, "task.downlink", "DISCARDED_REPORT")
-            elif kind == "revoke":
-                if task_store.let_go(connection, entry.revoke.task_id, entry.revoke.fence, self._node, "REVOKED"):
-                    steps.append(entry)
-            elif kind == "cancel":
+                return live, () if reply is None else (reply,)
+            case "report":
+                return self._report(connection, entry, now_time), ()
+            case "revoke":
+                gone = task_store.let_go(connection, entry.revoke.task_id, entry.revoke.fence, self._node, "REVOKED")
+                return entry if gone else None, ()
+            case "cancel":
                 connection.execute(
                     "UPDATE task SET cancel_requested = 1 WHERE task_id = ? AND state < 8", (entry.cancel.task_id,)
                 )
-                steps.append(entry)
-            elif kind == "answer":
-                if _store_answer(connection, entry.answer):
-                    steps.append(entry)
-            elif kind == "restate":
-                replies += restatement(connection, self._node, entry.restate.restate_id)
-            else:
-                logs.count(connection, "task.downlink", "UNKNOWN_ENTRY")
-        last = append(connection, self._log, replies, now_time)
-        return Absorbed(tuple(steps), last)
+                return entry, ()
+            case "answer":
+                return entry if _store_answer(connection, entry.answer) else None, ()
+            case "restate":
+                return None, restatement(connection, self._node, entry.restate.restate_id)
+            case other:
+                raise _bad_entry(f"an entry of kind {other} does not come down")
+
+    def _report(
+        self, connection: sqlite3.Connection, entry: sync_pb2.TaskEntry, now_time: float
+    ) -> sync_pb2.TaskEntry | None:
+        task = entry.report.task
+        if task.state not in _STATES:
+            raise _bad_entry(f"task {task.task_id} is reported in state {task.state}")
+        if not _store_report(connection, task, now_time):
+            logs.count(connection, "task.downlink", "DISCARDED_REPORT")
+            return None
+        if task.state == task_pb2.TASK_STATE_DEAD_LETTERED:
+            self._on_dead_letter(connection, _letter(connection, task, now_time))
+        return entry
 
     def _grant(
         self, connection: sqlite3.Connection, grant: sync_pb2.TaskGrant, now_time: float

@@ -87,7 +87,8 @@ class EdgeInbox:
                 entries, rejections = task_entries.unpack(fresh)
             else:
                 entries, rejections = [], _refuse_all(lane, fresh)
-            absorbed = self._engine.applier.apply(connection, [entry for _, entry in entries], now_time)
+            absorbed = self._engine.applier.apply(connection, entries, now_time)
+            rejections = sorted([*rejections, *absorbed.rejections], key=lambda rejection: rejection.sequence)
             if rejections:
                 inbox.reject(connection, PARENT, lane, epoch, rejections)
             return absorbed, rejections

@@ -25,7 +25,6 @@ from edgenode.link.protocol.session import SessionConfig
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
 from edgenode.link.wire.accepting import AcceptingEnd, AcceptingSettings
-from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.tasks import TaskLimits
 from hub.ca.authority import Authority
@@ -38,7 +37,7 @@ from hub.services.calls import CallRouter
 from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
-from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, retell, task_letter
+from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, refused_content, retell, task_letter
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
@@ -112,7 +111,7 @@ class Core:
         self._trim_interval = retention.interval
         self._boot_id = new_epoch()
         child = parent.child if parent is not None else ""
-        keeper = LetterKeeper(config.dead_letter_bounds, entry_content, task_letter, clock.wall)
+        keeper = LetterKeeper(config.dead_letter_bounds, refused_content, task_letter, clock.wall)
         self._letters = SqliteDeadLetterStore(database, pack(clock))
         self._fleet = SqliteFleetStore(database, new_epoch, keeper, retention, retell)
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch, keeper)

@@ -18,12 +18,13 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model import dead_letter
 from edgenode.link.model.dead_letter import DeadLetter
-from edgenode.link.model.lanes import Segment
+from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.model.names import below
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskSpec, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from hub.services.moves import (
@@ -190,6 +191,14 @@ def cut_messages(segment: Segment, count: int) -> Segment:
         payload=batch.SerializeToString(),
         origin_sequence=segment.origin_sequence + count,
     )
+
+
+def refused_content(lane: Lane, payload: bytes, place: int) -> tuple[str, str, str, bytes] | None:
+    """As `entry_content`, with the grants told apart: those the hub gives elsewhere by itself."""
+    content = entry_content(lane, payload, place)
+    if content is None or lane is not Lane.TASK or not sync_pb2.TaskEntry.FromString(content[3]).HasField("grant"):
+        return content
+    return (dead_letter.GRANT, *content[1:])
 
 
 def refused_grant(letter: DeadLetter) -> tuple[str, int]:

@@ -61,6 +61,41 @@ def forget_the_cursor() -> None:
     inbox.accept = blind
 
 
+def one_bad_entry_ends_the_batch() -> None:
+    """An entry that cannot be taken is an error of its whole batch, and not a rejection of its own."""
+    from edgenode.link.errors import from_problem
+    from edgenode.node import task_entries
+    from hub.services.entries import EntryReader
+    from hub.services.moves import Malformed
+
+    unpack, read = task_entries.unpack, EntryReader.read
+
+    def brittle_unpack(fresh: Any) -> Any:
+        entries, rejections = unpack(fresh)
+        for rejection in rejections:
+            raise from_problem(rejection.problem)
+        return entries, rejections
+
+    def brittle_read(self: EntryReader, *arguments: Any) -> Any:
+        events, task_ids = read(self, *arguments)
+        for _, event in events:
+            if isinstance(event, Malformed):
+                raise from_problem(event.problem)
+        return events, task_ids
+
+    task_entries.unpack = brittle_unpack
+    EntryReader.read = brittle_read  # type: ignore[method-assign, assignment]
+
+
+def one_bound_for_sockets_and_links() -> None:
+    """A link takes messages no larger than the socket does that brought what is in them."""
+    import hub.app
+    from edgenode.link.parent import membership
+    from edgenode.link.wire.channels import MAX_MESSAGE_BYTES
+
+    membership.MAX_LINK_MESSAGE_BYTES = hub.app.MAX_LINK_MESSAGE_BYTES = MAX_MESSAGE_BYTES  # type: ignore[attr-defined]
+
+
 def hand_over_without_a_note() -> None:
     """Work that must not run twice is given to its agent before the store knows that it was."""
     from edgenode.node.dispatch import Dispatcher
@@ -191,6 +226,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         keep_tasks_by_the_wall_clock,
         believe_silence,
         let_everybody_in,
+        one_bad_entry_ends_the_batch,
+        one_bound_for_sockets_and_links,
         send_without_bound,
         sync_nothing,
         time_attempts_by_the_wall_clock,

@@ -14,7 +14,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.parent.identity import NodeIdentity, Renewer
 from edgenode.link.ports import Clock, Rng
-from edgenode.link.wire.channels import ChannelSettings, OpenChannel, open_channel
+from edgenode.link.wire.channels import MAX_LINK_MESSAGE_BYTES, ChannelSettings, OpenChannel, open_channel
 from edgenode.link.wire.dialing import DialingStatus
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
 
@@ -63,7 +63,7 @@ class Membership:
         """A fresh channel to the parent with the identity of this moment."""
         # Each dial is a good moment to see whether the clock was set: a device without one starts in the past.
         self._renewer.wake()
-        settings = ChannelSettings(server_name=self.identity.server_name)
+        settings = ChannelSettings(server_name=self.identity.server_name, max_message_bytes=MAX_LINK_MESSAGE_BYTES)
         return self._open(self.address, self.identity.channel_credentials(), settings=settings)
 
     def unreachable(self) -> None:

@@ -21,6 +21,9 @@ from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.link.wire.interceptors import ServiceInterceptor
 
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+# What one frame of a link may take. A segment is as large as the message that brought it to its node, and travels with its
+# origin and its place on top: were the bounds the same, the largest could be accepted and never be sent.
+MAX_LINK_MESSAGE_BYTES = MAX_MESSAGE_BYTES + 256 * 1024
 MAX_SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its terminator
 
 _Options = list[tuple[str, Any]]
@@ -36,11 +39,12 @@ class ChannelSettings:
     min_reconnect_backoff: float = 0.1
     max_reconnect_backoff: float = 2.0
     server_name: str = ""  # name to expect in the server's certificate; empty: the address's host
+    max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def options(self) -> _Options:
         """As grpc wants them."""
         options = [
-            *_COMMON_OPTIONS,
+            *_common_options(self.max_message_bytes),
             ("grpc.enable_http_proxy", 0),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.keepalive_time_ms", _ms(self.keepalive_interval)),
@@ -66,11 +70,12 @@ class ServerSettings:
     max_connection_age_grace: float = 30.0  # what a connection past its age may still take
     max_concurrent_streams: int | None = None  # for each connection; more wait
     interceptors: Sequence[grpc.aio.ServerInterceptor] = field(default_factory=tuple)  # after the first, ours
+    max_message_bytes: int = MAX_MESSAGE_BYTES
 
     def options(self) -> _Options:
         """As grpc wants them."""
         options = [
-            *_COMMON_OPTIONS,
+            *_common_options(self.max_message_bytes),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", _ms(self.keepalive_interval)),
             ("grpc.keepalive_timeout_ms", _ms(self.keepalive_timeout)),
@@ -85,12 +90,13 @@ class ServerSettings:
         return options
 
 
-_COMMON_OPTIONS: _Options = [
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_metadata_size", 8 * 1024),
-    ("grpc.absolute_max_metadata_size", 16 * 1024),
-]
+def _common_options(max_message_bytes: int) -> _Options:
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_metadata_size", 8 * 1024),
+        ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ]
 
 
 def unix_target(path: str | os.PathLike[str]) -> str:

@@ -12,7 +12,7 @@ from edgenode.api.message.v1 import message_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import InvalidArgument, NotFound
-from edgenode.link.model.dead_letter import ENTRY, GRANT, TASK, DeadLetter
+from edgenode.link.model.dead_letter import ENTRY, TASK, DeadLetter
 from edgenode.link.model.lanes import Lane
 from edgenode.link.wire import checks
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
@@ -38,7 +38,7 @@ def entry_content(lane: Lane, payload: bytes, place: int) -> tuple[str, str, str
     kind = entry.WhichOneof("entry")
     task_id = "" if kind is None else _task_id(getattr(entry, kind))
     subject = entry.offer.spec.skill or entry.grant.spec.skill or kind or ""
-    return GRANT if kind == "grant" else ENTRY, subject, task_id, entry.SerializeToString()
+    return ENTRY, subject, task_id, entry.SerializeToString()
 
 
 def _task_id(part: sync_pb2.TaskReport | sync_pb2.TaskOffer) -> str:

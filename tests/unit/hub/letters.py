@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from edgenode.link.model.dead_letter import LetterBounds
-from edgenode.link.wire.dead_letters import entry_content
-from hub.services.entries import task_letter
+from hub.services.entries import refused_content, task_letter
 from hub.store.dead_letters import LetterKeeper
 
 
 def keeper(count: int = 1000, size: int = 1 << 20) -> LetterKeeper:
-    return LetterKeeper(LetterBounds(count, size), entry_content, task_letter, lambda: 1.0)
+    return LetterKeeper(LetterBounds(count, size), refused_content, task_letter, lambda: 1.0)

@@ -302,7 +302,10 @@ class TestHub:
         return sync_pb2.TaskEntry(grant=grant)
 
     async def absorb(self, h: House, *entries: sync_pb2.TaskEntry) -> None:
-        applied = await h.database.write(lambda connection: h.engine.applier.apply(connection, entries, h.clock.wall()))
+        numbered = list(enumerate(entries, 1))
+        applied = await h.database.write(
+            lambda connection: h.engine.applier.apply(connection, numbered, h.clock.wall())
+        )
         h.engine.hub.absorb(applied)
         await h.turn()
 

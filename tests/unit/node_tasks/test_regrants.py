@@ -35,7 +35,8 @@ def report(task_id: str, fence: int, state: TaskState) -> sync_pb2.TaskEntry:
 
 async def absorb(h: House, *entries: sync_pb2.TaskEntry) -> None:
     """One batch of the task lane."""
-    applied = await h.database.write(lambda connection: h.engine.applier.apply(connection, entries, h.clock.wall()))
+    numbered = list(enumerate(entries, 1))
+    applied = await h.database.write(lambda connection: h.engine.applier.apply(connection, numbered, h.clock.wall()))
     h.engine.hub.absorb(applied)
 
 

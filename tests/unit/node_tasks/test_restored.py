@@ -85,7 +85,7 @@ def test_a_restored_edge_keeps_what_is_its_own_and_fails_what_may_have_run(db: s
 def test_all_that_it_has_with_the_hub_is_said_again_in_one_piece(db: sqlite3.Connection) -> None:
     fill(db)
     applier = EntryApplier("north", TASK_LOG, TaskLimits, lambda *_: None)
-    absorbed = applier.apply(db, [sync_pb2.TaskEntry(restate=sync_pb2.TaskRestate(restate_id="h-1"))], NOW)
+    absorbed = applier.apply(db, [(1, sync_pb2.TaskEntry(restate=sync_pb2.TaskRestate(restate_id="h-1")))], NOW)
     assert absorbed.steps == ()
     (segment,) = logs.read(db, logs.log_state(db, TASK_LOG).log_id, 0, 100, 1 << 20).segments
     entries = sync_pb2.TaskEntryBatch.FromString(segment.payload).entries
