@@ -20,15 +20,19 @@ def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Calla
         logs.renew_epoch(connection, name, new_epoch())
     base = raise_fences(connection, now_time)
     nodes = connection.execute(
-        "UPDATE node SET restate_id = ?, registry_epoch = '', registry_version = 0, fence = max(fence, ?)",
+        "UPDATE node SET restate_id = CASE WHEN hub = '' THEN ? ELSE '' END, registry_epoch = '', registry_version = 0,"
+        " fence = max(fence, ?)",
         (HUB_FORGOT, base),
     ).rowcount
     changed = [f"new epochs for {len(names)} logs, fences above {base}, registries from {nodes} nodes"]
-    tasks = connection.execute(
-        "UPDATE task SET state_reason = ?, doubt = CASE WHEN origin IN (SELECT node FROM node) THEN ? ELSE 0 END"
-        " | CASE WHEN holder <> '' OR on_lost <> ? THEN ? ELSE 0 END WHERE state < 8",
-        (REASON, IN_DOUBT_AT_ORIGIN, int(OnLost.RETRY), IN_DOUBT_AT_HOLDER),
-    ).rowcount
+    # Hubs below this one are not asked: what they have goes on as the rows say.
+    connection.execute(
+        "UPDATE task SET doubt = CASE WHEN origin IN (SELECT node FROM node WHERE hub = '') THEN ? ELSE 0 END"
+        " | CASE WHEN holder IN (SELECT node FROM node WHERE hub = '') OR (holder = '' AND on_lost <> ?) THEN ? ELSE 0 END"
+        " WHERE state < 8",
+        (IN_DOUBT_AT_ORIGIN, int(OnLost.RETRY), IN_DOUBT_AT_HOLDER),
+    )
+    tasks = connection.execute("UPDATE task SET state_reason = ? WHERE doubt > 0 AND state < 8", (REASON,)).rowcount
     if tasks:
         changed.append(f"{tasks} tasks wait until the nodes have said what they know of them")
     tokens = connection.execute(

@@ -222,6 +222,7 @@ async def test_both_sides_are_found_out(world: World) -> None:
 
 async def test_the_hub_begins_anew(world: World) -> None:
     await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0)
+    await world.fleet.open_session("below", "boot", 1, "fake/1", 1.0, "below-hub")
     epochs = await world.hub.read(lambda c: dict(c.execute("SELECT name, epoch FROM log")))
 
     def renew(connection: object) -> list[str]:
@@ -234,6 +235,7 @@ async def test_the_hub_begins_anew(world: World) -> None:
     first = await world.fleet.fence_base()
     await world.hub.write(renew)
     assert await world.fleet.fence_base() > first > 1_800_000_000
-    (row,) = await world.fleet.nodes()
-    assert (row.restate_id, row.registry_epoch) == ("h", "")
-    assert row.fence >= first
+    below, north = await world.fleet.nodes()
+    assert (north.restate_id, north.registry_epoch) == ("h", "")
+    assert north.fence >= first
+    assert below.restate_id == "", "a hub below is not asked, so it is not waited for"
