@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from hub.services.uplink import Uplink
 from hub.services.verify import FleetAuditor
 from hub.services.view import FleetView
 from hub.store.ports import FleetStore, LinkStore, TaskStore
-from hub.store.records import DownlinkCounts, LedgerFacts, NodeRow, UplinkCounts
+from hub.store.records import PARENT, DownlinkCounts, LedgerFacts, NodeRow, UplinkCounts
 
 _ENROLLED_PAGE = 1000
 
@@ -118,7 +118,8 @@ class FleetService(pb_grpc.FleetServiceServicer):
         if uplink is not None:
             response.parent_link.CopyFrom(uplink.status())
             response.parent_identity = uplink.ports.identity
-            response.parent_lanes.extend(parent_lanes(await self._links.ledger(), self._clock.wall()))
+            sent, received = await self._links.sent(PARENT), await self._links.received(PARENT)
+            response.parent_lanes.extend(parent_lanes(sent, received, self._clock.wall()))
         return response
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
@@ -282,12 +283,12 @@ def _lanes_of(facts: LedgerFacts, now: float) -> dict[str, list[admin_pb2.LaneSt
     return lanes
 
 
-def parent_lanes(facts: LedgerFacts, now: float) -> list[admin_pb2.LaneStatus]:
+def parent_lanes(up: Sequence[DownlinkCounts], down: Sequence[UplinkCounts], now: float) -> list[admin_pb2.LaneStatus]:
     """Lanes of the link to the parent; `now` is wall clock, seconds."""
-    newest = {down.lane: down for down in facts.from_parent}
+    newest = {counts.lane: counts for counts in down}
     return [
-        *(_sent_lane("up", up, now) for up in facts.to_parent),
-        *(_applied_lane("down", down) for down in newest.values()),
+        *(_sent_lane("up", counts, now) for counts in up),
+        *(_applied_lane("down", counts) for counts in newest.values()),
     ]
 
 

@@ -46,6 +46,8 @@ class SqliteLinkStore:
 
     async def sent(self, node: str) -> Sequence[DownlinkCounts]:
         """See LinkStore."""
+        if node == PARENT:
+            return await self._database.read(_to_parent)
         return await self._database.read(lambda connection: _downlinks(connection, f"down/{node}/%"))
 
     async def ledger(self) -> LedgerFacts:

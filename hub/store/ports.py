@@ -200,11 +200,11 @@ class LinkStore(Protocol):
         ...
 
     async def received(self, node: str) -> Sequence[UplinkCounts]:
-        """The cursors of the node's lanes, each lane's in the order they moved."""
+        """The cursors of the lanes of the node, or of PARENT, each lane's in the order they moved."""
         ...
 
     async def sent(self, node: str) -> Sequence[DownlinkCounts]:
-        """What became of the logs for the node."""
+        """What became of the logs for the node, or for PARENT."""
         ...
 
 
