@@ -6,9 +6,9 @@ before is outdated from the moment the new fence is committed, whether or not it
 counted and discarded. So a task may be worked on twice (a node is cut off, not dead), but only one outcome ever counts,
 and a terminal state never changes.
 
-An entry is rejected only if not even its task can be read, because a rejection travels once, in the acknowledgement, and may
-be lost with it. Whatever speaks of a task that the hub cannot take or does not know is answered by a report in the log of
-the node that waits.
+An entry is rejected only if not even its task can be read: a rejection tells the node that sent it, and perhaps its operator,
+but nobody who waits. Whatever speaks of a task that the hub cannot take or does not know is answered by a report in the log
+of the node that waits.
 
 What a decision writes, it writes at once: the rows, the entries for the nodes concerned (the grant to the holder, the
 report to the origin) and the cursor of the batch that caused it go into one transaction, so no crash parts them. The

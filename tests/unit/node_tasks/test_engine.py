@@ -309,6 +309,32 @@ class TestHub:
         h.engine.hub.absorb(applied)
         await h.turn()
 
+    async def test_a_task_given_up_elsewhere_is_a_dead_letter_here(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            live = await h.accepted(scope=FLEET)
+            task = task_pb2.Task(task_id=live.task_id, holder_node="south", attempt_count=3)
+            task.state = task_pb2.TASK_STATE_DEAD_LETTERED
+            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+            assert h.dead == [live.task_id]
+            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+            assert h.dead == [live.task_id], "told again, kept once"
+
+    async def test_an_entry_that_cannot_be_taken_is_rejected_by_itself(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            absurd = self.grant("absurd", 1)
+            absurd.grant.submit_time.seconds = 1 << 60
+            newer = sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task_pb2.Task(task_id="t")))
+            newer.report.task.state = 99  # type: ignore[assignment]
+            offer = sync_pb2.TaskEntry(offer=sync_pb2.TaskOffer(task_id="t"))
+            entries = [absurd, sync_pb2.TaskEntry(), newer, offer, self.grant("good", 1)]
+            numbered = list(enumerate(entries, 1))
+            applied = await h.database.write(
+                lambda connection: h.engine.applier.apply(connection, numbered, h.clock.wall())
+            )
+            assert [rejection.sequence for rejection in applied.rejections] == [1, 2, 3, 4]
+            assert {rejection.problem.reason for rejection in applied.rejections} == {"BAD_TIME", "BAD_ENTRY"}
+            assert [step.task_id for step in applied.steps if not isinstance(step, sync_pb2.TaskEntry)] == ["good"]
+
     async def test_offer_report_and_levels(self, tmp_path: Path) -> None:
         link = Link()
         async with house(tmp_path, link) as h:
