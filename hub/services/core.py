@@ -122,7 +122,12 @@ class Core:
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
-        self._recovery = Recovery(alarm, config.reassign_after_seconds, lambda node: node in self.links.connections)
+        self._recovery = Recovery(
+            alarm,
+            config.reassign_after_seconds,
+            lambda node: node in self.links.connections,
+            lambda nodes: self._background.start(self._fleet.give_up(nodes), "nodes that do not answer"),
+        )
         self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
         self._finder = Finder(self.view, self._fleet, clock)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from hub.services.alarm import Alarm
 from hub.store.records import NodeRow
-from hub.store.restating import forgetful_hub
+from hub.store.restating import forgetful_hub, waited_for
 
 PATIENCE = 10  # times what nodes keep their tasks: so long a node that is connected may take to answer
 
@@ -14,7 +14,15 @@ PATIENCE = 10  # times what nodes keep their tasks: so long a node that is conne
 class Recovery:
     """Which nodes are being asked, where fences begin, and whether grants wait. `on_change`: grants may go on."""
 
-    def __init__(self, alarm: Alarm, absent_after: float, connected: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        alarm: Alarm,
+        absent_after: float,
+        connected: Callable[[str], bool],
+        given_up: Callable[[Collection[str]], None],
+    ) -> None:
+        """Nodes that are not `connected` are not waited for longer than `absent_after` seconds; `given_up` notes it."""
+        self._given_up = given_up
         self.fence_base = 0
         self.on_change: Callable[[], None] = lambda: None
         self._alarm = alarm
@@ -28,7 +36,7 @@ class Recovery:
         """What the store says."""
         self.fence_base = fence_base
         self._asked = {row.node: row.restate_id for row in rows if row.restate_id}
-        self._awaited = {node for node, restate_id in self._asked.items() if forgetful_hub(restate_id)}
+        self._awaited = {node for node, restate_id in self._asked.items() if waited_for(restate_id)}
         if self._awaited:
             self._alarm.after(self._absent_after, self._give_up_absent)
             self._alarm.after(self._absent_after * PATIENCE, self._give_up_all)
@@ -69,9 +77,13 @@ class Recovery:
         self.on_change()
 
     def _give_up_absent(self) -> None:
-        self._awaited = {node for node in self._awaited if self._connected(node)}
-        self.on_change()
+        self._give_up({node for node in self._awaited if not self._connected(node)})
 
     def _give_up_all(self) -> None:
-        self._awaited.clear()
-        self.on_change()
+        self._give_up(set(self._awaited))
+
+    def _give_up(self, nodes: set[str]) -> None:
+        if nodes:
+            self._awaited -= nodes
+            self._given_up(nodes)
+            self.on_change()

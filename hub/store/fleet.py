@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -205,6 +205,15 @@ class SqliteFleetStore:
     async def settled(self, node: str, restate_id: str) -> None:
         """See FleetStore."""
         await self._database.write(lambda connection: restating.settled(connection, node, restate_id))
+
+    async def give_up(self, nodes: Collection[str]) -> None:
+        """See FleetStore."""
+
+        def run(connection: sqlite3.Connection) -> None:
+            for node in nodes:
+                restating.give_up(connection, node)
+
+        await self._database.write(run)
 
     async def fence_base(self) -> int:
         """See FleetStore."""

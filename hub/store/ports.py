@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from edgenode.link.model.dead_letter import DeadLetter
@@ -110,6 +110,10 @@ class FleetStore(Protocol):
 
     async def settled(self, node: str, restate_id: str) -> None:
         """What the node was asked is known now."""
+        ...
+
+    async def give_up(self, nodes: Collection[str]) -> None:
+        """Nobody waits for what these nodes are asked any more."""
         ...
 
     async def fence_base(self) -> int:

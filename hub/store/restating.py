@@ -16,6 +16,7 @@ from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN
 # First letters of a restate_id: who lost something.
 HUB_FORGOT = "h"
 NODE_FORGOT = "n"
+GIVEN_UP = "x"  # nobody waits for the answer any more; it is asked for all the same
 # Fences of grants go on from here after the hub has forgotten some: seconds since 1970 in the upper bits, so that they rise
 # from one restore to the next, also of the same backup, and so many grants of one task in between.
 FENCE_BITS = 20
@@ -29,6 +30,11 @@ def forgetful_hub(restate_id: str) -> bool:
 def forgetful_node(restate_id: str) -> bool:
     """Whether it was the node that forgot."""
     return NODE_FORGOT in restate_id.partition("-")[0]
+
+
+def waited_for(restate_id: str) -> bool:
+    """Whether a hub that has forgotten grants nothing until it has the answer."""
+    return forgetful_hub(restate_id) and GIVEN_UP not in restate_id.partition("-")[0]
 
 
 def describe(restate_id: str) -> str:
@@ -81,6 +87,13 @@ def note(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLan
 def settled(connection: sqlite3.Connection, node: str, restate_id: str) -> None:
     """Everything the node said was taken in."""
     connection.execute("UPDATE node SET restate_id = '' WHERE node = ? AND restate_id = ?", (node, restate_id))
+
+
+def give_up(connection: sqlite3.Connection, node: str) -> None:
+    """Nobody waits for the node's answer any more, also not after the next start."""
+    connection.execute(
+        "UPDATE node SET restate_id = ? || restate_id WHERE node = ? AND restate_id <> ''", (GIVEN_UP, node)
+    )
 
 
 def fence_base(connection: sqlite3.Connection) -> int:

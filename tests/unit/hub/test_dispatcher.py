@@ -56,7 +56,7 @@ class Desk:
             self.alarm,
             lambda node, lane, last: None,
             DispatcherSettings(reassign_after=REASSIGN_SECONDS, retention=-1.0, sweep_interval=3600.0),
-            Recovery(self.alarm, REASSIGN_SECONDS, lambda node: True),
+            Recovery(self.alarm, REASSIGN_SECONDS, lambda node: True, lambda nodes: None),
             SqliteFleetStore(database, lambda: "epoch", keeper()).settled,
         )
         self._sent: dict[str, int] = {}

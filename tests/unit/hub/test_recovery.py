@@ -25,10 +25,14 @@ class Alarm:
                 callback()
 
 
+given_up: list[str] = []
+
+
 def made(*asked: str) -> tuple[Recovery, Alarm, list[None]]:
     """A recovery in which `south` is connected and `north` is not; each of `asked` is NODE:restate_id."""
     alarm, changes = Alarm(), list[None]()
-    recovery = Recovery(alarm, 30.0, lambda node: node == "south")  # type: ignore[arg-type]
+    given_up.clear()
+    recovery = Recovery(alarm, 30.0, lambda node: node == "south", given_up.extend)  # type: ignore[arg-type]
     recovery.on_change = lambda: changes.append(None)
     pairs = [pair.split(":") for pair in asked]
     recovery.start([NodeRow(node, 1, "", 0, "", 0.0, "", 0, "", restate_id) for node, restate_id in pairs], 7)
@@ -55,6 +59,9 @@ def test_nodes_out_of_reach_are_not_waited_for_longer_than_nodes_keep_their_task
     alarm.ring(30.0)
     assert (recovery.waiting, recovery.complete, len(changes)) == (False, False, 1)
     assert recovery.asked("north"), "when it comes it is asked all the same"
+    assert given_up == ["north"]
+    later, alarm, _ = made("north:xh")
+    assert (later.waiting, later.complete, alarm.due) == (False, False, [])
 
 
 def test_nor_one_that_is_there_and_does_not_answer_for_ever() -> None:
