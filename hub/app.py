@@ -220,7 +220,13 @@ class Hub:
 
     def _facts(self, core: Core) -> HubFacts:
         return HubFacts(
-            core.name, edgenode.__version__, self._start_time, self.sync_port, self.enrollment_port, core.path()
+            core.name,
+            edgenode.__version__,
+            self._start_time,
+            self.sync_port,
+            self.enrollment_port,
+            core.path(),
+            core.troubles(),
         )
 
     async def _drain(self, core: Core) -> None:

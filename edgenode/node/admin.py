@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgenode import __version__
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
-from edgenode.link.errors import FailedPrecondition
+from edgenode.link.errors import EdgenodeError, FailedPrecondition
 from edgenode.link.ports import Clock
 from edgenode.link.store import dead_letters
 from edgenode.link.store.database import IN_MEMORY, Database
@@ -65,8 +65,13 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             lanes = ledger.lane_statuses(connection, now_time) if link.parent else []
             return lanes, task_store.counts_by_state(connection), dead_letters.count(connection)
 
-        lanes, tasks, letters = await self._database.read(run)
-        reasons = self._troubles()
+        try:
+            lanes, tasks, letters = await self._database.read(run)
+        except EdgenodeError as error:  # all the more is it to be told how the node is
+            lanes, tasks, letters = [], {}, 0
+            reasons = self._troubles() or [str(error)]
+        else:
+            reasons = self._troubles()
         response = admin_service_pb2.GetStatusResponse(
             node=facts.node,
             identity=facts.identity(),
@@ -93,7 +98,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
 
     def _troubles(self) -> list[str]:
         """Why the node is not fully well. A hub out of reach is no trouble of the node's."""
-        troubles = []
+        troubles = [self._database.trouble] if self._database.trouble else []
         if self._database.quarantined is not None:
             troubles.append(f"the store was damaged and moved to {self._database.quarantined}")
         if self._database.budget.nearly_full:

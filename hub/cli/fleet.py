@@ -22,7 +22,7 @@ from hub.cli.place import hub_target, state_option
 @output_option
 @state_option
 def status(state: Path, output: str) -> None:
-    """How the hub is."""
+    """How the hub is. Exit code 7 when it is not well."""
 
     async def work() -> fleet_service_pb2.GetHubStatusResponse:
         async with channel_to(hub_target(state)) as channel:
@@ -31,6 +31,8 @@ def status(state: Path, output: str) -> None:
 
     shown = plain(run(work()))
     emit(output, shown, lambda: _text(shown, time.time()))
+    if shown["health"] != "ready":
+        raise Exit(ExitCode.DEGRADED)
 
 
 def _text(shown: Plain, now: float) -> str:
@@ -40,6 +42,8 @@ def _text(shown: Plain, now: float) -> str:
     summary = facts(
         [
             ("hub", shown["hub"]),
+            ("health", shown["health"]),
+            ("because", "; ".join(shown["health_reasons"])),
             ("domain", shown["trust_domain"]),
             ("parent", link_text(shown["parent_link"], now) or None),
             ("known there as", shown["parent_identity"] or None),

@@ -122,12 +122,7 @@ class Core:
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
-        self._recovery = Recovery(
-            alarm,
-            config.reassign_after_seconds,
-            lambda node: node in self.links.connections,
-            lambda nodes: self._background.start(self._fleet.give_up(nodes), "nodes that do not answer"),
-        )
+        self._recovery = self._make_recovery(config)
         self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
         self._finder = Finder(self.view, self._fleet, clock)
@@ -164,6 +159,14 @@ class Core:
         self.end = self._make_end(config)
         self.gate = AdmissionGate(config.admissions_per_second)
         self._message_service = MessageService(self._messages)
+
+    def _make_recovery(self, config: HubConfig) -> Recovery:
+        return Recovery(
+            self._alarm,
+            config.reassign_after_seconds,
+            lambda node: node in self.links.connections,
+            lambda nodes: self._background.start(self._fleet.give_up(nodes), "nodes that do not answer"),
+        )
 
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
         return Dispatcher(
@@ -329,6 +332,14 @@ class Core:
 
     async def _back_up(self, target: Path) -> admin_pb2.Backup:
         return await make_backup(self._database, SCOPE, self._state, self.name, target, self._clock)
+
+    def troubles(self) -> tuple[str, ...]:
+        """Why the hub is not well; empty when it is."""
+        if self._database.trouble:
+            return (self._database.trouble,)
+        if self._database.budget.nearly_full:
+            return ("the store is full: new work is refused until some has drained",)
+        return ()
 
     def sync_service(self) -> SyncService:
         """What edges dial."""

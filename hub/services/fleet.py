@@ -11,7 +11,7 @@ from pathlib import Path
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
 from edgenode.api.fleet.v1 import fleet_service_pb2_grpc as pb_grpc
-from edgenode.link.errors import NotFound
+from edgenode.link.errors import EdgenodeError, NotFound
 from edgenode.link.model.names import check_name
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Clock
@@ -48,6 +48,7 @@ class HubFacts:
     sync_port: int
     enrollment_port: int
     path: tuple[str, ...] = ()
+    troubles: tuple[str, ...] = ()  # why it is degraded; empty when it is well
 
 
 class FleetService(pb_grpc.FleetServiceServicer):
@@ -95,7 +96,17 @@ class FleetService(pb_grpc.FleetServiceServicer):
     async def GetHubStatus(self, request: pb.GetHubStatusRequest, context: Context) -> pb.GetHubStatusResponse:
         """How the hub is."""
         facts = self._facts()
-        counts = dict(await self._tasks.state_counts())
+        troubles = list(facts.troubles)
+        uplink = self._uplink()
+        counts: dict[str, int] = {}
+        lanes: list[admin_pb2.LaneStatus] = []
+        try:
+            counts = dict(await self._tasks.state_counts())
+            if uplink is not None:
+                sent, received = await self._links.sent(PARENT), await self._links.received(PARENT)
+                lanes = parent_lanes(sent, received, self._clock.wall())
+        except EdgenodeError as error:  # all the more is it to be told how the hub is
+            troubles = troubles or [str(error)]
         waiting = counts.pop(TaskState.QUEUED.name, 0) + counts.pop(TaskState.PARKED.name, 0)
         parked = min(self._placement.parked_count, waiting)
         counts |= {name: count for name, count in (("QUEUED", waiting - parked), ("PARKED", parked)) if count}
@@ -113,13 +124,13 @@ class FleetService(pb_grpc.FleetServiceServicer):
             hub_path=facts.path,
             waiting_count=self._gate.waiting_count(self._clock.monotonic()),
             delayed_count=self._gate.delayed_count,
+            health="degraded" if troubles else "ready",
+            health_reasons=troubles,
         )
-        uplink = self._uplink()
         if uplink is not None:
             response.parent_link.CopyFrom(uplink.status())
             response.parent_identity = uplink.ports.identity
-            sent, received = await self._links.sent(PARENT), await self._links.received(PARENT)
-            response.parent_lanes.extend(parent_lanes(sent, received, self._clock.wall()))
+            response.parent_lanes.extend(lanes)
         return response
 
     async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:

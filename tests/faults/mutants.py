@@ -157,6 +157,20 @@ def join_whatever_comes() -> None:
     greeting.check_tree = lambda *_: None
 
 
+def believe_the_page_cache() -> None:
+    """A file that was opened anew after a failed sync is taken for what is on disk."""
+    from edgenode.link.store.database import Database
+
+    Database._rewrite_log = lambda self: None  # type: ignore[method-assign]
+
+
+def keep_no_ballast() -> None:
+    """Nothing is kept back for a full disk."""
+    from edgenode.link.store.disk import Ballast
+
+    Ballast.lay = lambda self: None  # type: ignore[method-assign]
+
+
 def keep_tasks_by_the_wall_clock() -> None:
     """How long finished tasks are kept, and the order of those that wait, hang on what the wall clock says."""
     import time
@@ -221,7 +235,9 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for mutant in (
         acknowledge_before_the_commit,
         acknowledge_before_the_hub_commits,
+        believe_the_page_cache,
         forget_the_cursor,
+        keep_no_ballast,
         hand_over_without_a_note,
         keep_tasks_by_the_wall_clock,
         believe_silence,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +13,7 @@ import pytest
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.sdk import Agent, Client, Level, TaskHandle, TaskState
 from tests.faults.disk.control import YEAR, Disk
+from tests.faults.disk.recording import echoing
 from tests.faults.fleet import Rig
 
 pytestmark = pytest.mark.timeout(180)
@@ -37,26 +37,6 @@ def hub_disk(folder: Path) -> Iterator[Disk]:
     made = Disk(folder / "hub", folder / "hub-control")
     yield made
     made.close()
-
-
-@asynccontextmanager
-async def echoing(client: Client) -> AsyncIterator[None]:
-    """An agent on the client's node that answers what it is given."""
-    agent = Agent("echo")
-
-    @agent.skill("echo", idempotent=True)
-    async def echo(text: str) -> str:
-        return text
-
-    ready = asyncio.Event()
-    serving = asyncio.create_task(agent.attach(client, lambda _node: ready.set()))
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await ready.wait()
-        yield
-    finally:
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:

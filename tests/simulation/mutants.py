@@ -22,7 +22,8 @@ from edgenode.link.protocol.exchange import Exchange
 from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store import inbox, logs
-from edgenode.link.store.database import Database, _Unsure
+from edgenode.link.store.database import Database
+from edgenode.link.store.writes import Unsure
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.message_log import Frame, MessageLog, Producer
 from edgenode.node.task_book import TaskBook
@@ -121,7 +122,7 @@ def forget_producers(patch: Patch) -> None:
 def believe_a_commit_that_failed(patch: Patch) -> None:
     """A commit that failed is taken for done."""
 
-    async def find_out(self: Database, unsure: _Unsure, count: int) -> Any:
+    async def find_out(self: Database, unsure: Unsure, count: int) -> Any:
         await self._disconnect()
         results = unsure.done + unsure.unsure
         return results + [(None, unsure.error)] * (count - len(results))
@@ -132,7 +133,7 @@ def believe_a_commit_that_failed(patch: Patch) -> None:
 def take_a_failed_commit_for_lost(patch: Patch) -> None:
     """A commit that failed is taken for undone, although it may be in the file."""
 
-    async def find_out(self: Database, unsure: _Unsure, count: int) -> Any:
+    async def find_out(self: Database, unsure: Unsure, count: int) -> Any:
         await self._disconnect()
         failure = Unavailable("STORE_FAILED", "the store failed")
         return unsure.done + [(None, failure)] * (count - len(unsure.done))

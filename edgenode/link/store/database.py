@@ -11,7 +11,8 @@ its own, so that a bad write harms nobody else. Functions must therefore be free
 If the commit itself fails, nobody knows what is on disk (see the ATC'20 paper "Can Applications Recover from fsync
 Failures?"). So the connection is closed, the file opened anew and what is in the WAL moved into it, synced; then a number
 that every transaction raises says whether this one is there. Only then are its writers told, and told the truth: memory that
-follows the store may rely on it. Until the file can be opened again they wait, and new writes are refused.
+follows the store may rely on it. Until the file can be opened again they wait, new writes are refused, and `trouble`
+says why. `disk` has what a full disk and one that does not sync ask for.
 
 Between commits, when nobody waits, pages that are free go back to the file system, a bounded step at a time, until few are
 left: a store that has drained becomes small again.
@@ -32,17 +33,19 @@ import sqlite3
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Internal, ResourceExhausted, Unavailable
+from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Lane
-from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL, Budget
+from edgenode.link.store.budget import Budget
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
+from edgenode.link.store.disk import Ballast, move_aside, settle, write_again
+from edgenode.link.store.failures import is_full, open_error, translated
+from edgenode.link.store.writes import Result, Unsure, Write, roll_back, value_of
+from edgenode.link.store.writes import Statement as Statement
 
 T = TypeVar("T")
-Statement = Callable[[sqlite3.Connection], T]
-Result = tuple[Any, Exception | None]
 
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
@@ -51,38 +54,17 @@ CHECKPOINT_BYTES = 8 * 1024 * 1024
 TRANSACTION_BYTES = 8 * 1024 * 1024
 VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
+REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
+_ROOM_PAGES = 256  # that close to its limit a store that finds no room has reached it
 FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
 # Reasons of errors that say: what the store says is not what was written to it.
 DAMAGE = frozenset({"STATE_DAMAGED", "SEGMENT_DAMAGED"})
-_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _log = logging.getLogger(__name__)
 
 
 _MARK = "UPDATE commit_mark SET number = number + 1"
-
-
-class _Unsure(Exception):
-    """A commit failed. `done` has the results of writes that were committed before, `unsure` those of the commit."""
-
-    def __init__(self, done: list[Result], unsure: list[Result], error: sqlite3.Error) -> None:
-        super().__init__(error)
-        self.done = done
-        self.unsure = unsure
-        self.error = error
-
-
-class _Write(Generic[T]):
-    """A write that waits for its commit."""
-
-    __slots__ = ("function", "future", "lane", "size")
-
-    def __init__(self, function: Statement[T], future: asyncio.Future[T], size: int, lane: Lane) -> None:
-        self.function = function
-        self.future = future
-        self.size = size
-        self.lane = lane
 
 
 class Database:
@@ -103,7 +85,7 @@ class Database:
         self._application_id = application_id
         self._measure = measure
         self._connection: Connection | None = None
-        self._pending: list[_Write[Any]] = []
+        self._pending: list[Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
         self._mark = 0  # number of the last transaction known to be in the file
@@ -114,6 +96,9 @@ class Database:
         self._measured = (0, 0)  # bytes in use, and of messages; noted when what is on its way is taken off
         self._untidy = False  # there are pages to give back
         self._doubtful = False  # something failed beside a transaction: the file is to be opened anew
+        self._ballast = Ballast(path, budget.limit_bytes)
+        self._refill: asyncio.TimerHandle | None = None
+        self._refill_due = False
         self.budget = budget
         self.commits = 0
         self.quarantined: str | None = None
@@ -159,7 +144,7 @@ class Database:
         except DataLoss as error:
             if not quarantine or error.reason != "STATE_DAMAGED":
                 raise
-            self.quarantined = _move_aside(path)
+            self.quarantined = move_aside(path)
             reach(Failpoint.STORE_QUARANTINED)
             _log.error("store damaged, moved to %s; starting with a new one", self.quarantined)
             await self._connect()
@@ -179,6 +164,13 @@ class Database:
         """Hard bound on the file."""
         return self.budget.limit_bytes
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be stored now, or nothing new; empty when all is well."""
+        if self._failed is not None:
+            return f"the store cannot be written: {translated(self._failed)}"
+        return "the disk is full: new work is refused" if self._ballast.full else ""
+
     async def set_limit(self, limit_bytes: int) -> None:
         """Move the bound on the file. Below what is in use it stops growth and new work, and takes nothing away."""
         self.budget.limit_bytes = limit_bytes
@@ -188,6 +180,7 @@ class Database:
 
     def check_room(self, size: int, lane: Lane = Lane.TASK) -> None:
         """Refuse new work of `size` bytes that does not fit: ResourceExhausted (LANE_FULL, STORE_FULL)."""
+        self._ballast.check()
         self.budget.check(lane, size)
 
     async def write(self, function: Statement[T], *, size: int = 0, lane: Lane = Lane.TASK) -> T:
@@ -200,9 +193,9 @@ class Database:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
         if self._failed is not None:
-            raise _translate(self._failed)
+            raise translated(self._failed)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Write(function, future, size, lane))
+        self._pending.append(Write(function, future, size, lane))
         if size:
             self.budget.admit(lane, size)
         self._commit_soon()
@@ -211,7 +204,7 @@ class Database:
     @property
     def _busy(self) -> bool:
         """Whether there is something to do: a file that stands still gives nothing back."""
-        return bool(self._pending) or (self._untidy and not self._closing and not self.stands_still)
+        return bool(self._pending) or self._refill_due or (self._untidy and not self._closing and not self.stands_still)
 
     def _commit_soon(self) -> None:
         if self._committer is None and self._busy:
@@ -229,7 +222,7 @@ class Database:
         try:
             return await self._hop(function)
         except sqlite3.Error as error:
-            raise self._noted(_translate(error)) from error
+            raise self._noted(translated(error)) from error
         except DataLoss as error:
             self._noted(error)
             raise
@@ -237,6 +230,8 @@ class Database:
     async def close(self) -> None:
         """Finish what is pending, then close. Safe to call twice."""
         self._closing = True
+        if self._refill is not None:
+            self._refill.cancel()
         while self._committer is not None:
             await asyncio.wait([self._committer])
         reach(Failpoint.STORE_CLOSING)
@@ -276,14 +271,14 @@ class Database:
         try:
             while self._busy:
                 if not self._pending:
-                    await self._tidy()
+                    await (self._lay_ballast() if self._refill_due else self._tidy())
                     continue
                 batch = self._take()
                 try:
                     if self._connection is None:
                         await self._connect()
                     results = await self._hop(lambda connection, batch=batch: self._run(connection, batch))  # type: ignore[misc]
-                except _Unsure as unsure:
+                except Unsure as unsure:
                     results = await self._find_out(unsure, len(batch))
                 except BaseException as error:
                     await self._fail(batch, error)
@@ -291,6 +286,7 @@ class Database:
                         raise
                     continue
                 self.budget.note(*self._measured)
+                self._refill_later()
                 for write, (value, failure) in zip(batch, results, strict=True):
                     if write.size:
                         self.budget.admit(write.lane, -write.size)
@@ -303,11 +299,11 @@ class Database:
                     else:
                         write.future.set_exception(failure)
                 if self._doubtful:
-                    await self._disconnect()
+                    await self._open_anew(Unavailable("STORE_FAILED", "it could not be tended", hint="check the disk"))
         finally:
             self._committer = None
 
-    def _take(self) -> list[_Write[Any]]:
+    def _take(self) -> list[Write[Any]]:
         """The next transaction: what waits, in order, up to its bound."""
         size = 0
         for number, write in enumerate(self._pending):
@@ -319,37 +315,64 @@ class Database:
         batch, self._pending = self._pending, []
         return batch
 
-    async def _find_out(self, unsure: _Unsure, count: int) -> list[Result]:
+    async def _find_out(self, unsure: Unsure, count: int) -> list[Result]:
         """The results of `count` writes, one of whose commits failed; returns once it is known whether it is in the file."""
-        failure = self._noted(_translate(unsure.error))
+        failure = self._noted(translated(unsure.error))
         traceback.clear_frames(unsure.__traceback__)  # what stands there may keep the file open
         _log.error("commit failed, the file is opened anew: %s", failure)
         expected = self._mark + 1
-        committed = False
-        while self._path != IN_MEMORY:
-            try:
-                await self._disconnect()
-                await self._connect()
-                await self._hop(_settle)
-            except (Unavailable, sqlite3.Error) as error:
-                await self._disconnect()
-                if self._closing:
-                    break
-                _log.error("the store cannot be opened: %s", error)
-                self._failed = unsure.error
-                await asyncio.sleep(REOPEN_SECONDS)
-            except EdgenodeError as error:  # damaged: whatever it was, it is gone
-                failure = self._noted(error)
-                break
-            else:
-                committed = self._mark == expected
-                break
-        self._failed = None
+        damage = await self._open_anew(unsure.error) if self._path != IN_MEMORY else failure
+        committed = damage is None and self._mark == expected
+        failure = damage or failure
         results = unsure.done + (unsure.unsure if committed else [(None, failure)] * len(unsure.unsure))
         return results + [(None, failure)] * (count - len(results))
 
-    async def _fail(self, batch: Sequence[_Write[Any]], error: BaseException) -> None:
-        failure = self._noted(error if isinstance(error, EdgenodeError) else _translate(error))
+    async def _open_anew(self, cause: Exception) -> Exception | None:
+        """Open the file again and settle what is in it, however often it must be tried.
+
+        Returns why it will never work: damage, or the store is closing. None when it is open.
+        """
+        while True:
+            try:
+                await self._disconnect()
+                await self._connect()
+                await self._hop(settle)
+                break
+            except (Unavailable, sqlite3.Error) as error:
+                await self._disconnect()
+                if self._closing:
+                    return translated(cause)
+                if is_full(error) and self._ballast.give_up():
+                    continue
+                _log.error("the store cannot be opened: %s", error)
+                self._failed = cause
+                await asyncio.sleep(REOPEN_SECONDS)
+            except EdgenodeError as error:  # damaged: whatever it was, it is gone
+                self._failed = None
+                return self._noted(error)
+        if self._failed is not None:
+            _log.warning("the store is open again")
+            self._failed = None
+        return None
+
+    async def _lay_ballast(self) -> None:
+        """See whether the disk has room again."""
+        self._refill_due = False
+        if self._connection is not None:
+            await self._hop(lambda _connection: self._ballast.lay())
+        self._refill_later()
+
+    def _refill_later(self) -> None:
+        if self._ballast.full and self._refill is None and not self._closing:
+            self._refill = asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill_soon)
+
+    def _refill_soon(self) -> None:
+        self._refill = None
+        self._refill_due = True
+        self._commit_soon()
+
+    async def _fail(self, batch: Sequence[Write[Any]], error: BaseException) -> None:
+        failure = self._noted(error if isinstance(error, EdgenodeError) else translated(error))
         _log.error("commit failed: %s", failure)
         for write in batch:
             if write.size:
@@ -367,43 +390,65 @@ class Database:
             self.on_damage(error)
         return error
 
-    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[Result]:
-        """One transaction for all; on an error one for each. Raises _Unsure."""
+    def _run(self, connection: sqlite3.Connection, batch: Sequence[Write[Any]]) -> list[Result]:
+        """One transaction for all; on an error one for each. Raises Unsure."""
         try:
             connection.execute("BEGIN IMMEDIATE")
-            results: list[Result] = [(_value(write.function(connection)), None) for write in batch]
+            results: list[Result] = [(value_of(write.function(connection)), None) for write in batch]
             connection.execute(_MARK)
         except Exception as error:
-            _roll_back(connection)
+            roll_back(connection)
+            if self._make_room(connection, error):
+                return self._run(connection, batch)
             if len(batch) == 1:
-                return [(None, _translate(error))]
+                return [(None, translated(error))]
             return self._run_apart(connection, batch)
         reach(Failpoint.COMMIT_BEGUN)
         try:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
-            if _is_full(error):
-                _roll_back(connection)
-                return [(None, _translate(error))] * len(batch)
-            raise _Unsure([], results, error) from error
+            if is_full(error):
+                roll_back(connection)
+                if self._make_room(connection, error):
+                    return self._run(connection, batch)
+                return [(None, translated(error))] * len(batch)
+            raise Unsure([], results, error) from error
         self._mark += 1
         reach(Failpoint.COMMIT_DONE)
         self.commits += 1
+        self._tend(connection)
+        return results
+
+    def _tend(self, connection: sqlite3.Connection) -> None:
+        """`_look`; what was committed is durable, whatever goes wrong after it."""
         try:
             self._look(connection)
         except (sqlite3.Error, OSError) as error:
-            # What was committed is durable, whatever went wrong after it.
+            if self._make_room(connection, error):
+                return self._tend(connection)
             _log.error("the store could not be tended: %s", error)
-            self._doubtful = True
-        return results
+            # Without room nothing is in doubt: the log is longer than it should be, and is moved once there is some.
+            self._doubtful = not is_full(error)
 
-    def _run_apart(self, connection: sqlite3.Connection, batch: Sequence[_Write[Any]]) -> list[Result]:
+    def _make_room(self, connection: sqlite3.Connection, error: BaseException) -> bool:
+        """Whether there is room now that was not before: the disk is full, and the ballast was given up for it."""
+        if not is_full(error) or self._path == IN_MEMORY:
+            return False
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        if pages + _ROOM_PAGES >= _page_limit(self.limit_bytes):
+            return False  # it is the store's own limit
+        if self._ballast.give_up():
+            return True
+        self._ballast.lay()  # where that works, it was the limit all the same
+        return False
+
+    def _run_apart(self, connection: sqlite3.Connection, batch: Sequence[Write[Any]]) -> list[Result]:
         done: list[Result] = []
         for write in batch:
             try:
                 done += self._run(connection, [write])
-            except _Unsure as unsure:
-                raise _Unsure(done, unsure.unsure, unsure.error) from unsure.error
+            except Unsure as unsure:
+                raise Unsure(done, unsure.unsure, unsure.error) from unsure.error
         return done
 
     def _look(self, connection: sqlite3.Connection) -> None:
@@ -443,7 +488,7 @@ class Database:
             self.budget.note(*self._measured)
         except Exception as error:
             self._untidy = False
-            _log.error("free space could not be given back: %s", self._noted(_translate(error)))
+            _log.error("free space could not be given back: %s", self._noted(translated(error)))
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
@@ -468,7 +513,12 @@ class Database:
         self._doubtful = False
         connection = await self._open_connection(self._path)
         try:
-            await connection.run(self._prepare)
+            try:
+                await connection.run(self._prepare)
+            except sqlite3.Error as error:
+                if not is_full(error) or not self._ballast.give_up():
+                    raise
+                await connection.run(self._prepare)
         except BaseException as error:
             await connection.close()
             if isinstance(error, sqlite3.Error):
@@ -498,7 +548,9 @@ class Database:
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA max_page_count = {_page_limit(self.limit_bytes)}").fetchall()
+        roll_back(connection)
         connection.execute("BEGIN IMMEDIATE")
+        self._rewrite_log()  # not before the lock is ours
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         owner = connection.execute("PRAGMA application_id").fetchone()[0]
         if version > 0 and owner != self._application_id:
@@ -523,76 +575,17 @@ class Database:
         reach(Failpoint.STORE_MIGRATING)
         connection.execute("COMMIT")
         reach(Failpoint.STORE_READY)
-        self._look(connection)
+        self._tend(connection)
+        if self._path != IN_MEMORY:
+            self._ballast.lay()
+
+    def _rewrite_log(self) -> None:
+        """See `disk`: what is read from the log is on disk from here on. Raises sqlite3.OperationalError."""
+        try:
+            write_again(self._path + "-wal")
+        except OSError as error:
+            raise sqlite3.OperationalError(f"the write-ahead log cannot be written: {error}") from error
 
 
 def _page_limit(limit_bytes: int) -> int:
     return max(limit_bytes // PAGE_BYTES, 64)
-
-
-def _value(result: T) -> T | None:
-    """What a write returned. A cursor that nobody closes keeps the file open, whoever closes the connection."""
-    if isinstance(result, sqlite3.Cursor):
-        result.close()
-        return None
-    return result
-
-
-def _settle(connection: sqlite3.Connection) -> None:
-    """Move the WAL into the file, synced: after an fsync that failed, what is read from it may be on no disk."""
-    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if busy:
-        raise sqlite3.OperationalError("the write-ahead log cannot be moved into the file")
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # Some errors (a full disk) roll back by themselves.
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
-def _is_full(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-
-
-def _translate(error: BaseException) -> Exception:
-    """A write's own error stays; SQLite's become ours."""
-    if _is_full(error):
-        return ResourceExhausted(
-            STORE_FULL,
-            "the disk or the store's budget is full",
-            hint="free space or raise store_bytes",
-            retry_after=RETRY_SECONDS,
-        )
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-        return DataLoss(
-            "STATE_DAMAGED", f"the store is damaged: {error}", hint="start the node again, or restore a backup"
-        )
-    if isinstance(error, sqlite3.OperationalError):
-        return Unavailable("STORE_FAILED", f"the store failed: {error}", hint="check the disk; see the node's log")
-    if isinstance(error, Exception):
-        return error
-    return Internal("STORE_FAILED", f"the store failed: {error!r}")
-
-
-def open_error(path: str, error: sqlite3.Error) -> EdgenodeError:
-    """What it means that a file cannot be opened or read: FailedPrecondition, DataLoss or Unavailable."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return FailedPrecondition(
-            "STATE_IN_USE", f"{path} is open in another process", hint="stop it first, or use another --state"
-        )
-    if code in _DAMAGED:
-        return DataLoss("STATE_DAMAGED", f"{path} is damaged: {error}", hint="restore a backup, or move the file away")
-    return Unavailable("STORE_FAILED", f"cannot open {path}: {error}", hint="check the path, its owner and free space")
-
-
-def _move_aside(path: Path) -> str:
-    number = 1
-    while (target := path.with_name(f"{path.name}.quarantine-{number}")).exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        source = Path(str(path) + suffix)
-        if source.exists():
-            source.rename(Path(str(target) + suffix))
-    return str(target)

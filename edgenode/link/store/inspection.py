@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, NotFound
-from edgenode.link.store.database import Statement, open_error
+from edgenode.link.store.database import Statement
+from edgenode.link.store.failures import open_error
 
 T = TypeVar("T")
 

@@ -63,7 +63,7 @@ async def record_edge(
             def lived(size: int = size * life // lives, wanted: set[str] = wanted) -> bool:
                 return disk.journal_bytes >= size and wanted <= promises.told["generation"].keys()
 
-            async with rig.client("north") as client, _agent(client):
+            async with rig.client("north") as client, echoing(client):
                 work = [some(client, promises, rng, life) for some in (_messages, _tasks, _registrations)]
                 await _live(rig, "north", disk, life, lived, *work, watch)
         return Recording(disk.journal.read_bytes(), promises)
@@ -89,7 +89,7 @@ async def record_hub(folder: Path, size: int, *, lives: int = 3, mutant: str = "
         await _join(rig, "north", {})
         promises.note("node", "north")
         await rig.start_edge("north")
-        async with rig.client("north") as edge, _agent(edge):
+        async with rig.client("north") as edge, echoing(edge):
             for life in range(1, lives + 1):
                 if life > 1:
                     await rig.start_hub(mutant=mutant, environment=disk.environment)
@@ -185,7 +185,8 @@ async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[list[async
 
 
 @asynccontextmanager
-async def _agent(client: Client) -> AsyncIterator[None]:
+async def echoing(client: Client) -> AsyncIterator[None]:
+    """An agent on the client's node that answers what it is given."""
     agent = Agent("worker", concurrency=16)
 
     @agent.skill("echo", idempotent=True)

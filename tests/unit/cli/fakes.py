@@ -376,7 +376,12 @@ class FakeFleet(fleet_service_pb2_grpc.FleetServiceServicer):
 
     async def GetHubStatus(self, request: Any, context: Context) -> fleet_service_pb2.GetHubStatusResponse:
         status = fleet_service_pb2.GetHubStatusResponse(
-            hub="hub", trust_domain="fleet.example", sync_port=7443, enrollment_port=7444, root_hash="ab" * 32
+            hub="hub",
+            health="ready",
+            trust_domain="fleet.example",
+            sync_port=7443,
+            enrollment_port=7444,
+            root_hash="ab" * 32,
         )
         if self.below:
             status.parent_link.CopyFrom(admin_pb2.LinkStatus(parent="parent.example:7443", state="established"))
