@@ -26,8 +26,9 @@ from tests.faults.restoring import (
 pytestmark = pytest.mark.timeout(300)
 
 
-async def _set_back(rig: Rig) -> None:
-    """100 messages before the backup, 100 after it, then the hub is killed, restored, and 100 more follow."""
+async def test_what_was_not_retained_is_a_stated_gap_in_ledger_and_log(rig: Rig) -> None:
+    rig.environment |= NOTHING_RETAINED
+    await rig.start("north")
     await publish(rig, "north", range(100))
     backup = await back_up(rig, "hub")
     await publish(rig, "north", range(100, 200))
@@ -35,28 +36,16 @@ async def _set_back(rig: Rig) -> None:
     await restore(rig, "hub", backup)
     await rig.start_hub()
     await publish(rig, "north", range(200, 300))
-
-
-async def test_what_edges_retained_comes_again_and_everything_is_there_once(rig: Rig) -> None:
-    await rig.start("north")
-    await _set_back(rig)
-    assert await at_hub(rig, 300) == list(range(300))
-    assert await gaps(rig, "hub", "message.uplink") == 0
-    await ledger(rig, "north")
-
-
-async def test_what_was_not_retained_is_a_stated_gap_in_ledger_and_log(rig: Rig) -> None:
-    rig.environment |= NOTHING_RETAINED
-    await rig.start("north")
-    await _set_back(rig)
     assert await at_hub(rig, 200) == [*range(100), *range(200, 300)]
     assert await gaps(rig, "hub", "message.uplink") == 100
     assert "counted as a gap" in rig.log("hub")
     await ledger(rig, "north")
 
 
-async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on(rig: Rig) -> None:
-    """`late` tasks wait in the backup and end after it, `new` ones came and ended after it, `held` ones run on.
+async def test_messages_come_again_and_tasks_that_ended_since_do_not_run_again(rig: Rig) -> None:
+    """100 messages before the backup and 100 after it; the edge has kept those, and they come again, once each.
+
+    `late` tasks wait in the backup and end after it, `new` ones came and ended after it, `held` ones run on.
 
     Of each kind one may run twice and one must not; none does. Afterwards fresh work flows and everything adds up.
     """
@@ -65,9 +54,11 @@ async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on
     try:
         async with rig.client("south") as south:
             await workers.start("north", "held", held=True)
+            await publish(rig, "north", range(100))
             late = [await submit(south, "late", f"late-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
             waits = await submit(south, "waits", "waits", OnLost.FAIL)
             backup = await back_up(rig, "hub")
+            await publish(rig, "north", range(100, 200))
             await workers.start("north", "late")
             await workers.start("north", "new")
             new = [await submit(south, "new", f"new-{on.name}", on) for on in (OnLost.RETRY, OnLost.FAIL)]
@@ -93,6 +84,9 @@ async def test_tasks_that_ended_since_do_not_run_again_and_those_under_way_go_on
             for task in (*late, *new, *held):
                 assert TaskState((await south.get_task(task.task_id)).state) is TaskState.COMPLETED
         assert set(workers.runs.values()) == {1}, workers.runs
+        await publish(rig, "north", range(200, 300))
+        assert await at_hub(rig, 300) == list(range(300))
+        assert await gaps(rig, "hub", "message.uplink") == 0
         for node in ("north", "south", "hub"):
             await ledger(rig, node)
     finally:
