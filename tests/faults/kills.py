@@ -35,9 +35,10 @@ ENVIRONMENT = {"EDGENODE_MESSAGE_RETENTION_BYTES": "1000000"}
 
 
 class Killer:
-    """Kills until `count` processes have died. `lifetime`: seconds one lives at most after it is up."""
+    """Kills until `count` processes have died, or `seconds` are over. `lifetime`: seconds one lives at most after it is up."""
 
-    def __init__(self, rig: Rig, count: int, lifetime: float, rng: random.Random) -> None:
+    def __init__(self, rig: Rig, count: int, seconds: float, lifetime: float, rng: random.Random) -> None:
+        self._give_up = time.monotonic() + seconds
         self._rig = rig
         self._left = count
         self._lifetime = lifetime
@@ -63,7 +64,7 @@ class Killer:
             await revive(self._rig, node)
 
     def _claim(self) -> bool:
-        if self._left == 0:
+        if self._left == 0 or time.monotonic() > self._give_up:
             return False
         self._left -= 1
         return True
@@ -79,9 +80,9 @@ class Killer:
             await starting
 
 
-async def random_kills(rig: Rig, load: Load, count: int, lifetime: float, seed: int) -> list[str]:
+async def random_kills(rig: Rig, load: Load, count: int, seconds: float, lifetime: float, seed: int) -> list[str]:
     """Kill, then judge."""
-    killer = Killer(rig, count, lifetime, random.Random(seed))
+    killer = Killer(rig, count, seconds, lifetime, random.Random(seed))
     began = time.monotonic()
 
     def report() -> str:
@@ -134,7 +135,9 @@ async def campaign(arguments: argparse.Namespace) -> int:
         if arguments.failpoints:
             wrong = await every_failpoint(rig, load)
         else:
-            wrong = await random_kills(rig, load, arguments.count, arguments.lifetime, arguments.seed)
+            wrong = await random_kills(
+                rig, load, arguments.count, arguments.seconds, arguments.lifetime, arguments.seed
+            )
         _say(summary(load))
     finally:
         await load.close()
@@ -162,6 +165,7 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=100, help="how many processes to kill (100)")
     parser.add_argument("--edges", type=int, default=len(EDGES), choices=range(2, len(EDGES) + 1), help="edges (4)")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="begin no kill after so long (3600)")
     parser.add_argument("--lifetime", type=float, default=4.0, help="seconds a process lives at most (4)")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the times")
     parser.add_argument("--failpoints", action="store_true", help="die at every named failpoint instead")

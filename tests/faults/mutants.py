@@ -50,7 +50,7 @@ def acknowledge_before_the_hub_commits() -> None:
 
 
 def forget_the_cursor() -> None:
-    """The receiving side of the link applies whatever comes, also what it has applied before."""
+    """The receiving side of the link says that it has nothing, and applies whatever comes, also what it has applied before."""
     from edgenode.link.store import inbox
 
     def blind(connection: Any, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str) -> Any:
@@ -59,6 +59,7 @@ def forget_the_cursor() -> None:
 
     honest = inbox.accept
     inbox.accept = blind
+    inbox.inbox_cursors = lambda connection, peer: []
 
 
 def one_bad_entry_ends_the_batch() -> None:
@@ -210,6 +211,20 @@ def send_without_bound() -> None:
     Flight.room = MOST_BYTES  # type: ignore[assignment, method-assign]
 
 
+def believe_any_fence() -> None:
+    """The hub takes a report from whoever once held the task."""
+    import dataclasses
+
+    from hub.services.book import Book
+
+    honest = Book.reported
+
+    def trusting(self: Book, node: str, task: Any, report: Any) -> None:
+        honest(self, task.holder or node, task, dataclasses.replace(report, fence=task.fence))
+
+    Book.reported = trusting  # type: ignore[method-assign]
+
+
 def believe_silence() -> None:
     """No session is given up for silence."""
     from edgenode.link.protocol.exchange import Exchange
@@ -240,6 +255,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         keep_no_ballast,
         hand_over_without_a_note,
         keep_tasks_by_the_wall_clock,
+        believe_any_fence,
         believe_silence,
         let_everybody_in,
         one_bad_entry_ends_the_batch,
