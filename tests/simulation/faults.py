@@ -192,6 +192,29 @@ def _slow_disk(world: World, rng: random.Random) -> None:
     world.loop.later(rng.uniform(0.5, 8.0), setattr, disk, "slow", 1.0)
 
 
+def _hub_restored(world: World, rng: random.Random) -> None:
+    """From a backup, by its command: what it lacks comes again from the edges, which keep it for a while."""
+    _restored(world, rng, world.hub, by_command=True)
+
+
+def _edge_restored(world: World, rng: random.Random) -> None:
+    """From a backup, or with an old copy of its disk that nobody told it of."""
+    _restored(world, rng, rng.choice(world.edges), by_command=rng.random() < 0.5)
+
+
+def _restored(world: World, rng: random.Random, machine: Machine, *, by_command: bool) -> None:
+    files = machine.disk.files()
+    downtime = rng.uniform(0.1, 5.0)
+
+    def happen() -> None:
+        if world.calm:
+            return
+        machine.restore(files, by_command=by_command)
+        world.loop.later(downtime, machine.boot)
+
+    world.loop.later(rng.uniform(0.5, 15.0), happen)
+
+
 def _clock_jump(world: World, rng: random.Random) -> None:
     clock = _some_machine(world, rng).clock
     clock.offset += rng.choice((-YEAR, YEAR, -3600.0, 3600.0, 30.0, -30.0))
@@ -229,6 +252,8 @@ KINDS: dict[str, Kind] = {
     "fsync error": Kind(2, _fsync_error),
     "disk full": Kind(2, _disk_full),
     "slow disk": Kind(2, _slow_disk),
+    "hub restored": Kind(1, _hub_restored),
+    "edge restored": Kind(1, _edge_restored),
     "clock jump": Kind(2, _clock_jump),
     "agent crash": Kind(2, _agent_crash),
     "agent leaves": Kind(2, _agent_leaves),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from edgenode.api.enrollment.v1 import enrollment_service_pb2
 from edgenode.api.sync.v1 import sync_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
 from edgenode.link.identity.peers import read_client_certificate
+from edgenode.node import backup as edge_backup
 from edgenode.node.config import NodeConfig
 from edgenode.node.host import Host
 from edgenode.node.local_server import Services
@@ -22,8 +24,9 @@ from hub.config import HubConfig
 from hub.services.alarm import Alarm
 from hub.services.core import Core
 from hub.services.enrollment import EnrollmentService
+from hub.store import backup as hub_backup
 from hub.store.schema import open_database
-from tests.simulation.disk import Disk
+from tests.simulation.disk import Disk, Files
 from tests.simulation.fleet import HUB, WALL, fleet
 from tests.simulation.loop import Process
 from tests.simulation.network import Channel, Road
@@ -121,6 +124,23 @@ class Machine:
     def _forget(self, process: Process, *, silent: bool) -> None:
         raise NotImplementedError
 
+    def restore(self, files: Files, *, by_command: bool) -> None:
+        """Put an old copy of the disk in the place of the disk: as it is, or as the restore command does."""
+        self.crash(power=False, silent=False)
+        self.disk.put(files)
+        self.world.note(self.name, "is restored", "by command" if by_command else "as it was")
+        if by_command:
+            sql = sqlite3.connect(self.disk.path, isolation_level=None)
+            sql.execute("BEGIN IMMEDIATE")
+            epochs = self.world.random(f"{self.name} restored {self.boots}")
+            self._begin_anew(sql, self.clock.wall(), lambda: f"r{epochs.getrandbits(64):016x}")
+            sql.execute("COMMIT")
+            sql.close()
+        self.world.oracle.restored(self)
+
+    def _begin_anew(self, sql: sqlite3.Connection, now_time: float, new_epoch: Callable[[], str]) -> None:
+        raise NotImplementedError
+
     def stop(self) -> None:
         """An orderly stop; `boot` may come at once after it is over."""
         process = self.process
@@ -206,6 +226,9 @@ class Edge(Machine):
     async def _stop(self) -> None:
         assert self.node is not None
         await self.node.stop()
+
+    def _begin_anew(self, sql: sqlite3.Connection, now_time: float, new_epoch: Callable[[], str]) -> None:
+        edge_backup.begin_anew(sql, now_time, new_epoch)
 
     def _forget(self, process: Process, *, silent: bool) -> None:
         served, self.served, self.node = self.served, None, None
@@ -309,6 +332,9 @@ class Hub(Machine):
         self.core = core
         self.sync_service = core.sync_service()
         self.enrollment_service = EnrollmentService(authority, core.enrollment, self.clock, 7443)
+
+    def _begin_anew(self, sql: sqlite3.Connection, now_time: float, new_epoch: Callable[[], str]) -> None:
+        hub_backup.begin_anew(sql, now_time, new_epoch)
 
     async def _stop(self) -> None:
         assert self.core is not None

@@ -93,6 +93,15 @@ def reuse_a_sequence(patch: Patch) -> None:
     patch.setattr(logs, "open_log", open_log)
 
 
+def renew_no_epoch(patch: Patch) -> None:
+    """A log goes on under its old epoch, whatever its disk has forgotten."""
+
+    def keep(connection: sqlite3.Connection, name: str, epoch: str) -> logs.LogState:
+        return logs.log_state(connection, name)
+
+    patch.setattr(logs, "renew_epoch", keep)
+
+
 def forget_the_cursor(patch: Patch) -> None:
     """What is received is stored, and how far it came is not."""
     honest = inbox.accept
@@ -218,17 +227,18 @@ def resume_after_what_was_sent(patch: Patch) -> None:
 
 MUTANTS: dict[str, Mutant] = {
     "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
-    "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=1),
-    "acknowledge over the link before the commit": Mutant(acknowledge_over_the_link_before_the_commit, seed=1),
+    "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=2),
+    "acknowledge over the link before the commit": Mutant(acknowledge_over_the_link_before_the_commit),
     "reuse a sequence": Mutant(reuse_a_sequence, ("kill",)),
+    "renew no epoch": Mutant(renew_no_epoch, ("edge restored",)),
     "forget the cursor": Mutant(forget_the_cursor),
-    "forget producers": Mutant(forget_producers),
+    "forget producers": Mutant(forget_producers, seed=1),
     "believe a commit that failed": Mutant(believe_a_commit_that_failed, ("fsync error",)),
     "take a failed commit for lost": Mutant(take_a_failed_commit_for_lost, ("fsync error",), 1),
     "hand over without a note": Mutant(hand_over_without_a_note, ("kill at a step", "kill in a commit"), 3),
-    "tell the end before the commit": Mutant(tell_the_end_before_the_commit, ("kill", "kill at a step")),
+    "tell the end before the commit": Mutant(tell_the_end_before_the_commit, ("kill", "kill at a step"), 1),
     "drop the fence": Mutant(drop_the_fence, ("long outage",), 35),
-    "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 6),
-    "forget tombstones": Mutant(forget_tombstones, ("agent leaves",)),
-    "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",)),
+    "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 5),
+    "forget tombstones": Mutant(forget_tombstones, ("agent leaves",), 1),
+    "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",), 1),
 }

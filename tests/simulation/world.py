@@ -77,7 +77,7 @@ class World:
             road = Road(self.loop, self.random(f"road {name}"), self.troubles)
             settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": 5.0, "drain_seconds": 2.0}
             self.edges.append(Edge(self, name, road, self.hub, message_retention_bytes=keep, **settings))
-        self.faults = list(faults.draw(rng, STORM, kinds) if only is None else only)
+        self.faults = list(faults.draw(self.random("faults"), STORM, kinds) if only is None else only)
         self._rate = rng.choice((1.0, 3.0, 6.0))
         self.publishers: list[Publisher] = []
         self.submitters: list[Submitter] = []
@@ -145,6 +145,7 @@ class World:
 
     def _heal(self) -> None:
         self.note("world", "calm")
+        self.calm = True
         for edge in self.edges:
             edge.road.clear()
         for machine in self.machines:
@@ -168,6 +169,7 @@ class World:
         self._look_again = self.loop.now + 1.0
         return not self.oracle.unsettled()
 
+    calm = False  # no faults any more
     _look_again = 0.0
     _over = False
 
