@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from edgenode.link.telemetry import set_level
 from tests.simulation.faults import Fault
 from tests.simulation.loop import SimulationFailure
 from tests.simulation.world import World
@@ -43,6 +44,7 @@ class Totals:
 def run_seeds(seeds: Sequence[int]) -> Totals:
     """Run each; failures are kept, not raised."""
     totals = Totals()
+    set_level("error")
     for seed in seeds:
         totals.seeds += 1
         try:
@@ -80,6 +82,7 @@ def failure_of(seed: int, faults: Sequence[Fault] | None = None) -> str:
 
 def shrink(seed: int, tell: Callable[[str], None] = lambda text: None) -> tuple[list[Fault], str]:
     """(faults that still make it fail, how it fails then)."""
+    set_level("warning")  # it belongs to the history
     faults = World(seed).faults
     failure = failure_of(seed, faults)
     runs = 0

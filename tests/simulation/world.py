@@ -48,6 +48,8 @@ class Report:
 class World:
     """`run` does it all; raises SimulationFailure."""
 
+    reconnect_max = 5.0  # seconds edges wait at most before they dial again
+
     def __init__(self, seed: int, only: Sequence[Fault] | None = None, kinds: Sequence[str] = ()) -> None:
         """`only` stands in the place of the seed's own faults, `kinds` bounds what they are drawn from."""
         self.seed = seed
@@ -75,7 +77,7 @@ class World:
         self.edges: list[Edge] = []
         for name in EDGES[: rng.choice((1, 2, 2, 2, 3, 3, 4))]:
             road = Road(self.loop, self.random(f"road {name}"), self.troubles)
-            settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": 5.0, "drain_seconds": 2.0}
+            settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max, "drain_seconds": 2.0}
             self.edges.append(Edge(self, name, road, self.hub, message_retention_bytes=keep, **settings))
         self.faults = list(faults.draw(self.random("faults"), STORM, kinds) if only is None else only)
         self._rate = rng.choice((1.0, 3.0, 6.0))
