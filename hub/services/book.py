@@ -244,6 +244,7 @@ class Book:
             holder="",
             avoid=node,
             avoid_until=self._now + self._terms.avoid_seconds,
+            doubt=task.doubt & IN_DOUBT_AT_ORIGIN,  # the holder has spoken
         )
 
     def cancel(self, task: TaskRecord, reason: str) -> None:

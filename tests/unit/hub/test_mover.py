@@ -12,7 +12,7 @@ from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from hub.services.mover import Mover, Submissions, conflict
 from hub.services.moves import Answered, CancelAsked, Entry, Malformed, Offered, Reported, Returned, Unacceptable
-from hub.store.records import Decide, TaskRecord, WaitKey
+from hub.store.records import IN_DOUBT_AT_HOLDER, Decide, TaskRecord, WaitKey
 
 DEMAND = Demand("code.metrics")
 KEY = WaitKey(DEMAND, 5)
@@ -258,6 +258,15 @@ def test_a_spare_node_takes_what_avoids_the_slots(rows: Rows) -> None:
     rows.offer("v")
     rows.grant("north", "north", spare="east")
     assert {task_id: task.holder for task_id, task in rows.tasks.items()} == {"u": "east", "v": "north"}
+
+
+def test_a_task_given_back_is_in_no_doubt_at_who_gave_it_back(rows: Rows) -> None:
+    """The store grants nothing that is in doubt, and nobody would settle it any more."""
+    rows.offer("t")
+    rows.grant("north")
+    rows.tasks["t"] = replace(rows.tasks["t"], doubt=IN_DOUBT_AT_HOLDER)
+    rows.intake("north", Returned("t", 1, "FULL"))
+    assert (rows.tasks["t"].holder, rows.tasks["t"].doubt) == ("", 0)
 
 
 def test_a_cancelled_task_given_back_ends(rows: Rows) -> None:
