@@ -68,8 +68,10 @@ async def restore(rig: Rig, node: str, backup: Path) -> None:
 
 
 async def ledger(rig: Rig, node: str) -> list[dict[str, object]]:
-    """The lines; fails unless they add up."""
+    """The lines; fails unless they add up, and everything they count is as it must be."""
     command = EDGEHUB if node == "hub" else EDGENODE
+    everybody = ["--all"] if node == "hub" else []
+    await rig.fleet.run(command, "ledger", "verify", *everybody, "--state", state(rig, node))
     lines: list[dict[str, object]] = json.loads(
         await rig.fleet.run(command, "ledger", "--state", state(rig, node), "-o", "json")
     )
