@@ -20,8 +20,8 @@ from edgenode.link.model.finding import Finding
 from edgenode.link.store import logs
 from edgenode.link.store.database import Statement
 
-STEP_SEGMENTS = 10_000
-STEP_BYTES = 8 << 20
+STEP_SEGMENTS = 2_000
+STEP_BYTES = 2 << 20
 
 T = TypeVar("T")
 
