@@ -92,6 +92,7 @@ class Hub:
         self._started = False
         self._stopped = False
         self._start_time = 0.0
+        self._damaged = asyncio.Event()
         self.sync_port = 0
         self.enrollment_port = 0
 
@@ -104,6 +105,10 @@ class Hub:
     def socket_path(self) -> Path:
         """Where its Unix socket is."""
         return self._config.socket_path
+
+    async def damaged(self) -> None:
+        """Returns when the store was found damaged: nothing that is told from it can be trusted any more."""
+        await self._damaged.wait()
 
     async def start(self) -> None:
         """Serve. Raises FailedPrecondition (NOT_INITIALISED, STATE_IN_USE, PORT_TAKEN, HUB_STOPPED) or DataLoss."""
@@ -143,6 +148,9 @@ class Hub:
             shares={Lane.MESSAGE: config.message_share, Lane.TASK: config.task_share},
         )
         self._running.push_async_callback(database.close)
+        database.on_damage = lambda _error: self._damaged.set()
+        if database.damage is not None:
+            self._damaged.set()
         alarm = Alarm(self._clock)
         self._running.callback(alarm.close)
         membership = self._membership(lambda: core)
@@ -227,6 +235,7 @@ class Hub:
             self.enrollment_port,
             core.path(),
             core.troubles(),
+            *core.store_usage(),
         )
 
     async def _drain(self, core: Core) -> None:

@@ -12,10 +12,13 @@ import click
 from edgenode.cli.state import state_option
 from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS
+from edgenode.link.errors import DataLoss
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.signals import serve
 from edgenode.node.config import NodeConfig, load_node_config
 from edgenode.node.node import Node
+
+LONGEST_PAUSE = 60.0  # seconds
 
 
 @click.command()
@@ -34,6 +37,16 @@ def run(state: Path, **flags: str | None) -> None:
 
 
 async def _serve(config: NodeConfig) -> None:
+    pause = 0.0
+    while not await _serve_once(config):
+        # The store is damaged: the next start sets it aside. A disk that damages one after the other is given time.
+        gc.unfreeze()
+        await asyncio.sleep(pause)
+        pause = min(2 * pause + 1, LONGEST_PAUSE)
+
+
+async def _serve_once(config: NodeConfig) -> bool:
+    """False if the node ended because its store is damaged."""
     node = Node(config)
 
     def ready() -> str:
@@ -42,4 +55,9 @@ async def _serve(config: NodeConfig) -> None:
         gc.freeze()
         return f"ready node={node.name} socket={config.socket_path}"
 
-    await serve(node, ready)
+    try:
+        return await serve(node, ready)
+    except DataLoss as error:
+        if error.reason != "STATE_DAMAGED":
+            raise
+        return False  # found while it started

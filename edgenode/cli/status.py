@@ -15,7 +15,7 @@ from edgenode.link.terminal.options import output_option
 from edgenode.link.terminal.output import emit, facts, human_bytes, human_seconds
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, run
-from edgenode.link.terminal.views import Plain, counts_text, lanes_table, link_text
+from edgenode.link.terminal.views import Plain, counts_text, lanes_table, link_text, store_text
 
 
 @click.command()
@@ -48,7 +48,9 @@ def _text(shown: Plain, now: float) -> str:
             ("agents", counts_text(shown["agent_counts"])),
             ("tasks", counts_text(shown["task_counts"])),
             ("dead letters", shown["dead_letter_count"]),
-            ("store", f"{human_bytes(shown['store_bytes'])} of {human_bytes(shown['store_limit_bytes'])}"),
+            ("store", store_text(shown)),
+            *(("damage", _damage_text(damage, now)) for damage in shown["damages"][:3]),
+            ("given up", f"{shown['damaged_entry_count']} damaged entries" if shown["damaged_entry_count"] else None),
             ("memory", human_bytes(shown["resident_bytes"])),
             ("up", shown["start_time"] and human_seconds(now - shown["start_time"])),
             ("certificate", expiry and f"ends in {human_seconds(expiry - now)}"),
@@ -62,3 +64,9 @@ def _text(shown: Plain, now: float) -> str:
 def _link_hint(link: Plain | None) -> str:
     problem = None if link is None or link["state"] == "established" else link["last_problem"]
     return str(problem["hint"]) if problem else ""
+
+
+def _damage_text(damage: Plain, now: float) -> str:
+    lost = counts_text(damage["lost_counts"])
+    when = human_seconds(max(0.0, now - damage["damage_time"]))
+    return f"{when} ago: {damage['cause']}; lost: {lost}; the file is kept as {damage['file']}"

@@ -13,11 +13,12 @@ from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb
 from edgenode.link.errors import EdgenodeError, FailedPrecondition
 from edgenode.link.ports import Clock
 from edgenode.link.store import dead_letters
-from edgenode.link.store.database import IN_MEMORY, Database
+from edgenode.link.store.database import Database
 from edgenode.link.wire import checks
+from edgenode.link.wire.ledger import usages_to_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import timestamp_to_pb
-from edgenode.node import ledger, task_store
+from edgenode.node import ledger, salvage, task_store
 from edgenode.node.ledger_audit import verify
 from edgenode.node.letters import LetterDesk
 from edgenode.node.local_agent import health_counts
@@ -65,13 +66,16 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             lanes = ledger.lane_statuses(connection, now_time) if link.parent else []
             return lanes, task_store.counts_by_state(connection), dead_letters.count(connection)
 
+        damages: list[admin_pb2.StoreDamage] = []
+        given_up = 0
         try:
             lanes, tasks, letters = await self._database.read(run)
+            damages, given_up = await self._database.read(lambda c: (salvage.damages(c), salvage.given_up(c)))
         except EdgenodeError as error:  # all the more is it to be told how the node is
             lanes, tasks, letters = [], {}, 0
-            reasons = self._troubles() or [str(error)]
+            reasons = self._troubles(given_up) or [str(error)]
         else:
-            reasons = self._troubles()
+            reasons = self._troubles(given_up)
         response = admin_service_pb2.GetStatusResponse(
             node=facts.node,
             identity=facts.identity(),
@@ -85,20 +89,25 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
             lanes=lanes,
             agent_counts=health_counts(self._registry.all()),
             task_counts={name.lower(): count for name, count in tasks.items()},
-            store_bytes=_file_bytes(self._database),
+            store_bytes=self._database.file_bytes(),
             store_limit_bytes=self._database.limit_bytes,
             applied_version=facts.applied_version(),
             resident_bytes=_resident_bytes(),
             dead_letter_count=letters,
+            lane_usages=usages_to_pb(self._database.budget.usage()),
+            damages=damages,
+            damaged_entry_count=given_up,
         )
         expiry = facts.certificate_expire_time()
         if expiry is not None:
             response.certificate_expire_time.CopyFrom(timestamp_to_pb(expiry))
         return response
 
-    def _troubles(self) -> list[str]:
+    def _troubles(self, given_up: int) -> list[str]:
         """Why the node is not fully well. A hub out of reach is no trouble of the node's."""
         troubles = [self._database.trouble] if self._database.trouble else []
+        if given_up:
+            troubles.append(f"{given_up} entries were damaged on the disk and given up: check the disk")
         if self._database.quarantined is not None:
             troubles.append(f"the store was damaged and moved to {self._database.quarantined}")
         if self._database.budget.nearly_full:
@@ -153,17 +162,6 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.DropDeadLettersResponse:
         """See AdminService."""
         return await self._letters.drop(request)
-
-
-def _file_bytes(database: Database) -> int:
-    if database.path == IN_MEMORY:
-        return database.used_bytes
-    size = 0
-    for suffix in ("", "-wal"):
-        path = Path(database.path + suffix)
-        if path.exists():
-            size += path.stat().st_size
-    return size
 
 
 def _resident_bytes() -> int:

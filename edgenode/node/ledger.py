@@ -13,7 +13,6 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.task import TaskState
 from edgenode.link.store import dead_letters, inbox, logs
-from edgenode.link.store.budget import LANE_FULL, STORE_FULL
 from edgenode.link.wire.ledger import dead_letter_line, ledger_line, reader_line
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.node import message_log, task_store
@@ -23,7 +22,6 @@ from edgenode.node.task_book import TASK_LOG
 
 BEFORE_JOIN = "BEFORE_JOIN"
 LANE_LOGS = {Lane.TASK: TASK_LOG, Lane.MESSAGE: LOG_NAME}
-NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted
 _EXACT_ENTRIES = 10_000
 
 
@@ -60,7 +58,7 @@ def _publish_line(connection: sqlite3.Connection, unwritten_duplicates: int) -> 
 def _task_line(connection: sqlite3.Connection) -> admin_pb2.LedgerLine:
     """Tasks this node accepted or was granted: ended well, not ended, ended otherwise."""
     counts = logs.counters(connection, task_store.COUNTER)
-    produced = counts.pop(task_store.ACCEPTED, 0) + sum(counts.get(reason, 0) for reason in NO_ROOM)
+    produced = counts.pop(task_store.ACCEPTED, 0) + sum(counts.get(reason, 0) for reason in task_store.NO_ROOM)
     delivered = counts.pop(TaskState.COMPLETED.name, 0)
     dead = counts.pop(TaskState.DEAD_LETTERED.name, 0)
     pending = connection.execute("SELECT count(*) FROM task INDEXED BY task_live WHERE state < 8").fetchone()[0]

@@ -79,6 +79,7 @@ class Node:
         self._rng = rng or system_rng()
         self._host = host or Host()
         self._phase = _Phase.NEW
+        self._damaged = asyncio.Event()
         self._starting: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
@@ -97,6 +98,10 @@ class Node:
     def port(self) -> int:
         """The loopback port; 0 where it does not listen there."""
         return self._server.port if self._server is not None else 0
+
+    async def damaged(self) -> None:
+        """Returns when the store was found damaged. Stop the node then; another one sets it aside and goes on."""
+        await self._damaged.wait()
 
     # --- start and stop -----------------------------------------------------------------------------------------------
 
@@ -140,7 +145,8 @@ class Node:
         self._phase = _Phase.STOPPING
         if running:
             _log.info(telemetry.NODE_DRAINING, node=self.name)
-            await self._drain()
+            if not self._damaged.is_set():  # no outcome could be stored
+                await self._drain()
             reach(Failpoint.NODE_DRAINED)
         await self._stack.aclose()
         self._phase = _Phase.STOPPED
@@ -186,6 +192,9 @@ class Node:
 
         database = await open_store(config, self._host.connect)
         stack.push_async_callback(database.close)
+        database.on_damage = lambda _error: self._damaged.set()
+        if database.damage is not None:
+            self._damaged.set()
         joined = identity.node if identity is not None else ""
         boot = await database.write(
             lambda connection: count_boot(connection, joined, config.node, name_from_host(socket.gethostname()))

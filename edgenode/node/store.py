@@ -9,10 +9,11 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Clock, SteadyClock
 from edgenode.link.store import database, dead_letters, logs, run_time
+from edgenode.link.store.budget import Measured
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
-from edgenode.node import desired, message_log, registry, task_store
+from edgenode.node import desired, message_log, registry, salvage, task_store
 from edgenode.node.config import NodeConfig
 
 APPLICATION_ID = 0x45_44_47_45  # "EDGE"; a hub's store has another
@@ -37,6 +38,7 @@ MIGRATIONS = [
             task_store.SCHEMA,
             dead_letters.SCHEMA,
             desired.SCHEMA,
+            salvage.SCHEMA,
         )
     )
 ]
@@ -62,10 +64,16 @@ async def open_store(config: NodeConfig, connect: Connect = connect_on_thread) -
         application_id=APPLICATION_ID,
         limit_bytes=config.store_bytes,
         shares={Lane.MESSAGE: config.message_share, Lane.TASK: config.task_share},
-        measure=lambda connection: logs.disk_bytes_of(connection, message_log.LOG_NAME),
-        quarantine=True,
+        measure=_measure,
+        settle=salvage.settle(),
         connect=connect,
     )
+
+
+def _measure(connection: sqlite3.Connection) -> Measured:
+    rows = connection.execute("SELECT log_id, name, next_sequence, disk_bytes FROM log").fetchall()
+    taken = sum(row[3] for row in rows if row[1] == message_log.LOG_NAME)
+    return Measured(taken, {row[0]: row[2] for row in rows})
 
 
 def retention(config: NodeConfig, database: Database, clock: Clock) -> dict[Lane, Retention]:

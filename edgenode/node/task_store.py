@@ -18,6 +18,7 @@ from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import logs, run_time
+from edgenode.link.store.budget import LANE_FULL, STORE_FULL
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node.task_state import HistoryRow, LiveTask
 
@@ -80,6 +81,7 @@ _SUMMARY = (
 )
 COUNTER = "task"
 ACCEPTED = "ACCEPTED"
+NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted
 
 _history_encoder = msgspec.msgpack.Encoder()
 _history_decoder = msgspec.msgpack.Decoder(list[HistoryRow])

@@ -14,7 +14,7 @@ from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.output import Column, col, emit, facts, human_bytes, human_seconds, table
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, pages, run
-from edgenode.link.terminal.views import Plain, age_from, counts_text, lanes_table, link_text
+from edgenode.link.terminal.views import Plain, age_from, counts_text, lanes_table, link_text, store_text
 from hub.cli.place import hub_target, state_option
 
 
@@ -51,6 +51,7 @@ def _text(shown: Plain, now: float) -> str:
             ("connected", connected),
             ("tasks", counts_text(shown["task_counts"])),
             ("messages", f"up to position {shown['message_sequence']}"),
+            ("store", store_text(shown)),
             ("ports", f"sync {shown['sync_port']}, enrollment {shown['enrollment_port']}"),
             ("up", shown["start_time"] and human_seconds(now - shown["start_time"])),
             ("root hash", shown["root_hash"]),

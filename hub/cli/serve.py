@@ -10,6 +10,7 @@ import click
 
 from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS, parse_address
+from edgenode.link.errors import DataLoss
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.signals import serve as run_service
 from hub.app import Hub
@@ -39,7 +40,12 @@ async def _serve(config: HubConfig) -> None:
         enroll = _bound(config.enroll_listen, hub.enrollment_port)
         return f"ready listen={listen} enroll={enroll} socket={config.socket_path}"
 
-    await run_service(hub, ready)
+    if not await run_service(hub, ready):
+        raise DataLoss(
+            "STATE_DAMAGED",
+            f"the store {config.store_path} is damaged",
+            hint=f"restore a backup: edgehub restore BACKUP --force --state {config.state_dir}",
+        )
 
 
 def _bound(address: str, port: int) -> str:

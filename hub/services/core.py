@@ -18,7 +18,7 @@ from edgenode.link.backup.making import make_backup
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import RegistryEntry
-from edgenode.link.model.lanes import Lane, Rejection
+from edgenode.link.model.lanes import Lane, LaneUsage, Rejection
 from edgenode.link.ports import Clock, Rng, SteadyClock
 from edgenode.link.protocol.admission import AdmissionGate
 from edgenode.link.protocol.session import SessionConfig
@@ -70,6 +70,11 @@ FULL = 0.9
 SWEEP_SECONDS = 60.0
 
 
+def _message_desk(config: HubConfig, store: SqliteMessageStore) -> MessageDesk:
+    drop_bytes = int(config.store_bytes * config.message_share * FULL) if config.unread_messages == "drop" else 0
+    return MessageDesk(store, config.message_retention_bytes, drop_bytes)
+
+
 class Core:
     """Made in one go and without effects; `start` reads what the store knows, `stop` ends what runs."""
 
@@ -117,8 +122,7 @@ class Core:
         self._tasks = SqliteTaskStore(database, pack(clock), new_epoch, keeper)
         self._link_store = SqliteLinkStore(database)
         self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
-        drop_bytes = int(config.store_bytes * config.message_share * FULL) if config.unread_messages == "drop" else 0
-        self._messages = MessageDesk(self._message_store, config.message_retention_bytes, drop_bytes)
+        self._messages = _message_desk(config, self._message_store)
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
@@ -268,6 +272,10 @@ class Core:
             self._messages.parent_acknowledged(sequence)
         if rejections:
             self._handlers.rejected(PARENT, rejections)
+
+    def store_usage(self) -> tuple[tuple[LaneUsage, ...], int, int]:
+        """(what each lane has of the store, bytes of its files, the bound on them)."""
+        return tuple(self._database.budget.usage()), self._database.file_bytes(), self._database.limit_bytes
 
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""

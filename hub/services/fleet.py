@@ -12,11 +12,13 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
 from edgenode.api.fleet.v1 import fleet_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import EdgenodeError, NotFound
+from edgenode.link.model.lanes import LaneUsage
 from edgenode.link.model.names import check_name
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.admission import AdmissionGate
 from edgenode.link.wire import checks
+from edgenode.link.wire.ledger import usages_to_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, timestamp_to_pb
 from hub.ca.authority import Authority
@@ -49,6 +51,9 @@ class HubFacts:
     enrollment_port: int
     path: tuple[str, ...] = ()
     troubles: tuple[str, ...] = ()  # why it is degraded; empty when it is well
+    usages: tuple[LaneUsage, ...] = ()
+    store_bytes: int = 0
+    store_limit_bytes: int = 0
 
 
 class FleetService(pb_grpc.FleetServiceServicer):
@@ -120,6 +125,9 @@ class FleetService(pb_grpc.FleetServiceServicer):
             connected_count=sum(node.connected for node in self._view.nodes()),
             task_counts=counts,
             message_sequence=self._messages.last_sequence,
+            lane_usages=usages_to_pb(facts.usages),
+            store_bytes=facts.store_bytes,
+            store_limit_bytes=facts.store_limit_bytes,
             root_hash=self._authority.root_hash.hex(),
             hub_path=facts.path,
             waiting_count=self._gate.waiting_count(self._clock.monotonic()),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store import dead_letters, logs, run_time
+from edgenode.link.store.budget import Measured
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import IN_MEMORY, Database
 from hub.store import enrollment
@@ -128,6 +129,6 @@ async def open_database(
         application_id=APPLICATION_ID,
         limit_bytes=limit_bytes,
         shares=shares,
-        measure=lambda connection: logs.disk_bytes_of(connection, MESSAGE_LOG),
+        measure=lambda connection: Measured(logs.disk_bytes_of(connection, MESSAGE_LOG)),
         connect=connect,
     )

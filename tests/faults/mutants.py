@@ -245,6 +245,20 @@ def let_everybody_in() -> None:
     AdmissionGate.ask = lambda self, node, now: 0.0  # type: ignore[method-assign]
 
 
+def trust_segments() -> None:
+    """What a log's segment says is believed, whatever became of its bytes."""
+    from edgenode.link.store import logs
+
+    logs.segment_checksum = lambda facts, payload: 0
+
+
+def trust_the_write_ahead_log() -> None:
+    """A store that lost its last commits is taken for one that never had them."""
+    from edgenode.link.store.mark import Mark
+
+    Mark.read = lambda self: None  # type: ignore[method-assign]
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     mutant.__name__.replace("_", "-"): mutant
     for mutant in (
@@ -261,6 +275,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
         one_bad_entry_ends_the_batch,
         one_bound_for_sockets_and_links,
         send_without_bound,
+        trust_segments,
+        trust_the_write_ahead_log,
         sync_nothing,
         time_attempts_by_the_wall_clock,
         write_identities_unsynced,

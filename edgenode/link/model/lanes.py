@@ -100,3 +100,12 @@ class Applied:
 
     sequence: int
     rejections: tuple[Rejection, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneUsage:
+    """Bytes a lane has of a store, and may have."""
+
+    lane: Lane
+    used_bytes: int
+    limit_bytes: int

@@ -10,12 +10,13 @@ row by row, and the two add up to the pages in use. What was admitted and is not
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from edgenode.link.config import MOST_SHARES
 from edgenode.link.errors import ResourceExhausted
-from edgenode.link.model.lanes import Lane
+from edgenode.link.model.lanes import Lane, LaneUsage
 
 # Kept free of new work, so that acknowledgements, deletes and the control lane always find room.
 RESERVE_SHARE = 1 - MOST_SHARES
@@ -27,12 +28,14 @@ DISK_SLACK_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class LaneUsage:
-    """Bytes a lane has of a store, and may have."""
+class Measured:
+    """What a store's owner says of it after a commit: bytes that messages take, and the next sequences of its logs."""
 
-    lane: Lane
-    used_bytes: int
-    limit_bytes: int
+    message_bytes: int = 0
+    positions: Mapping[int, int] = field(default_factory=dict)
+
+
+Measure = Callable[[sqlite3.Connection], Measured]
 
 
 class Budget:

@@ -35,13 +35,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, Unavailable
+from edgenode.link.errors import DataLoss, EdgenodeError, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Lane
-from edgenode.link.store.budget import Budget
+from edgenode.link.store.budget import Budget, Measure, Measured
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
-from edgenode.link.store.disk import Ballast, move_aside, settle, write_again
+from edgenode.link.store.disk import Ballast, settle, write_again
 from edgenode.link.store.failures import is_full, open_error, translated
+from edgenode.link.store.mark import Mark, Position, open_mark
+from edgenode.link.store.migrating import migrate, set_up
+from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
 from edgenode.link.store.writes import Result, Unsure, Write, roll_back, value_of
 from edgenode.link.store.writes import Statement as Statement
 
@@ -58,13 +61,10 @@ REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
 _ROOM_PAGES = 256  # that close to its limit a store that finds no room has reached it
 FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
-# Reasons of errors that say: what the store says is not what was written to it.
-DAMAGE = frozenset({"STATE_DAMAGED", "SEGMENT_DAMAGED"})
-
 _log = logging.getLogger(__name__)
 
 
-_MARK = "UPDATE commit_mark SET number = number + 1"
+_MARK = "UPDATE store_mark SET commit_number = commit_number + 1"
 
 
 class Database:
@@ -77,7 +77,7 @@ class Database:
         application_id: int,
         budget: Budget,
         connect: Connect,
-        measure: Callable[[sqlite3.Connection], int] | None,
+        measure: Measure | None,
     ) -> None:
         self._path = path
         self._open_connection = connect
@@ -88,7 +88,9 @@ class Database:
         self._pending: list[Write[Any]] = []
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
-        self._mark = 0  # number of the last transaction known to be in the file
+        self._mark: Mark | None = None
+        self._store_id = ""
+        self._number = 0  # of the last transaction known to be in the file
         self._failed: Exception | None = None  # why the file cannot be opened, while what it holds is unknown
         self._wal_bytes = 0  # size of the WAL at the last checkpoint
         self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
@@ -99,8 +101,7 @@ class Database:
         self._ballast = Ballast(path, budget.limit_bytes)
         self._refill: asyncio.TimerHandle | None = None
         self._refill_due = False
-        self.budget = budget
-        self.commits = 0
+        self.budget, self.commits = budget, 0
         self.quarantined: str | None = None
         self.damage: DataLoss | None = None
         self.on_damage: Callable[[DataLoss], None] | None = None
@@ -114,20 +115,20 @@ class Database:
         application_id: int,
         limit_bytes: int = 1 << 30,
         shares: Mapping[Lane, float] | None = None,
-        measure: Callable[[sqlite3.Connection], int] | None = None,
-        quarantine: bool = False,
+        measure: Measure | None = None,
+        settle: Settle | None = None,
         connect: Connect = connect_on_thread,
     ) -> Database:
         """Open or make the file and bring its schema up to date.
 
         `migrations[i]` is the script that leads from schema version i to i + 1; `application_id` tells edge files from hub
-        files. `shares` are those of lanes of `limit_bytes`; `measure` says how many bytes of the file messages take. With
-        `quarantine`, a damaged file is moved aside and a new one made; `quarantined` then names it. `connect` opens the
-        connection.
+        files. `shares` are those of lanes of `limit_bytes`; `measure` says how many bytes of the file messages take, and
+        where its logs stand. With `settle`, a damaged file is set aside and a new one made of what can be read, which
+        `settle` makes consistent (see `quarantine`); `quarantined` then names the old one. `connect` opens the connection.
         Raises FailedPrecondition (STATE_IN_USE, WRONG_STATE), DataLoss (STATE_TOO_NEW, STATE_DAMAGED).
         """
         database = cls(str(path), migrations, application_id, Budget(limit_bytes, shares), connect, measure)
-        opening = asyncio.ensure_future(database._open(Path(path), quarantine))
+        opening = asyncio.ensure_future(database._open(Path(path), settle))
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
@@ -138,15 +139,25 @@ class Database:
         database._commit_soon()
         return database
 
-    async def _open(self, path: Path, quarantine: bool) -> None:
+    async def _open(self, path: Path, settle: Settle | None) -> None:
+        if self._path == IN_MEMORY:
+            return await self._connect()
+        self._mark = open_mark(path)
         try:
+            if cause := noted_damage(path):
+                raise DataLoss(
+                    "STATE_DAMAGED",
+                    f"{path} was found damaged: {cause}",
+                    hint=f"restore a backup, or remove {note_path(path)} to go on with what can be read",
+                )
+            check_head(path)
             await self._connect()
         except DataLoss as error:
-            if not quarantine or error.reason != "STATE_DAMAGED":
+            if settle is None or error.reason != "STATE_DAMAGED":
                 raise
-            self.quarantined = move_aside(path)
-            reach(Failpoint.STORE_QUARANTINED)
-            _log.error("store damaged, moved to %s; starting with a new one", self.quarantined)
+            self._close_mark()
+            self.quarantined = str(rebuild(path, error.problem.message, self._migrate, settle))
+            self._mark = open_mark(path)
             await self._connect()
 
     @property
@@ -158,6 +169,12 @@ class Database:
     def used_bytes(self) -> int:
         """Bytes of pages in use, as of the last commit."""
         return self.budget.used_bytes
+
+    def file_bytes(self) -> int:
+        """Bytes of the file and its write-ahead log."""
+        if self._path == IN_MEMORY:
+            return self.budget.used_bytes
+        return sum(path.stat().st_size for path in (Path(self._path), Path(self._path + "-wal")) if path.exists())
 
     @property
     def limit_bytes(self) -> int:
@@ -190,10 +207,7 @@ class Database:
         the write still happens. Raises what `function` raises, or ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED,
         STORE_CLOSED), DataLoss (STATE_DAMAGED).
         """
-        if self._closing:
-            raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
-        if self._failed is not None:
-            raise translated(self._failed)
+        self._check_usable()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.append(Write(function, future, size, lane))
         if size:
@@ -215,6 +229,8 @@ class Database:
 
         Raises what `function` raises, or as `write`.
         """
+        if self.damage is not None:
+            self._check_usable()
         if self._connection is None:
             return await self.write(
                 function
@@ -236,9 +252,15 @@ class Database:
             await asyncio.wait([self._committer])
         reach(Failpoint.STORE_CLOSING)
         await self._disconnect()
+        self._close_mark()
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             os.close(descriptor)
+
+    def _close_mark(self) -> None:
+        mark, self._mark = self._mark, None
+        if mark is not None:
+            mark.close()
 
     # --- for snapshots: see `edgenode.link.store.snapshot` ------------------------------------------------------------
 
@@ -320,9 +342,9 @@ class Database:
         failure = self._noted(translated(unsure.error))
         traceback.clear_frames(unsure.__traceback__)  # what stands there may keep the file open
         _log.error("commit failed, the file is opened anew: %s", failure)
-        expected = self._mark + 1
+        expected = self._number + 1
         damage = await self._open_anew(unsure.error) if self._path != IN_MEMORY else failure
-        committed = damage is None and self._mark == expected
+        committed = damage is None and self._number == expected
         failure = damage or failure
         results = unsure.done + (unsure.unsure if committed else [(None, failure)] * len(unsure.unsure))
         return results + [(None, failure)] * (count - len(results))
@@ -383,12 +405,23 @@ class Database:
             await self._disconnect()
 
     def _noted(self, error: Exception) -> Exception:
-        """`error`; if it tells of damage, for the first time, whoever wants to know is told."""
-        if isinstance(error, DataLoss) and error.reason in DAMAGE and self.damage is None and self.on_damage:
+        """`error`; if it tells that the file is damaged, for the first time, that is noted and told."""
+        if isinstance(error, DataLoss) and error.reason == "STATE_DAMAGED" and self.damage is None:
             self.damage = error
             _log.error("the store is damaged: %s", error)
-            self.on_damage(error)
+            if self._path != IN_MEMORY:
+                note_damage(self._path, error.problem.message)
+            if self.on_damage is not None:
+                self.on_damage(error)
         return error
+
+    def _check_usable(self) -> None:
+        if self._closing:
+            raise Unavailable("STORE_CLOSED", "the store is closing", hint="try again once the node is up")
+        if self._failed is not None:
+            raise translated(self._failed)
+        if self.damage is not None:
+            raise Unavailable("STORE_FAILED", "the store is damaged and is set aside", hint="try again in a moment")
 
     def _run(self, connection: sqlite3.Connection, batch: Sequence[Write[Any]]) -> list[Result]:
         """One transaction for all; on an error one for each. Raises Unsure."""
@@ -413,7 +446,7 @@ class Database:
                     return self._run(connection, batch)
                 return [(None, translated(error))] * len(batch)
             raise Unsure([], results, error) from error
-        self._mark += 1
+        self._number += 1
         reach(Failpoint.COMMIT_DONE)
         self.commits += 1
         self._tend(connection)
@@ -455,7 +488,10 @@ class Database:
         """Measure what is in use, and bound the WAL."""
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-        self._measured = (pages - free) * PAGE_BYTES, self._measure(connection) if self._measure is not None else 0
+        measured = self._measure(connection) if self._measure is not None else Measured()
+        self._measured = (pages - free) * PAGE_BYTES, measured.message_bytes
+        if self._mark is not None:
+            self._mark.write(Position(self._store_id, self._number, measured.positions))
         if self._path == IN_MEMORY:
             return
         self._untidy = free > (VACUUM_PAGES if self._untidy else FREE_PAGES)
@@ -535,49 +571,22 @@ class Database:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         reach(Failpoint.STORE_OPENED)
-        connection.execute("PRAGMA busy_timeout = 0")
-        # Before anything reads the file: then the WAL's index is in this process's memory, not in a shared mapping.
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA page_size = 4096")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0").fetchall()
-        connection.execute("PRAGMA journal_size_limit = 16777216").fetchall()
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA cell_size_check = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
+        set_up(connection)
         connection.execute(f"PRAGMA max_page_count = {_page_limit(self.limit_bytes)}").fetchall()
         roll_back(connection)
         connection.execute("BEGIN IMMEDIATE")
         self._rewrite_log()  # not before the lock is ours
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        owner = connection.execute("PRAGMA application_id").fetchone()[0]
-        if version > 0 and owner != self._application_id:
-            raise FailedPrecondition(
-                "WRONG_STATE", f"{self._path} was made by another program", hint="give edge and hub a --state each"
-            )
-        if version > len(self._migrations):
-            raise DataLoss(
-                "STATE_TOO_NEW",
-                f"{self._path} has schema {version}; this version knows {len(self._migrations)}",
-                hint="run the newer edgenode again, or restore a backup made by this one",
-            )
-        for number, script in enumerate(self._migrations[version:], start=version + 1):
-            for statement in script.split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("CREATE TABLE IF NOT EXISTS commit_mark (number INTEGER NOT NULL) STRICT")
-        connection.execute("INSERT INTO commit_mark SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM commit_mark)")
-        self._mark = connection.execute("SELECT number FROM commit_mark").fetchone()[0]
-        connection.execute(f"PRAGMA application_id = {self._application_id}")
-        reach(Failpoint.STORE_MIGRATING)
-        connection.execute("COMMIT")
+        self._migrate(connection)
+        self._store_id, self._number = connection.execute("SELECT store_id, commit_number FROM store_mark").fetchone()
+        if self._mark is not None:
+            self._mark.check(self._store_id, self._number)
         reach(Failpoint.STORE_READY)
         self._tend(connection)
         if self._path != IN_MEMORY:
             self._ballast.lay()
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        migrate(connection, self._path, self._migrations, self._application_id)
 
     def _rewrite_log(self) -> None:
         """See `disk`: what is read from the log is on disk from here on. Raises sqlite3.OperationalError."""

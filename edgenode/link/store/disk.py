@@ -19,7 +19,6 @@ import errno
 import logging
 import os
 import sqlite3
-from pathlib import Path
 
 from edgenode.link.errors import ResourceExhausted
 from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
@@ -108,15 +107,3 @@ def settle(connection: sqlite3.Connection) -> None:
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         raise sqlite3.OperationalError("the write-ahead log cannot be moved into the file")
-
-
-def move_aside(path: Path) -> str:
-    """Put a damaged file and its log aside, under a name that is free; returns it."""
-    number = 1
-    while (target := path.with_name(f"{path.name}.quarantine-{number}")).exists():
-        number += 1
-    for suffix in ("", "-wal", "-shm"):
-        source = Path(str(path) + suffix)
-        if source.exists():
-            source.rename(Path(str(target) + suffix))
-    return str(target)

@@ -29,6 +29,8 @@ def translated(error: BaseException) -> Exception:
             "STATE_DAMAGED", f"the store is damaged: {error}", hint="start the node again, or restore a backup"
         )
     if isinstance(error, sqlite3.OperationalError):
+        if "decode to UTF-8" in str(error):  # Python's own, without a code: a text that was not written so
+            return DataLoss("STATE_DAMAGED", f"the store is damaged: {error}", hint="start the node again")
         return Unavailable("STORE_FAILED", f"the store failed: {error}", hint="check the disk; see the node's log")
     if isinstance(error, Exception):
         return error

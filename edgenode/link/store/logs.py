@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,6 +165,17 @@ def segment_checksum(facts: Sequence[Any], payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(head.encode()))
 
 
+_FACTS = ("position", "entry_count", "accept_time", "origin_node", "origin_epoch", "origin_sequence")
+
+
+def is_whole(row: Mapping[str, Any]) -> bool:
+    """Whether a row of `segment`, by column, is what was stored."""
+    try:
+        return bool(segment_checksum([row[name] for name in _FACTS], row["payload"]) == row["checksum"])
+    except (TypeError, ValueError):  # not even of the type it was
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class LogState:
     """A log as its row says. `first` is `last` + 1 when it holds nothing."""
@@ -241,7 +252,12 @@ def append(connection: sqlite3.Connection, log_id: int, segments: Sequence[Segme
         )
         rows.append((*facts, segment_checksum(facts, segment.payload), segment.payload))
         sequence += segment.count
-    connection.executemany("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    try:
+        connection.executemany("INSERT INTO segment VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    except sqlite3.IntegrityError as error:
+        raise DataLoss(
+            "STATE_DAMAGED", f"log {log_id} holds entries at {base} already, where it ends", hint="restore a backup"
+        ) from error
     return base
 
 
@@ -369,19 +385,22 @@ def _under_their_epochs(
     return tuple(keyed)
 
 
-def lose(connection: sqlite3.Connection, damaged: SegmentDamaged, reason: str = DAMAGED) -> int:
-    """Give up what is damaged: it is deleted if it is there, and noted as lost. Returns how many entries that newly are.
+def lose(connection: sqlite3.Connection, damaged: SegmentDamaged) -> int:
+    """Give up what is damaged: it is deleted if it is there, and noted as lost. Returns how many entries that newly are."""
+    noted = note_lost(connection, damaged.log_id, damaged.first, damaged.last)
+    if noted:
+        bounds = (row_at(damaged.log_id, damaged.first), row_at(damaged.log_id, damaged.last))
+        connection.execute("DELETE FROM segment WHERE position BETWEEN ? AND ?", bounds)
+        weigh(connection, damaged.log_id)
+    return noted
 
-    A consumer that had not acknowledged them has lost them.
-    """
-    log_id, first, last = damaged.log_id, damaged.first, damaged.last
+
+def note_lost(connection: sqlite3.Connection, log_id: int, first: int, last: int) -> int:
+    """Note entries as lost; a consumer that had not acknowledged them has lost them. Returns how many newly are."""
     if not connection.execute(
-        "INSERT INTO lost_range VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (log_id, first, last, reason)
+        "INSERT INTO lost_range VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", (log_id, first, last, DAMAGED)
     ).rowcount:
         return 0
-    bounds = (row_at(log_id, first), row_at(log_id, last))
-    connection.execute("DELETE FROM segment WHERE position BETWEEN ? AND ?", bounds)
-    weigh(connection, log_id)
     connection.execute(
         "UPDATE consumer SET lost_count = lost_count + :last - max(acked_sequence, :first - 1)"
         " WHERE log_id = :log AND acked_sequence < :last",

@@ -11,6 +11,7 @@ a store whose number is below its mark has lost commits. A mark that is missing,
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
@@ -18,10 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgenode.link.errors import DataLoss
+
 _MAGIC = b"edgenode mark 1\n"
 _HEAD = struct.Struct(">32sQH")
 _LOG = struct.Struct(">qq")
 _MAX_LOGS = 64
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +72,22 @@ class Mark:
     def close(self) -> None:
         """Nothing is written any more."""
         os.close(self._file)
+
+    def check(self, store_id: str, number: int) -> None:
+        """Raises DataLoss (STATE_DAMAGED) where the store, at commit `number`, had come further."""
+        marked = self.read()
+        if marked is not None and marked.store_id == store_id and marked.number > number:
+            raise DataLoss(
+                "STATE_DAMAGED",
+                f"the store has lost its last {marked.number - number} commits",
+                hint="restore a backup, or move the file away",
+            )
+
+
+def open_mark(store: Path) -> Mark | None:
+    """The mark of a store; None where there can be none."""
+    try:
+        return Mark(store)
+    except OSError as error:  # what is wrong with the directory shows when the store is opened
+        _log.warning("%s has no mark: %s", store, error)
+        return None

@@ -1,4 +1,7 @@
-"""Running a service until SIGTERM or SIGINT: the first asks it to stop, the second ends the process at once."""
+"""Running a service until SIGTERM or SIGINT: the first asks it to stop, the second ends the process at once.
+
+A service whose store turns out to be damaged ends by itself.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,10 @@ class Service(Protocol):
 
     async def stop(self) -> None:
         """Drains and ends."""
+        ...
+
+    async def damaged(self) -> None:
+        """Returns when its store is found damaged and must be set aside."""
         ...
 
 
@@ -57,19 +64,22 @@ class StopSignal:
         self._asked.set()
 
 
-async def serve(service: Service, ready: Callable[[], str]) -> None:
-    """Start, print the line of `ready()`, wait for the signal, stop."""
+async def serve(service: Service, ready: Callable[[], str]) -> bool:
+    """Start, print the line of `ready()`, wait for the signal, stop; True if it was the signal that ended it."""
     with StopSignal() as signal_:
         asked = asyncio.ensure_future(signal_.wait())
+        damaged = asyncio.ensure_future(service.damaged())
         starting = asyncio.ensure_future(service.start())
         try:
-            await asyncio.wait([starting, asked], return_when=asyncio.FIRST_COMPLETED)
-            if starting.done():
+            await asyncio.wait([starting, asked, damaged], return_when=asyncio.FIRST_COMPLETED)
+            if starting.done() and not damaged.done():
                 await starting
                 click.echo(ready())
-                await asked
+                await asyncio.wait([asked, damaged], return_when=asyncio.FIRST_COMPLETED)
+            return asked.done()
         finally:
             asked.cancel()
+            damaged.cancel()
             await service.stop()
             starting.cancel()
             await asyncio.wait([starting])

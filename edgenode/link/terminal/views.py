@@ -160,6 +160,16 @@ def lanes_table(lanes: Sequence[Plain]) -> str:
     return table(lanes, columns, empty="no lanes")
 
 
+def store_text(shown: Plain) -> str:
+    """What a store has of what it may have, and each lane of it."""
+    total = f"{human_bytes(shown['store_bytes'])} of {human_bytes(shown['store_limit_bytes'])}"
+    lanes = [
+        f"{usage['lane']}s {human_bytes(usage['used_bytes'])} of {human_bytes(usage['limit_bytes'])}"
+        for usage in shown["lane_usages"]
+    ]
+    return f"{total} ({', '.join(lanes)})" if lanes else total
+
+
 def ledger_table(lines: Sequence[Plain]) -> str:
     """The counts of every hop and whether they add up."""
     columns = [

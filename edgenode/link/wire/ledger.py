@@ -7,6 +7,15 @@ from collections.abc import Iterable, Mapping
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model import finding
 from edgenode.link.model.finding import Finding
+from edgenode.link.model.lanes import LaneUsage
+
+
+def usages_to_pb(usages: Iterable[LaneUsage]) -> list[admin_pb2.LaneUsage]:
+    """What each lane has of a store."""
+    return [
+        admin_pb2.LaneUsage(lane=item.lane.name.lower(), used_bytes=item.used_bytes, limit_bytes=item.limit_bytes)
+        for item in usages
+    ]
 
 
 def ledger_line(

@@ -21,6 +21,8 @@ class Service:
         if "{start}" == "hang":
             self.starting = asyncio.current_task()
             await asyncio.Event().wait()
+    async def damaged(self):
+        await asyncio.Event().wait()
     async def stop(self):
         if self.starting is not None:
             self.starting.cancel()

@@ -9,6 +9,7 @@ import pytest
 from edgenode.link.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store.database import Database
+from edgenode.link.store.quarantine import Salvage
 
 SCHEMA = ["CREATE TABLE item (item_id INTEGER PRIMARY KEY, body BLOB) STRICT;\n"]
 
@@ -90,9 +91,11 @@ async def test_damaged_file_is_refused_or_quarantined(tmp_path: Path) -> None:
     with pytest.raises(DataLoss) as caught:
         await open_database(path)
     assert caught.value.reason == "STATE_DAMAGED"
-    database = await open_database(path, quarantine=True)
+    told: list[Salvage] = []
+    database = await open_database(path, settle=lambda connection, salvage: told.append(salvage))
     assert database.quarantined is not None
     assert Path(database.quarantined).stat().st_size == 8192
+    assert (told[0].copied.total(), str(told[0].aside)) == (0, database.quarantined)
     assert await database.write(insert(b"x")) == 1
     await database.close()
 
@@ -293,7 +296,8 @@ async def connect_failing(path: str, durable: bool) -> Any:
     return Thread()
 
 
-async def test_damage_found_while_running_is_told_as_such(tmp_path: Path) -> None:
+@pytest.mark.parametrize("writing", [False, True])
+async def test_damage_found_while_running_is_told_as_such(tmp_path: Path, writing: bool) -> None:
     database = await open_database(tmp_path / "a.db")
 
     def damaged(connection: sqlite3.Connection) -> None:
@@ -301,7 +305,15 @@ async def test_damage_found_while_running_is_told_as_such(tmp_path: Path) -> Non
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise error
 
-    for attempt in (database.write, database.read):
-        with pytest.raises(DataLoss, match="STATE_DAMAGED"):
-            await attempt(damaged)
+    told: list[DataLoss] = []
+    database.on_damage = told.append
+    attempt = database.write if writing else database.read
+    with pytest.raises(DataLoss, match="STATE_DAMAGED"):
+        await attempt(damaged)
+    assert [error.reason for error in told] == ["STATE_DAMAGED"]
+    for again in (database.write, database.read):  # nothing is acknowledged, nor told, from it any more
+        with pytest.raises(Unavailable, match="STORE_FAILED"):
+            await again(count)
     await database.close()
+    with pytest.raises(DataLoss, match="found damaged"):
+        await open_database(tmp_path / "a.db")

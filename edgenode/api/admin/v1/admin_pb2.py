@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!edgenode/api/admin/v1/admin.proto\x12\x15\x65\x64genode.api.admin.v1\x1a%edgenode/api/problem/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\nLedgerLine\x12\x0b\n\x03hop\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x16\n\x0eproduced_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64\x65livered_count\x18\x04 \x01(\x03\x12\x15\n\rpending_count\x18\x05 \x01(\x03\x12L\n\x0e\x64ropped_counts\x18\x06 \x03(\x0b\x32\x34.edgenode.api.admin.v1.LedgerLine.DroppedCountsEntry\x12\x17\n\x0f\x64uplicate_count\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\t\x12\x10\n\x08\x62\x61lanced\x18\t \x01(\x08\x12\x1b\n\x13\x64\x65\x61\x64_lettered_count\x18\n \x01(\x03\x1a\x34\n\x12\x44roppedCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x96\x01\n\rLedgerFinding\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03hop\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x03\x12\x15\n\rlast_sequence\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\"\x84\x02\n\nDeadLetter\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x31\n\x07problem\x18\x05 \x01(\x0b\x32 .edgenode.api.problem.v1.Problem\x12\x34\n\x10\x64\x65\x61\x64_letter_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0c\n\x04lane\x18\t \x01(\t\x12\x0c\n\x04node\x18\n \x01(\t\"\xe1\x01\n\nLinkStatus\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12.\n\nstate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0clast_problem\x18\x04 \x01(\x0b\x32 .edgenode.api.problem.v1.Problem\x12\x35\n\x12next_dial_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsession_count\x18\x06 \x01(\x03\"\x84\x02\n\nLaneStatus\x12\x11\n\tdirection\x18\x01 \x01(\t\x12\x0c\n\x04lane\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x15\n\rlast_sequence\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63ked_sequence\x18\x05 \x01(\x03\x12\x15\n\rpending_count\x18\x06 \x01(\x03\x12\x15\n\rpending_bytes\x18\x07 \x01(\x03\x12\x36\n\x13oldest_age_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x07\x65\x61rlier\x18\t \x03(\x0b\x32 .edgenode.api.admin.v1.LaneEpoch\"1\n\tLaneEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"x\n\x06\x42\x61\x63kup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\r\n\x05parts\x18\x05 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!edgenode/api/admin/v1/admin.proto\x12\x15\x65\x64genode.api.admin.v1\x1a%edgenode/api/problem/v1/problem.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n\nLedgerLine\x12\x0b\n\x03hop\x18\x01 \x01(\t\x12\x0c\n\x04peer\x18\x02 \x01(\t\x12\x16\n\x0eproduced_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64\x65livered_count\x18\x04 \x01(\x03\x12\x15\n\rpending_count\x18\x05 \x01(\x03\x12L\n\x0e\x64ropped_counts\x18\x06 \x03(\x0b\x32\x34.edgenode.api.admin.v1.LedgerLine.DroppedCountsEntry\x12\x17\n\x0f\x64uplicate_count\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\t\x12\x10\n\x08\x62\x61lanced\x18\t \x01(\x08\x12\x1b\n\x13\x64\x65\x61\x64_lettered_count\x18\n \x01(\x03\x1a\x34\n\x12\x44roppedCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x96\x01\n\rLedgerFinding\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0b\n\x03hop\x18\x02 \x01(\t\x12\x0c\n\x04peer\x18\x03 \x01(\t\x12\r\n\x05\x65poch\x18\x04 \x01(\t\x12\x16\n\x0e\x66irst_sequence\x18\x05 \x01(\x03\x12\x15\n\rlast_sequence\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x08 \x01(\t\"B\n\tLaneUsage\x12\x0c\n\x04lane\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x03\x12\x13\n\x0blimit_bytes\x18\x03 \x01(\x03\"\xd7\x01\n\x0bStoreDamage\x12/\n\x0b\x64\x61mage_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x63\x61use\x18\x02 \x01(\t\x12\x0c\n\x04\x66ile\x18\x03 \x01(\t\x12G\n\x0blost_counts\x18\x04 \x03(\x0b\x32\x32.edgenode.api.admin.v1.StoreDamage.LostCountsEntry\x1a\x31\n\x0fLostCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x84\x02\n\nDeadLetter\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x03\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0f\n\x07task_id\x18\x03 \x01(\t\x12\x0f\n\x07subject\x18\x04 \x01(\t\x12\x31\n\x07problem\x18\x05 \x01(\x0b\x32 .edgenode.api.problem.v1.Problem\x12\x34\n\x10\x64\x65\x61\x64_letter_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rattempt_count\x18\x07 \x01(\x05\x12\x12\n\nsize_bytes\x18\x08 \x01(\x03\x12\x0c\n\x04lane\x18\t \x01(\t\x12\x0c\n\x04node\x18\n \x01(\t\"\xe1\x01\n\nLinkStatus\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12.\n\nstate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x0clast_problem\x18\x04 \x01(\x0b\x32 .edgenode.api.problem.v1.Problem\x12\x35\n\x12next_dial_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x15\n\rsession_count\x18\x06 \x01(\x03\"\x84\x02\n\nLaneStatus\x12\x11\n\tdirection\x18\x01 \x01(\t\x12\x0c\n\x04lane\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x15\n\rlast_sequence\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x63ked_sequence\x18\x05 \x01(\x03\x12\x15\n\rpending_count\x18\x06 \x01(\x03\x12\x15\n\rpending_bytes\x18\x07 \x01(\x03\x12\x36\n\x13oldest_age_duration\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x07\x65\x61rlier\x18\t \x03(\x0b\x32 .edgenode.api.admin.v1.LaneEpoch\"1\n\tLaneEpoch\x12\r\n\x05\x65poch\x18\x01 \x01(\t\x12\x15\n\rlast_sequence\x18\x02 \x01(\x03\"x\n\x06\x42\x61\x63kup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\r\n\x05parts\x18\x05 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,20 +36,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEDGERLINE_DROPPEDCOUNTSENTRY']._loaded_options = None
   _globals['_LEDGERLINE_DROPPEDCOUNTSENTRY']._serialized_options = b'8\001'
+  _globals['_STOREDAMAGE_LOSTCOUNTSENTRY']._loaded_options = None
+  _globals['_STOREDAMAGE_LOSTCOUNTSENTRY']._serialized_options = b'8\001'
   _globals['_LEDGERLINE']._serialized_start=165
   _globals['_LEDGERLINE']._serialized_end=495
   _globals['_LEDGERLINE_DROPPEDCOUNTSENTRY']._serialized_start=443
   _globals['_LEDGERLINE_DROPPEDCOUNTSENTRY']._serialized_end=495
   _globals['_LEDGERFINDING']._serialized_start=498
   _globals['_LEDGERFINDING']._serialized_end=648
-  _globals['_DEADLETTER']._serialized_start=651
-  _globals['_DEADLETTER']._serialized_end=911
-  _globals['_LINKSTATUS']._serialized_start=914
-  _globals['_LINKSTATUS']._serialized_end=1139
-  _globals['_LANESTATUS']._serialized_start=1142
-  _globals['_LANESTATUS']._serialized_end=1402
-  _globals['_LANEEPOCH']._serialized_start=1404
-  _globals['_LANEEPOCH']._serialized_end=1453
-  _globals['_BACKUP']._serialized_start=1455
-  _globals['_BACKUP']._serialized_end=1575
+  _globals['_LANEUSAGE']._serialized_start=650
+  _globals['_LANEUSAGE']._serialized_end=716
+  _globals['_STOREDAMAGE']._serialized_start=719
+  _globals['_STOREDAMAGE']._serialized_end=934
+  _globals['_STOREDAMAGE_LOSTCOUNTSENTRY']._serialized_start=885
+  _globals['_STOREDAMAGE_LOSTCOUNTSENTRY']._serialized_end=934
+  _globals['_DEADLETTER']._serialized_start=937
+  _globals['_DEADLETTER']._serialized_end=1197
+  _globals['_LINKSTATUS']._serialized_start=1200
+  _globals['_LINKSTATUS']._serialized_end=1425
+  _globals['_LANESTATUS']._serialized_start=1428
+  _globals['_LANESTATUS']._serialized_end=1688
+  _globals['_LANEEPOCH']._serialized_start=1690
+  _globals['_LANEEPOCH']._serialized_end=1739
+  _globals['_BACKUP']._serialized_start=1741
+  _globals['_BACKUP']._serialized_end=1861
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,35 @@ class LedgerFinding(_message.Message):
     detail: str
     def __init__(self, node: _Optional[str] = ..., hop: _Optional[str] = ..., peer: _Optional[str] = ..., epoch: _Optional[str] = ..., first_sequence: _Optional[int] = ..., last_sequence: _Optional[int] = ..., reason: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class LaneUsage(_message.Message):
+    __slots__ = ("lane", "used_bytes", "limit_bytes")
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    lane: str
+    used_bytes: int
+    limit_bytes: int
+    def __init__(self, lane: _Optional[str] = ..., used_bytes: _Optional[int] = ..., limit_bytes: _Optional[int] = ...) -> None: ...
+
+class StoreDamage(_message.Message):
+    __slots__ = ("damage_time", "cause", "file", "lost_counts")
+    class LostCountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    DAMAGE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    LOST_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    damage_time: _timestamp_pb2.Timestamp
+    cause: str
+    file: str
+    lost_counts: _containers.ScalarMap[str, int]
+    def __init__(self, damage_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[str] = ..., file: _Optional[str] = ..., lost_counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
 class DeadLetter(_message.Message):
     __slots__ = ("dead_letter_id", "kind", "task_id", "subject", "problem", "dead_letter_time", "attempt_count", "size_bytes", "lane", "node")
     DEAD_LETTER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -26,7 +26,7 @@ from edgenode.api.admin.v1 import admin_pb2 as edgenode_dot_api_dot_admin_dot_v1
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/admin/v1/admin_service.proto\x12\x15\x65\x64genode.api.admin.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xeb\x05\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x16\n\x0esqlite_version\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\x05\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06health\x18\x07 \x01(\t\x12\x16\n\x0ehealth_reasons\x18\x08 \x03(\t\x12/\n\x04link\x18\t \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x30\n\x05lanes\x18\n \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12O\n\x0c\x61gent_counts\x18\x0b \x03(\x0b\x32\x39.edgenode.api.admin.v1.GetStatusResponse.AgentCountsEntry\x12M\n\x0btask_counts\x18\x0c \x03(\x0b\x32\x38.edgenode.api.admin.v1.GetStatusResponse.TaskCountsEntry\x12\x13\n\x0bstore_bytes\x18\r \x01(\x03\x12\x19\n\x11store_limit_bytes\x18\x0e \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x0f \x01(\x03\x12;\n\x17\x63\x65rtificate_expire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eresident_bytes\x18\x11 \x01(\x03\x12\x19\n\x11\x64\x65\x61\x64_letter_count\x18\x12 \x01(\x03\x1a\x32\n\x10\x41gentCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x12\n\x10GetLedgerRequest\"E\n\x11GetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"\x15\n\x13VerifyLedgerRequest\"\xde\x01\n\x14VerifyLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\x12\x30\n\x05lanes\x18\x02 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x36\n\x08\x66indings\x18\x03 \x03(\x0b\x32$.edgenode.api.admin.v1.LedgerFinding\x12\x15\n\rfinding_count\x18\x04 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x05 \x01(\x03\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"k\n\x17ListDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x14GetDeadLetterRequest\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x03\"\x89\x01\n\x15GetDeadLetterResponse\x12\x36\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.edgenode.api.admin.v1.DeadLetter\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\"T\n\x18ReplayDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x02 \x03(\x03\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\"B\n\x19ReplayDeadLettersResponse\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x03\"b\n\x16\x44ropDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x02 \x03(\x03\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"0\n\x17\x44ropDeadLettersResponse\x12\x15\n\rdropped_count\x18\x01 \x01(\x03\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\xe8\x06\n\x0c\x41\x64minService\x12^\n\tGetStatus\x12\'.edgenode.api.admin.v1.GetStatusRequest\x1a(.edgenode.api.admin.v1.GetStatusResponse\x12^\n\tGetLedger\x12\'.edgenode.api.admin.v1.GetLedgerRequest\x1a(.edgenode.api.admin.v1.GetLedgerResponse\x12g\n\x0cVerifyLedger\x12*.edgenode.api.admin.v1.VerifyLedgerRequest\x1a+.edgenode.api.admin.v1.VerifyLedgerResponse\x12p\n\x0fListDeadLetters\x12-.edgenode.api.admin.v1.ListDeadLettersRequest\x1a..edgenode.api.admin.v1.ListDeadLettersResponse\x12j\n\rGetDeadLetter\x12+.edgenode.api.admin.v1.GetDeadLetterRequest\x1a,.edgenode.api.admin.v1.GetDeadLetterResponse\x12v\n\x11ReplayDeadLetters\x12/.edgenode.api.admin.v1.ReplayDeadLettersRequest\x1a\x30.edgenode.api.admin.v1.ReplayDeadLettersResponse\x12p\n\x0f\x44ropDeadLetters\x12-.edgenode.api.admin.v1.DropDeadLettersRequest\x1a..edgenode.api.admin.v1.DropDeadLettersResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.admin.v1.CreateBackupRequest\x1a+.edgenode.api.admin.v1.CreateBackupResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)edgenode/api/admin/v1/admin_service.proto\x12\x15\x65\x64genode.api.admin.v1\x1a!edgenode/api/admin/v1/admin.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x12\n\x10GetStatusRequest\"\xf4\x06\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x10\n\x08identity\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x16\n\x0esqlite_version\x18\x04 \x01(\t\x12\x12\n\nprocess_id\x18\x05 \x01(\x05\x12.\n\nstart_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06health\x18\x07 \x01(\t\x12\x16\n\x0ehealth_reasons\x18\x08 \x03(\t\x12/\n\x04link\x18\t \x01(\x0b\x32!.edgenode.api.admin.v1.LinkStatus\x12\x30\n\x05lanes\x18\n \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12O\n\x0c\x61gent_counts\x18\x0b \x03(\x0b\x32\x39.edgenode.api.admin.v1.GetStatusResponse.AgentCountsEntry\x12M\n\x0btask_counts\x18\x0c \x03(\x0b\x32\x38.edgenode.api.admin.v1.GetStatusResponse.TaskCountsEntry\x12\x13\n\x0bstore_bytes\x18\r \x01(\x03\x12\x19\n\x11store_limit_bytes\x18\x0e \x01(\x03\x12\x17\n\x0f\x61pplied_version\x18\x0f \x01(\x03\x12;\n\x17\x63\x65rtificate_expire_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eresident_bytes\x18\x11 \x01(\x03\x12\x19\n\x11\x64\x65\x61\x64_letter_count\x18\x12 \x01(\x03\x12\x35\n\x0blane_usages\x18\x13 \x03(\x0b\x32 .edgenode.api.admin.v1.LaneUsage\x12\x33\n\x07\x64\x61mages\x18\x14 \x03(\x0b\x32\".edgenode.api.admin.v1.StoreDamage\x12\x1b\n\x13\x64\x61maged_entry_count\x18\x15 \x01(\x03\x1a\x32\n\x10\x41gentCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x31\n\x0fTaskCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\x12\n\x10GetLedgerRequest\"E\n\x11GetLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\"\x15\n\x13VerifyLedgerRequest\"\xde\x01\n\x14VerifyLedgerResponse\x12\x30\n\x05lines\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.LedgerLine\x12\x30\n\x05lanes\x18\x02 \x03(\x0b\x32!.edgenode.api.admin.v1.LaneStatus\x12\x36\n\x08\x66indings\x18\x03 \x03(\x0b\x32$.edgenode.api.admin.v1.LedgerFinding\x12\x15\n\rfinding_count\x18\x04 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x05 \x01(\x03\"?\n\x16ListDeadLettersRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"k\n\x17ListDeadLettersResponse\x12\x37\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32!.edgenode.api.admin.v1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\".\n\x14GetDeadLetterRequest\x12\x16\n\x0e\x64\x65\x61\x64_letter_id\x18\x01 \x01(\x03\"\x89\x01\n\x15GetDeadLetterResponse\x12\x36\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32!.edgenode.api.admin.v1.DeadLetter\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x14\n\x0c\x63ontent_type\x18\x03 \x01(\t\x12\x11\n\ttruncated\x18\x04 \x01(\x08\"T\n\x18ReplayDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x02 \x03(\x03\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\"B\n\x19ReplayDeadLettersResponse\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x65ntry_count\x18\x02 \x01(\x03\"b\n\x16\x44ropDeadLettersRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x61\x64_letter_ids\x18\x02 \x03(\x03\x12\x0b\n\x03\x61ll\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"0\n\x17\x44ropDeadLettersResponse\x12\x15\n\rdropped_count\x18\x01 \x01(\x03\"#\n\x13\x43reateBackupRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"E\n\x14\x43reateBackupResponse\x12-\n\x06\x62\x61\x63kup\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.admin.v1.Backup2\xe8\x06\n\x0c\x41\x64minService\x12^\n\tGetStatus\x12\'.edgenode.api.admin.v1.GetStatusRequest\x1a(.edgenode.api.admin.v1.GetStatusResponse\x12^\n\tGetLedger\x12\'.edgenode.api.admin.v1.GetLedgerRequest\x1a(.edgenode.api.admin.v1.GetLedgerResponse\x12g\n\x0cVerifyLedger\x12*.edgenode.api.admin.v1.VerifyLedgerRequest\x1a+.edgenode.api.admin.v1.VerifyLedgerResponse\x12p\n\x0fListDeadLetters\x12-.edgenode.api.admin.v1.ListDeadLettersRequest\x1a..edgenode.api.admin.v1.ListDeadLettersResponse\x12j\n\rGetDeadLetter\x12+.edgenode.api.admin.v1.GetDeadLetterRequest\x1a,.edgenode.api.admin.v1.GetDeadLetterResponse\x12v\n\x11ReplayDeadLetters\x12/.edgenode.api.admin.v1.ReplayDeadLettersRequest\x1a\x30.edgenode.api.admin.v1.ReplayDeadLettersResponse\x12p\n\x0f\x44ropDeadLetters\x12-.edgenode.api.admin.v1.DropDeadLettersRequest\x1a..edgenode.api.admin.v1.DropDeadLettersResponse\x12g\n\x0c\x43reateBackup\x12*.edgenode.api.admin.v1.CreateBackupRequest\x1a+.edgenode.api.admin.v1.CreateBackupResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,39 +40,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=136
   _globals['_GETSTATUSREQUEST']._serialized_end=154
   _globals['_GETSTATUSRESPONSE']._serialized_start=157
-  _globals['_GETSTATUSRESPONSE']._serialized_end=904
-  _globals['_GETSTATUSRESPONSE_AGENTCOUNTSENTRY']._serialized_start=803
-  _globals['_GETSTATUSRESPONSE_AGENTCOUNTSENTRY']._serialized_end=853
-  _globals['_GETSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_start=855
-  _globals['_GETSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_end=904
-  _globals['_GETLEDGERREQUEST']._serialized_start=906
-  _globals['_GETLEDGERREQUEST']._serialized_end=924
-  _globals['_GETLEDGERRESPONSE']._serialized_start=926
-  _globals['_GETLEDGERRESPONSE']._serialized_end=995
-  _globals['_VERIFYLEDGERREQUEST']._serialized_start=997
-  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1018
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1021
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1243
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1245
-  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1308
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1310
-  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1417
-  _globals['_GETDEADLETTERREQUEST']._serialized_start=1419
-  _globals['_GETDEADLETTERREQUEST']._serialized_end=1465
-  _globals['_GETDEADLETTERRESPONSE']._serialized_start=1468
-  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1605
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1607
-  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1691
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1693
-  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1759
-  _globals['_DROPDEADLETTERSREQUEST']._serialized_start=1761
-  _globals['_DROPDEADLETTERSREQUEST']._serialized_end=1859
-  _globals['_DROPDEADLETTERSRESPONSE']._serialized_start=1861
-  _globals['_DROPDEADLETTERSRESPONSE']._serialized_end=1909
-  _globals['_CREATEBACKUPREQUEST']._serialized_start=1911
-  _globals['_CREATEBACKUPREQUEST']._serialized_end=1946
-  _globals['_CREATEBACKUPRESPONSE']._serialized_start=1948
-  _globals['_CREATEBACKUPRESPONSE']._serialized_end=2017
-  _globals['_ADMINSERVICE']._serialized_start=2020
-  _globals['_ADMINSERVICE']._serialized_end=2892
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1041
+  _globals['_GETSTATUSRESPONSE_AGENTCOUNTSENTRY']._serialized_start=940
+  _globals['_GETSTATUSRESPONSE_AGENTCOUNTSENTRY']._serialized_end=990
+  _globals['_GETSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_start=992
+  _globals['_GETSTATUSRESPONSE_TASKCOUNTSENTRY']._serialized_end=1041
+  _globals['_GETLEDGERREQUEST']._serialized_start=1043
+  _globals['_GETLEDGERREQUEST']._serialized_end=1061
+  _globals['_GETLEDGERRESPONSE']._serialized_start=1063
+  _globals['_GETLEDGERRESPONSE']._serialized_end=1132
+  _globals['_VERIFYLEDGERREQUEST']._serialized_start=1134
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=1155
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=1158
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=1380
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_start=1382
+  _globals['_LISTDEADLETTERSREQUEST']._serialized_end=1445
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_start=1447
+  _globals['_LISTDEADLETTERSRESPONSE']._serialized_end=1554
+  _globals['_GETDEADLETTERREQUEST']._serialized_start=1556
+  _globals['_GETDEADLETTERREQUEST']._serialized_end=1602
+  _globals['_GETDEADLETTERRESPONSE']._serialized_start=1605
+  _globals['_GETDEADLETTERRESPONSE']._serialized_end=1742
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_start=1744
+  _globals['_REPLAYDEADLETTERSREQUEST']._serialized_end=1828
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_start=1830
+  _globals['_REPLAYDEADLETTERSRESPONSE']._serialized_end=1896
+  _globals['_DROPDEADLETTERSREQUEST']._serialized_start=1898
+  _globals['_DROPDEADLETTERSREQUEST']._serialized_end=1996
+  _globals['_DROPDEADLETTERSRESPONSE']._serialized_start=1998
+  _globals['_DROPDEADLETTERSRESPONSE']._serialized_end=2046
+  _globals['_CREATEBACKUPREQUEST']._serialized_start=2048
+  _globals['_CREATEBACKUPREQUEST']._serialized_end=2083
+  _globals['_CREATEBACKUPRESPONSE']._serialized_start=2085
+  _globals['_CREATEBACKUPRESPONSE']._serialized_end=2154
+  _globals['_ADMINSERVICE']._serialized_start=2157
+  _globals['_ADMINSERVICE']._serialized_end=3029
 # @@protoc_insertion_point(module_scope)

@@ -15,7 +15,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("node", "identity", "version", "sqlite_version", "process_id", "start_time", "health", "health_reasons", "link", "lanes", "agent_counts", "task_counts", "store_bytes", "store_limit_bytes", "applied_version", "certificate_expire_time", "resident_bytes", "dead_letter_count")
+    __slots__ = ("node", "identity", "version", "sqlite_version", "process_id", "start_time", "health", "health_reasons", "link", "lanes", "agent_counts", "task_counts", "store_bytes", "store_limit_bytes", "applied_version", "certificate_expire_time", "resident_bytes", "dead_letter_count", "lane_usages", "damages", "damaged_entry_count")
     class AgentCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,9 @@ class GetStatusResponse(_message.Message):
     CERTIFICATE_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     DEAD_LETTER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LANE_USAGES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGES_FIELD_NUMBER: _ClassVar[int]
+    DAMAGED_ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     node: str
     identity: str
     version: str
@@ -66,7 +69,10 @@ class GetStatusResponse(_message.Message):
     certificate_expire_time: _timestamp_pb2.Timestamp
     resident_bytes: int
     dead_letter_count: int
-    def __init__(self, node: _Optional[str] = ..., identity: _Optional[str] = ..., version: _Optional[str] = ..., sqlite_version: _Optional[str] = ..., process_id: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., health: _Optional[str] = ..., health_reasons: _Optional[_Iterable[str]] = ..., link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., agent_counts: _Optional[_Mapping[str, int]] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., store_bytes: _Optional[int] = ..., store_limit_bytes: _Optional[int] = ..., applied_version: _Optional[int] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., resident_bytes: _Optional[int] = ..., dead_letter_count: _Optional[int] = ...) -> None: ...
+    lane_usages: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneUsage]
+    damages: _containers.RepeatedCompositeFieldContainer[_admin_pb2.StoreDamage]
+    damaged_entry_count: int
+    def __init__(self, node: _Optional[str] = ..., identity: _Optional[str] = ..., version: _Optional[str] = ..., sqlite_version: _Optional[str] = ..., process_id: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., health: _Optional[str] = ..., health_reasons: _Optional[_Iterable[str]] = ..., link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., agent_counts: _Optional[_Mapping[str, int]] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., store_bytes: _Optional[int] = ..., store_limit_bytes: _Optional[int] = ..., applied_version: _Optional[int] = ..., certificate_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., resident_bytes: _Optional[int] = ..., dead_letter_count: _Optional[int] = ..., lane_usages: _Optional[_Iterable[_Union[_admin_pb2.LaneUsage, _Mapping]]] = ..., damages: _Optional[_Iterable[_Union[_admin_pb2.StoreDamage, _Mapping]]] = ..., damaged_entry_count: _Optional[int] = ...) -> None: ...
 
 class GetLedgerRequest(_message.Message):
     __slots__ = ()

@@ -19,7 +19,7 @@ class GetHubStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetHubStatusResponse(_message.Message):
-    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash", "parent_link", "parent_lanes", "hub_path", "parent_identity", "waiting_count", "delayed_count", "health", "health_reasons")
+    __slots__ = ("hub", "trust_domain", "version", "start_time", "sync_port", "enrollment_port", "connected_count", "task_counts", "message_sequence", "root_hash", "parent_link", "parent_lanes", "hub_path", "parent_identity", "waiting_count", "delayed_count", "health", "health_reasons", "lane_usages", "store_bytes", "store_limit_bytes")
     class TaskCountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,9 @@ class GetHubStatusResponse(_message.Message):
     DELAYED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     HEALTH_REASONS_FIELD_NUMBER: _ClassVar[int]
+    LANE_USAGES_FIELD_NUMBER: _ClassVar[int]
+    STORE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STORE_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     hub: str
     trust_domain: str
     version: str
@@ -63,7 +66,10 @@ class GetHubStatusResponse(_message.Message):
     delayed_count: int
     health: str
     health_reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ..., parent_link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., parent_lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., hub_path: _Optional[_Iterable[str]] = ..., parent_identity: _Optional[str] = ..., waiting_count: _Optional[int] = ..., delayed_count: _Optional[int] = ..., health: _Optional[str] = ..., health_reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    lane_usages: _containers.RepeatedCompositeFieldContainer[_admin_pb2.LaneUsage]
+    store_bytes: int
+    store_limit_bytes: int
+    def __init__(self, hub: _Optional[str] = ..., trust_domain: _Optional[str] = ..., version: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sync_port: _Optional[int] = ..., enrollment_port: _Optional[int] = ..., connected_count: _Optional[int] = ..., task_counts: _Optional[_Mapping[str, int]] = ..., message_sequence: _Optional[int] = ..., root_hash: _Optional[str] = ..., parent_link: _Optional[_Union[_admin_pb2.LinkStatus, _Mapping]] = ..., parent_lanes: _Optional[_Iterable[_Union[_admin_pb2.LaneStatus, _Mapping]]] = ..., hub_path: _Optional[_Iterable[str]] = ..., parent_identity: _Optional[str] = ..., waiting_count: _Optional[int] = ..., delayed_count: _Optional[int] = ..., health: _Optional[str] = ..., health_reasons: _Optional[_Iterable[str]] = ..., lane_usages: _Optional[_Iterable[_Union[_admin_pb2.LaneUsage, _Mapping]]] = ..., store_bytes: _Optional[int] = ..., store_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class ListNodesRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
