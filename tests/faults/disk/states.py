@@ -40,9 +40,9 @@ async def read_edge(state: Path) -> tuple[Found, Lines, list[str]]:
         def run(connection: sqlite3.Connection) -> Lines:
             _read_log(connection, LOG_NAME, found)
             found.agents = {name for (name,) in connection.execute("SELECT name FROM agent")}
-            if not _has_log(connection, LOG_NAME):
+            if not all(_has_log(connection, name) for name in ledger.LANE_LOGS.values()):
                 return []  # the power went before the first start was over
-            return ledger.lines(connection, "hub" if found.generation and _has_log(connection, "up/task") else "")
+            return ledger.lines(connection, "hub" if found.generation else "")
 
         return found, await database.read(run), wrong
     finally:
