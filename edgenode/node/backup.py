@@ -4,8 +4,9 @@ Theory of operation. What happened after the backup is gone here and may be know
 why nothing that is appended from now on can be taken for it. Beside that:
 
 - Tasks that the hub had granted to this node are given back: what became of them since, the hub knows and this disk does not.
-  When the link is up the hub asks what this node has (TaskRestate), sees that they are not here, and takes them back: those
-  that may run twice are granted again, the others fail with NODE_LOST.
+  The log says so, those that must not run twice as failed (RESTORED): the hub may have seen nothing of this node since the
+  backup. What came of them since outdates that. If the hub has, it asks what this node has (TaskRestate), and takes back what
+  is not here: those that may run twice are granted again, the others fail with NODE_LOST.
 - Tasks of this node that the hub has are offered to it `again` in the answer, and it tells what became of them.
 - Tasks that only this node had and that must not run twice fail with RESTORED: they may have run since the backup. All others
   run, perhaps again.
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2
+from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.backup.archive import Kind
 from edgenode.link.backup.checking import check_logs, has_logs
@@ -30,7 +32,7 @@ from edgenode.link.ports import Clock
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.wire.values import problem_to_pb
-from edgenode.node import config, ledger, store, task_store
+from edgenode.node import config, ledger, store, task_entries, task_store
 from edgenode.node.message_log import LOG_NAME, PARENT
 from edgenode.node.task_book import HUB, TASK_LOG
 
@@ -67,7 +69,7 @@ def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Calla
     # Minutes since 1970: above the starts of any life that was cut off, and far below what the registry's versions hold.
     connection.execute("UPDATE node SET boot_count = max(boot_count + 1, ?)", (int(now_time) // 60,))
     changed = [f"new epochs for {', '.join(names) or 'no logs: it never ran'}"]
-    given_back = _give_back(connection)
+    given_back = _give_back(connection, now_time)
     failed = _fail(connection, now_time)
     if given_back:
         changed.append(f"{given_back} granted tasks are left to the hub")
@@ -76,7 +78,18 @@ def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Calla
     return changed
 
 
-def _give_back(connection: sqlite3.Connection) -> int:
+def _give_back(connection: sqlite3.Connection, now_time: float) -> int:
+    """Forget what the hub granted, and tell it: it may have seen nothing of this node since the backup was made."""
+    rows = connection.execute("SELECT task_id, fence, spec FROM task WHERE state < 8 AND fence > 0").fetchall()
+    entries = []
+    for task_id, fence, spec in rows:
+        if _once(spec):  # it may have run since
+            task = task_pb2.Task(task_id=task_id, state=task_pb2.TASK_STATE_FAILED, state_reason=RESTORED, fence=fence)
+            task.problem.CopyFrom(problem_to_pb(_may_have_run().problem))
+            entries.append(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+        else:
+            entries.append(task_entries.give_back(task_id, fence, _may_have_run().problem))
+    task_entries.append(connection, TASK_LOG, entries, now_time)
     own = connection.execute(
         "UPDATE task SET holder_node = ?, state = ?, fence = 0 WHERE state < 8 AND fence > 0"
         " AND origin_node = (SELECT name FROM node)",
@@ -89,18 +102,12 @@ def _give_back(connection: sqlite3.Connection) -> int:
 
 
 def _fail(connection: sqlite3.Connection, now_time: float) -> int:
-    problem = problem_to_pb(
-        Aborted(
-            RESTORED,
-            "the node was restored from a backup, and the task may have run since that was made",
-            hint="check whether it did before you submit it again",
-        ).problem
-    ).SerializeToString()
+    problem = problem_to_pb(_may_have_run().problem).SerializeToString()
     failed = 0
     for task_id, spec in connection.execute(
         "SELECT task_id, spec FROM task WHERE state < 8 AND holder_node = ''"
     ).fetchall():
-        if task_pb2.TaskSpec.FromString(spec).on_lost in (task_pb2.ON_LOST_FAIL, task_pb2.ON_LOST_WAIT):
+        if _once(spec):
             connection.execute(
                 "UPDATE task SET state = ?, state_reason = ?, problem = ?, level = ?, update_time = ?,"
                 " cancel_requested = 0, sequence = sequence + 1 WHERE task_id = ?",
@@ -110,6 +117,19 @@ def _fail(connection: sqlite3.Connection, now_time: float) -> int:
     if failed:
         logs.count(connection, task_store.COUNTER, TaskState.FAILED.name, failed)
     return failed
+
+
+def _once(spec: bytes) -> bool:
+    """Whether a task must not run twice."""
+    return task_pb2.TaskSpec.FromString(spec).on_lost in (task_pb2.ON_LOST_FAIL, task_pb2.ON_LOST_WAIT)
+
+
+def _may_have_run() -> Aborted:
+    return Aborted(
+        RESTORED,
+        "the node was restored from a backup, and the task may have run since that was made",
+        hint="check whether it did before you submit it again",
+    )
 
 
 def newer_identity(state: Path, stage: Path) -> Sequence[str]:

@@ -19,6 +19,12 @@ def test_nothing_is_lost_and_everything_comes_to_rest(first: int) -> None:
     assert totals.entries > CHUNK
 
 
+# 1073: an edge restored by command gave its grants back, and the hub, which had seen nothing of it since, was not told.
+@pytest.mark.parametrize("seed", [1073])
+def test_a_seed_that_failed_once_holds(seed: int) -> None:
+    World(seed).run()
+
+
 def test_a_seed_gives_the_same_run_again() -> None:
     def history(seed: int) -> list[str]:
         world = World(seed)

@@ -195,6 +195,8 @@ class World:
             self.check(len(left) <= MAX_TASKS_LEFT, f"{machine.name} has {len(left)} tasks at rest")
         for edge in self.edges:
             assert edge.node is not None
+            if edge.name in self.oracle.excused_edges:
+                continue  # it does again what nobody waits for any more
             live = edge.node.rooms.engine.book.live
             hanging = sum(self.oracle._may_hang(s) for s in self.oracle.submissions)
             self.check(len(live) <= hanging, f"{edge.name} holds {len(live)} tasks at rest")
