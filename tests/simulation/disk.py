@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 SECTOR = 512
 _WAL_HEADER = 32
+MARK = "-mark"  # the file beside the store that says how far it had come; written after the commit, never synced
 
 Files = dict[str, bytes]  # suffix -> content; without the files that do not exist
 
@@ -101,13 +102,13 @@ class Disk:
             connection.carry_out()
         after = self.files()
         if draw < 0.65 or not power or not before.get("") or before == after:
-            return "kept", after
-        return "torn", _torn(before, after, rng)
+            return "kept", _marked(after, rng.choice((before, after)) if power else after)
+        return "torn", _marked(_torn(before, after, rng), before)
 
     def files(self) -> Files:
         """What is in the files now."""
         found = {}
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", MARK):
             try:
                 found[suffix] = self._file(suffix).read_bytes()
             except FileNotFoundError:
@@ -116,7 +117,7 @@ class Disk:
 
     def put(self, files: Files) -> None:
         """Let the files be these; nobody has them open."""
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in ("", "-wal", MARK, "-shm", "-journal"):
             if suffix in files:
                 self._file(suffix).write_bytes(files[suffix])
             else:
@@ -260,6 +261,21 @@ def _torn(before: Files, after: Files, rng: random.Random) -> Files:
         if old[:_WAL_HEADER] != new[:_WAL_HEADER]:
             return {**files, **({"-wal": old} if old else {})}
     return {**files, "-wal": _mixed(old, new, rng)}
+
+
+def _marked(files: Files, other: Files) -> Files:
+    """`files` with the mark of `other`."""
+    rest = {suffix: data for suffix, data in files.items() if suffix != MARK}
+    return {**rest, MARK: other[MARK]} if MARK in other else rest
+
+
+def close_marks(directory: Path) -> None:
+    """Give back the descriptors that dead processes of the simulation had open."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if target.startswith(str(directory)) and MARK in target:
+                os.close(int(name))
 
 
 def _mixed(old: bytes, new: bytes, rng: random.Random) -> bytes:

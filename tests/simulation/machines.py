@@ -26,7 +26,7 @@ from hub.services.core import Core
 from hub.services.enrollment import EnrollmentService
 from hub.store import backup as hub_backup
 from hub.store.schema import open_database
-from tests.simulation.disk import Disk, Files
+from tests.simulation.disk import MARK, Disk, Files
 from tests.simulation.fleet import HUB, WALL, fleet
 from tests.simulation.loop import Process
 from tests.simulation.network import Channel, Road
@@ -127,7 +127,7 @@ class Machine:
     def restore(self, files: Files, *, by_command: bool) -> None:
         """Put an old copy of the disk in the place of the disk: as it is, or as the restore command does."""
         self.crash(power=False, silent=False)
-        self.disk.put(files)
+        self.disk.put({suffix: data for suffix, data in files.items() if suffix != MARK or not by_command})
         self.world.note(self.name, "is restored", "by command" if by_command else "as it was")
         if by_command:
             sql = sqlite3.connect(self.disk.path, isolation_level=None)

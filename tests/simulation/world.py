@@ -15,6 +15,7 @@ from edgenode.link.model.task import OnLost
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
 from tests.simulation import faults
 from tests.simulation.clients import Agent, Publisher, Submitter
+from tests.simulation.disk import close_marks
 from tests.simulation.faults import Fault
 from tests.simulation.fleet import EDGES, scratch
 from tests.simulation.loop import Loop, SimulationFailure
@@ -210,6 +211,7 @@ class World:
                 machine.process.kill()
             machine.disk.crash(power=False)
         self.loop.end()
+        close_marks(self.directory)
 
     # --- traffic ------------------------------------------------------------------------------------------------------
 
