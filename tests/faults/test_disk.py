@@ -83,10 +83,10 @@ class Site:
             handle = await client.submit("nobody", {"text": "x" * size})
             self.promises.note("task", handle.task_id)
 
-    async def refused(self, client: Client, size: int = 300) -> EdgenodeError | None:
+    async def refused(self, client: Client, size: int = 300, patience: float = 10) -> EdgenodeError | None:
         """Why it stores nothing more; None if it does."""
         try:
-            async with asyncio.timeout(4):
+            async with asyncio.timeout(patience):
                 await self.work(client, size)
         except EdgenodeError as error:
             return error
@@ -164,7 +164,7 @@ async def syncs_fail(folder: Path, service: Service, rounds: Sequence[int], muta
                 # Once or twice it is over before a client that tries again gives up; then it is not.
                 lasting = round > 1
                 site.disk.fail_syncs(count=-1 if lasting else round + 1, files=Files.WAL | Files.DATABASE)
-                failed = [await site.refused(client) for _ in range(2)]
+                failed = [await site.refused(client, patience=1.5 if lasting else 10) for _ in range(2)]
                 if lasting and not all(failed):
                     wrong.append("acknowledged what was not synced")
                 if lasting and (await site.health(client))[0] != "degraded":
@@ -284,7 +284,7 @@ async def test_read_only_file_system(folder: Path, service: Service) -> None:
             for _ in range(3):
                 await site.work(client)
             site.disk.make_read_only()
-            refusals = [await site.refused(client) for _ in range(2)]
+            refusals = [await site.refused(client, patience=1.5) for _ in range(2)]
             assert all(refusals), "acknowledged what nobody could write"
             health, why = await site.health(client)
             assert (health, "cannot be written" in why) == ("degraded", True), why
