@@ -39,8 +39,13 @@ class Background:
     def _run(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.debug("%s: %r", task.get_name(), error)  # whoever waits for it is told; perhaps nobody does any more
 
     async def _guarded(self, work: Coroutine[Any, Any, None], name: str) -> None:
         try:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
+from edgenode.link.errors import EdgenodeError
+
 T = TypeVar("T")
 
 OWNER: ContextVar[Process | None] = ContextVar("OWNER", default=None)
@@ -295,7 +297,10 @@ class Loop(asyncio.AbstractEventLoop):
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """See AbstractEventLoop."""
-        self._on_error(f"{context.get('message')}: {context.get('exception')!r}")
+        if isinstance(context.get("exception"), EdgenodeError):
+            return  # a refusal that nobody waits for any more
+        who = context.get("task") or context.get("future") or ""
+        self._on_error(f"{context.get('message')}: {context.get('exception')!r} {who}")
 
     def get_debug(self) -> bool:
         """See AbstractEventLoop."""

@@ -70,7 +70,8 @@ class Machine:
         self.process: Process | None = None
         self.boots = 0
         self.serving = False
-        self.last_stop: str = ""
+        self._stopping = False
+        self._boot_after_stop = False
         self._template = template
 
     @property
@@ -81,7 +82,9 @@ class Machine:
     def boot(self) -> None:
         """Start the service; if it cannot start it is started again after a while."""
         if self.up:
+            self._boot_after_stop = self._stopping
             return
+        self._stopping = self._boot_after_stop = False
         self.boots += 1
         self.world.note(self.name, "boots", self.boots)
         self.process = Process(self.world.loop, f"{self.name}/{self.boots}")
@@ -147,6 +150,7 @@ class Machine:
         if process is not None and process.alive and self.serving:
             self.world.note(self.name, "is stopped")
             self.serving = False
+            self._stopping = True
             task = process.start(self._stop())
             task.add_done_callback(lambda _: self.world.loop.soon(self._stopped, process))
             self.world.loop.later(STOP_SECONDS, self._stop_over, process)
@@ -162,6 +166,8 @@ class Machine:
             self.process = None
             self.world.fates[self.disk.crash(power=False)] += 1
             self._forget(process, silent=False)
+            if self._boot_after_stop:
+                self.boot()
 
     def _stop_over(self, process: Process) -> None:
         self.world.check(not process.alive or process.paused, f"{self.name} does not stop")
