@@ -49,7 +49,7 @@ def main(seeds: int, first: int, jobs: int, world: str, only: str | None, keep_g
     _print("what became of the transaction under way at a crash", totals.fates)
     click.echo(
         f"{totals.seeds} seeds from {first}: {len(totals.failures)} failed; {totals.entries} messages and {totals.tasks}"
-        f" tasks and calls over {totals.sessions} sessions, {totals.steps} steps in {time.monotonic() - begun:.0f} s"
+        f" tasks and calls over {totals.sessions} connections, {totals.steps} steps in {time.monotonic() - begun:.0f} s"
     )
     if totals.failures:
         click.echo(f"failed: {', '.join(map(str, sorted(totals.failures)))}", err=True)

@@ -32,6 +32,7 @@ class Road:
         self.wild = False
         self.trouble = 0.02  # of a wild road: share of messages each trouble befalls
         self.connections: list[Channel] = []
+        self.connection_count = 0
         self._loop = loop
         self._rng = rng
         self._faults = faults
@@ -170,6 +171,7 @@ class Channel:
         if good:
             self._process = process
             self._road.connections.append(self)
+            self._road.connection_count += 1
         self._tell()
 
     def _tell(self) -> None:

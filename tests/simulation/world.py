@@ -23,9 +23,9 @@ from tests.simulation.machines import Edge, Hub, Machine, remove
 from tests.simulation.network import Road
 from tests.simulation.oracle import Oracle
 
-STORM = 40.0  # seconds with traffic and faults
+STORMS = (15.0, 20.0, 25.0, 45.0)  # seconds with traffic and faults
 PATIENCE = 400.0  # seconds to come to rest after them
-AUDITS = 8
+AUDITS = 5
 SKILLS = ("paint", "weld", "count")
 MAX_TASKS_LEFT = 60  # asyncio tasks of one process at rest
 
@@ -80,8 +80,9 @@ class World:
             road = Road(self.loop, self.random(f"road {name}"), self.troubles)
             settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max, "drain_seconds": 2.0}
             self.edges.append(Edge(self, name, road, self.hub, message_retention_bytes=keep, **settings))
-        self.faults = list(faults.draw(self.random("faults"), STORM, kinds) if only is None else only)
-        self._rate = rng.choice((1.0, 3.0, 6.0))
+        self.storm = self.random("storm").choice(STORMS)
+        self.faults = list(faults.draw(self.random("faults"), self.storm, kinds) if only is None else only)
+        self._rate = rng.choice((1.0, 2.0, 4.0))
         self.publishers: list[Publisher] = []
         self.submitters: list[Submitter] = []
         self.agents: list[Agent] = []
@@ -110,9 +111,9 @@ class World:
         for fault in self.faults:
             loop.later(fault.time, faults.strike, self, fault)
         for number in range(AUDITS):
-            loop.later(STORM * (number + self._rng.random()) / AUDITS, self.oracle.audit)
+            loop.later(self.storm * (number + self._rng.random()) / AUDITS, self.oracle.audit)
         loop.later(0.5, self._traffic)
-        self._until(STORM)
+        self._until(self.storm)
         loop.soon(self._heal)
         calm = loop.now
         if not self._until(calm + PATIENCE, self._at_rest):
@@ -217,7 +218,7 @@ class World:
 
     def _traffic(self) -> None:
         rng = self._traffic_rng
-        if self.loop.now >= STORM:
+        if self.loop.now >= self.storm:
             return
         if rng.random() < 0.65:
             size = rng.choice((5, 5, 50, 800))
@@ -281,7 +282,7 @@ class World:
             self.seed,
             self.struck + self.troubles + disks,
             self.fates,
-            self.oracle.session_count,
+            sum(edge.road.connection_count for edge in self.edges),
             self.oracle.entry_count,
             len(self.oracle.submissions),
             self.loop.step_count,
