@@ -40,12 +40,23 @@ async def _serve(config: HubConfig) -> None:
         enroll = _bound(config.enroll_listen, hub.enrollment_port)
         return f"ready listen={listen} enroll={enroll} socket={config.socket_path}"
 
-    if not await run_service(hub, ready):
-        raise DataLoss(
-            "STATE_DAMAGED",
-            f"the store {config.store_path} is damaged",
-            hint=f"restore a backup: edgehub restore BACKUP --force --state {config.state_dir}",
-        )
+    try:
+        asked = await run_service(hub, ready)
+    except DataLoss as error:
+        if error.reason != "STATE_DAMAGED":
+            raise
+        raise _damaged(config, error.problem.message) from error
+    if not asked:
+        raise _damaged(config, f"the store {config.store_path} was found damaged while the hub ran")
+
+
+def _damaged(config: HubConfig, what: str) -> DataLoss:
+    """A hub holds the fleet's truth: it does not go on with what is left of it, unless somebody decides so."""
+    return DataLoss(
+        "STATE_DAMAGED",
+        what,
+        hint=f"restore a backup: edgehub restore BACKUP --force --state {config.state_dir}",
+    )
 
 
 def _bound(address: str, port: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenode.cli.demo.fleet import EDGENODE
+from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE
 from edgenode.link.errors import EdgenodeError
 from edgenode.sdk import Client
 from edgenode.sdk.subscription import Gap
@@ -178,3 +178,17 @@ async def test_without_the_protection_the_loss_is_silent(rig: Rig, mutant: str) 
     await rig.start_edge("north", port=1, mutant=mutant)
     with pytest.raises((AssertionError, TimeoutError, EdgenodeError, ValueError)):
         await _look(rig, 5)
+
+
+async def test_a_hub_whose_store_is_damaged_ends_and_says_how_to_restore_it(rig: Rig) -> None:
+    await rig.start()
+    await rig.fleet.children["hub"].stop()
+    (store,) = rig.fleet.state("hub").glob("*.db")
+    store.write_bytes(b"no database" * 5000)
+    process = await asyncio.create_subprocess_exec(
+        *EDGEHUB, "serve", "--state", str(rig.fleet.state("hub")), stderr=asyncio.subprocess.PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode
+    assert "STATE_DAMAGED" in err.decode()
+    assert f"edgehub restore BACKUP --force --state {rig.fleet.state('hub')}" in err.decode()
