@@ -43,11 +43,12 @@ CREATE TABLE log (
     disk_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE log_epoch (
+    epoch_number INTEGER PRIMARY KEY AUTOINCREMENT,
     log_id INTEGER NOT NULL REFERENCES log (log_id),
     last_sequence INTEGER NOT NULL,
-    epoch TEXT NOT NULL,
-    PRIMARY KEY (log_id, last_sequence)
-) STRICT, WITHOUT ROWID;
+    epoch TEXT NOT NULL
+) STRICT;
+CREATE INDEX log_epoch_end ON log_epoch (log_id, last_sequence, epoch_number);
 CREATE TABLE segment (
     position INTEGER PRIMARY KEY,
     entry_count INTEGER NOT NULL,
@@ -220,7 +221,7 @@ def head(connection: sqlite3.Connection, name: str, lane: Lane) -> LaneHead:
     """The log of that name as the link states it."""
     state = log_state(connection, name)
     rows = connection.execute(
-        "SELECT epoch, last_sequence FROM log_epoch WHERE log_id = ? ORDER BY last_sequence DESC LIMIT ?",
+        "SELECT epoch, last_sequence FROM log_epoch WHERE log_id = ? ORDER BY last_sequence DESC, epoch_number DESC LIMIT ?",
         (state.log_id, KEPT_EPOCHS),
     )
     return LaneHead(lane, state.epoch, state.first, state.last, tuple(EpochEnd(*row) for row in rows))
@@ -368,7 +369,8 @@ def _under_their_epochs(
 ) -> tuple[Segment, ...]:
     """`segments` with the origin key of those that were appended under an earlier epoch."""
     ends = connection.execute(
-        "SELECT last_sequence, epoch FROM log_epoch WHERE log_id = ? AND last_sequence >= ? ORDER BY last_sequence",
+        "SELECT last_sequence, epoch FROM log_epoch WHERE log_id = ? AND last_sequence >= ?"
+        " ORDER BY last_sequence, epoch_number",
         (log_id, base),
     ).fetchall()
     if not ends:
@@ -554,13 +556,16 @@ def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogSta
     state = log_state(connection, name)
     if epoch == state.epoch:
         return state
-    # An epoch that ends where the one before it did has no entries: nobody knows it.
+    # Also where nothing was appended under it: older entries may have been sent under it, and a cursor then names it.
     connection.execute(
-        "INSERT INTO log_epoch VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (state.log_id, state.last, state.epoch)
+        "INSERT INTO log_epoch (log_id, last_sequence, epoch) VALUES (?, ?, ?)", (state.log_id, state.last, state.epoch)
     )
+    # Of those that end at one place the first has the entries; it stays while they do.
     connection.execute(
-        "DELETE FROM log_epoch WHERE log_id = :log AND last_sequence < :first AND last_sequence NOT IN"
-        " (SELECT last_sequence FROM log_epoch WHERE log_id = :log ORDER BY last_sequence DESC LIMIT :kept)",
+        "DELETE FROM log_epoch AS old WHERE log_id = :log AND (last_sequence < :first OR EXISTS (SELECT 1 FROM log_epoch"
+        " WHERE log_id = :log AND last_sequence = old.last_sequence AND epoch_number < old.epoch_number))"
+        " AND epoch_number NOT IN (SELECT epoch_number FROM log_epoch WHERE log_id = :log"
+        " ORDER BY last_sequence DESC, epoch_number DESC LIMIT :kept)",
         {"log": state.log_id, "first": state.first, "kept": KEPT_EPOCHS},
     )
     connection.execute("UPDATE log SET epoch = ? WHERE log_id = ?", (epoch, state.log_id))

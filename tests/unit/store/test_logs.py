@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.model.lanes import Lane, LaneCursor, Segment
+from edgenode.link.protocol.lanes import resume_point
 from edgenode.link.store import inbox, logs
 
 
@@ -83,7 +84,7 @@ def test_each_process_appends_under_an_epoch_of_its_own(db: sqlite3.Connection) 
         logs.append(db, log, [segment(count) for count in counts])
     head = logs.head(db, "log", Lane.TASK)
     assert (head.epoch, head.first, head.last) == ("boot-3", 1, 6)
-    assert [(end.epoch, end.last) for end in head.earlier] == [("boot-1", 5)], "an epoch without entries is no epoch"
+    assert [(end.epoch, end.last) for end in head.earlier] == [("boot-2", 5), ("boot-1", 5)]
     read = logs.read(db, log, 2, 100, 1000)
     assert [(s.origin_epoch, s.origin_sequence) for s in read.segments] == [("boot-1", 3), ("", 0)]
 
@@ -100,6 +101,26 @@ def test_earlier_epochs_are_kept_while_something_of_them_is_held_and_a_while_lon
     logs.open_log(db, "log", "last")
     (count,) = db.execute("SELECT count(*) FROM log_epoch").fetchone()
     assert count == len(logs.head(db, "log", Lane.TASK).earlier) == logs.KEPT_EPOCHS
+
+
+def test_a_cursor_under_an_epoch_that_nothing_was_appended_under_counts(db: sqlite3.Connection) -> None:
+    """A process that only passed on what it found, and died: whoever took it knows it by that process's epoch."""
+    log = logs.open_log(db, "log", "boot-1").log_id
+    logs.append(db, log, [segment(5)])
+    for epoch in ("boot-2", "boot-3"):
+        logs.open_log(db, "log", epoch)
+    assert resume_point(logs.head(db, "log", Lane.TASK), LaneCursor(Lane.TASK, "boot-2", 4)) == 4
+    assert {s.origin_epoch for s in logs.read(db, log, 0, 100, 1000).segments} == {"boot-1"}
+
+
+def test_processes_that_append_nothing_leave_a_bounded_trace(db: sqlite3.Connection) -> None:
+    log = logs.open_log(db, "log", "first").log_id
+    logs.append(db, log, [segment(5)])
+    for number in range(3 * logs.KEPT_EPOCHS):
+        logs.open_log(db, "log", f"boot-{number}")
+    (count,) = db.execute("SELECT count(*) FROM log_epoch").fetchone()
+    assert count == logs.KEPT_EPOCHS + 1
+    assert {s.origin_epoch for s in logs.read(db, log, 0, 100, 1000).segments} == {"first"}
 
 
 def test_the_cursor_of_a_disk_that_is_back_counts_again(db: sqlite3.Connection) -> None:
