@@ -96,7 +96,7 @@ HUB = (
     Death(P.GRANT_COMMITTED),
     Death(P.HUB_DRAINED, By.STOP),
 )
-# Tests of their own lead there: a damaged or restored store, certificates, a long backlog.
+# The mixed load does not lead there: it takes a damaged or restored store, certificates, a long backlog.
 ELSEWHERE = frozenset(
     {
         P.STORE_QUARANTINED,
