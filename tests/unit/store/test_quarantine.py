@@ -65,9 +65,11 @@ async def whole(path: Path, count: int = SEGMENTS) -> tuple[int, int]:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return len(rows), lost
 
-    found = await database.read(look)
-    await database.write(lambda connection: logs.append(connection, 1, [Segment(1, b"after", 1.0)]))
-    await database.close()
+    try:
+        found = await database.read(look)
+        await database.write(lambda connection: logs.append(connection, 1, [Segment(1, b"after", 1.0)]))
+    finally:
+        await database.close()
     return found
 
 
