@@ -53,7 +53,17 @@ class _Frame:
         self.hub: set[int] = set()
         self.size = 0
         self.done = 0
-        self.sealed = False  # sent once: never changes again
+        self.sealed = False  # sent once: what of it is sent again never changes
+
+    def forget_acknowledged(self) -> None:
+        """Begin with what is not acknowledged."""
+        if self.done:
+            del self.request.batch.messages[: self.done]
+            del self.futures[: self.done]
+            self.first += self.done
+            self.request.first_sequence = self.first
+            self.hub = {number for number in self.hub if number >= self.first}
+            self.done = 0
 
 
 class Publisher:
@@ -172,6 +182,9 @@ class Publisher:
 
     def opened(self) -> None:
         """See Conversation."""
+        if self._frames:
+            # What is acknowledged must not come first again: a node with a new store would take it for new.
+            self._frames[0].forget_acknowledged()
         self._unsent = len(self._frames)
         self._greeted = False
         self._stream_has_hub = False
@@ -285,13 +298,10 @@ class Publisher:
         self._producer = self._mint()
         self._acked, self._next = 0, 1
         for frame in self._frames:
-            if frame.done:
-                del frame.request.batch.messages[: frame.done]
-                del frame.futures[: frame.done]
-            hub = {number - frame.first - frame.done for number in frame.hub}
-            frame.first, frame.done = self._next, 0
-            frame.request.first_sequence = self._next
-            frame.hub = {index + self._next for index in hub if index >= 0}
+            frame.forget_acknowledged()
+            hub = {number - frame.first for number in frame.hub}
+            frame.first = frame.request.first_sequence = self._next
+            frame.hub = {index + self._next for index in hub}
             self._next += len(frame.futures)
 
     def failed(self, error: EdgenodeError) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgenode.api.message.v1 import message_service_pb2 as pb
@@ -131,6 +131,7 @@ async def test_every_message_is_stored_once_in_order_and_answered(actions: list[
 
 @settings(max_examples=200, deadline=None)
 @given(ACTIONS, ACTIONS)
+@example([("publish", False), ("publish", False), ("send",), ("deliver",), ("acknowledge", 1)], [])
 async def test_a_node_with_a_new_store_gets_what_it_never_acknowledged(
     before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
 ) -> None:
