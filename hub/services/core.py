@@ -37,7 +37,7 @@ from hub.services.calls import CallRouter
 from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
-from hub.services.entries import EntryCodec, EntryReader, cut_messages, pack, refused_content, retell, task_letter
+from hub.services.entries import EntryCodec, EntryReader
 from hub.services.finder import Finder
 from hub.services.fleet import FleetService, HubFacts
 from hub.services.handlers import FleetHandlers
@@ -50,6 +50,7 @@ from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.recovery import Recovery
 from hub.services.registry import RegistryService
+from hub.services.stores import make_stores
 from hub.services.sync import SyncService
 from hub.services.task import TaskService
 from hub.services.task_desk import TaskDesk
@@ -57,13 +58,9 @@ from hub.services.uplink import ParentPorts, Uplink
 from hub.services.verify import FleetAuditor
 from hub.services.view import FleetView
 from hub.store.audit import audit_store
-from hub.store.dead_letters import LetterKeeper, SqliteDeadLetterStore
-from hub.store.enrollment import SqliteEnrollmentStore
-from hub.store.fleet import SqliteFleetStore
-from hub.store.link import SqliteLinkStore
 from hub.store.messages import SqliteMessageStore
 from hub.store.records import PARENT
-from hub.store.tasks import SqliteTaskStore, task_log
+from hub.store.tasks import task_log
 
 # So much of their share messages may fill before even those that a subscription has not read go, where that is asked for.
 FULL = 0.9
@@ -105,7 +102,6 @@ class Core:
             return f"{rng.getrandbits(64):016x}"
 
         self._steady = SteadyClock(clock, authority.begin_time)
-        self.enrollment = SqliteEnrollmentStore(database)
         retention = Retention(
             0,
             config.ack_retention_bytes,
@@ -116,20 +112,16 @@ class Core:
         self._trim_interval = retention.interval
         self._boot_id = new_epoch()
         child = parent.child if parent is not None else ""
-        keeper = LetterKeeper(config.dead_letter_bounds, refused_content, task_letter, clock.wall)
-        self._letters = SqliteDeadLetterStore(database, pack(clock))
-        self._fleet = SqliteFleetStore(database, new_epoch, keeper, retention, retell)
-        self._tasks = SqliteTaskStore(database, pack(clock), new_epoch, keeper)
-        self._link_store = SqliteLinkStore(database)
-        self._message_store = SqliteMessageStore(database, cut_messages, new_epoch)
-        self._messages = _message_desk(config, self._message_store)
+        stores = self._stores = make_stores(config, database, clock, retention, new_epoch)
+        self.enrollment = stores.enrollment
+        self._messages = _message_desk(config, stores.messages)
 
         self.view = FleetView(config.lease_seconds)
         self._placement = Placement(self.view, rng)
         self._recovery = self._make_recovery(config)
         self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
-        self._finder = Finder(self.view, self._fleet, clock)
+        self._finder = Finder(self.view, self._stores.fleet, clock)
         self.calls = CallRouter(
             self.view,
             self._placement,
@@ -139,42 +131,45 @@ class Core:
             lambda: self.links.reachable(),
             parent=lambda: self.uplink is not None and self.uplink.connected,
         )
-        self._desired = DesiredDesk(self._fleet, authority.sign_document, self._send)
+        self._desired = DesiredDesk(self._stores.fleet, authority.sign_document, self._send)
         self._nodes = NodeAdmin(self._send)
-        self._handlers = FleetHandlers(
+        self._handlers = self._make_handlers(child)
+        self.links = self._make_links(config)
+        self._clones = CloneWatch(self.enrollment, self._stores.fleet, clock, new_epoch, self.links.end)
+        self.end = self._make_end(config)
+        self.gate = AdmissionGate(config.admissions_per_second)
+        self._message_service = MessageService(self._messages)
+
+    def _make_handlers(self, child: str) -> FleetHandlers:
+        return FleetHandlers(
             self.view,
-            self._fleet,
-            self._tasks,
+            self._stores.fleet,
+            self._stores.tasks,
             self._dispatcher,
             self._desk,
             self.calls,
             self._finder,
             self._desired,
-            clock,
-            alarm,
+            self._clock,
+            self._alarm,
             self._send,
             self.name,
-            self._letters,
+            self._stores.letters,
             self._nodes,
             child,
         )
-        self.links = self._make_links(config)
-        self._clones = CloneWatch(self.enrollment, self._fleet, clock, new_epoch, self.links.end)
-        self.end = self._make_end(config)
-        self.gate = AdmissionGate(config.admissions_per_second)
-        self._message_service = MessageService(self._messages)
 
     def _make_recovery(self, config: HubConfig) -> Recovery:
         return Recovery(
             self._alarm,
             config.reassign_after_seconds,
             lambda node: node in self.links.connections,
-            lambda nodes: self._background.start(self._fleet.give_up(nodes), "nodes that do not answer"),
+            lambda nodes: self._background.start(self._stores.fleet.give_up(nodes), "nodes that do not answer"),
         )
 
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
         return Dispatcher(
-            self._tasks,
+            self._stores.tasks,
             Mover(self.name, EntryCodec(self.name, child), fence_base=lambda: self._recovery.fence_base),
             self._placement,
             self.view,
@@ -189,13 +184,13 @@ class Core:
                 max_pending=config.max_queued_tasks,
             ),
             self._recovery,
-            self._fleet.settled,
+            self._stores.fleet.settled,
         )
 
     def _make_links(self, config: HubConfig) -> Links:
         return Links(
-            self._fleet,
-            self._link_store,
+            self._stores.fleet,
+            self._stores.link,
             self.view,
             self._clock,
             self._outbox,
@@ -219,7 +214,7 @@ class Core:
         )
 
     def _outbox(self, node: str) -> AppendableOutbox:
-        outbox = self._fleet.outbox(node)
+        outbox = self._stores.fleet.outbox(node)
 
         def acknowledged(lane: Lane, sequence: int, rejections: Sequence[Rejection]) -> None:
             if rejections:
@@ -252,9 +247,9 @@ class Core:
             parent,
             hub_id=self.id,
             boot_id=self._boot_id,
-            outbox=await self._fleet.parent_outbox(),
+            outbox=await self._stores.fleet.parent_outbox(),
             inbox=NodeInbox(
-                PARENT, self._link_store, {Lane.TASK: lambda intake: self._dispatcher.apply_parent(intake, reader)}
+                PARENT, self._stores.link, {Lane.TASK: lambda intake: self._dispatcher.apply_parent(intake, reader)}
             ),
             view=self.view,
             above=FromParent(self._dispatcher, self.calls, self._handlers, self.links),
@@ -279,12 +274,12 @@ class Core:
 
     async def start(self) -> None:
         """Read what the store knows and begin to move tasks."""
-        await self._message_store.prepare()
-        await self._fleet.prepare()
+        await self._stores.messages.prepare()
+        await self._stores.fleet.prepare()
         if self._parent is not None:
             self.uplink = await self._make_uplink(self._parent)
         else:
-            await self._fleet.forget_parent()
+            await self._stores.fleet.forget_parent()
         await self._messages.start()
         await self._restore_fleet()
         reach(Failpoint.HUB_RESTORED)
@@ -297,7 +292,7 @@ class Core:
 
     async def _trim(self) -> None:
         try:
-            await self._fleet.trim()
+            await self._stores.fleet.trim()
         finally:
             self._trim_later()
 
@@ -312,12 +307,12 @@ class Core:
             await self.uplink.redial()
 
     async def _restore_fleet(self) -> None:
-        rows = await self._fleet.nodes()
-        self._recovery.start(rows, await self._fleet.fence_base())
+        rows = await self._stores.fleet.nodes()
+        self._recovery.start(rows, await self._stores.fleet.fence_base())
         self.links.rows.update({row.node: row for row in rows})
         wall = self._clock.wall()
         agents = []
-        for row in await self._fleet.agents():
+        for row in await self._stores.fleet.agents():
             try:
                 agents.append(known_agent(row.node, RegistryEntry(row.name, row.incarnation, row.version, row.payload)))
             except EdgenodeError:  # written by a newer version; its node sends it again when the digests differ
@@ -336,7 +331,7 @@ class Core:
         now = self._clock.monotonic()
         ages = {node.name: self.view.staleness(node.name, now) for node in self.view.nodes()}
         if ages:
-            await self._fleet.touch({node: self._clock.wall() - age for node, age in ages.items()})
+            await self._stores.fleet.touch({node: self._clock.wall() - age for node, age in ages.items()})
 
     async def _back_up(self, target: Path) -> admin_pb2.Backup:
         return await make_backup(self._database, SCOPE, self._state, self.name, target, self._clock)
@@ -361,9 +356,9 @@ class Core:
             facts,
             self._authority,
             self.enrollment,
-            self._fleet,
-            self._link_store,
-            self._tasks,
+            self._stores.fleet,
+            self._stores.link,
+            self._stores.tasks,
             self.view,
             self._placement,
             self._messages,
@@ -373,12 +368,12 @@ class Core:
             lambda: self.uplink,
             self._back_up,
             self.gate,
-            FleetLetters(self._letters, self._tasks, self._desk, self._nodes, task_log, self._appended),
+            FleetLetters(self._stores.letters, self._stores.tasks, self._desk, self._nodes, task_log, self._appended),
             self._auditor(),
         )
         registry = RegistryService(self.view, self._finder, self._clock)
         task = TaskService(
-            self._desk, self._dispatcher, self._tasks, self._placement, self.calls, self.name, self._clock
+            self._desk, self._dispatcher, self._stores.tasks, self._placement, self.calls, self.name, self._clock
         )
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
@@ -388,9 +383,9 @@ class Core:
     def _auditor(self) -> FleetAuditor:
         return FleetAuditor(
             lambda: audit_store(self._database),
-            lambda node: self._fleet.outbox(node).heads(),
-            self._fleet,
-            self._link_store,
+            lambda node: self._stores.fleet.outbox(node).heads(),
+            self._stores.fleet,
+            self._stores.link,
             self.enrollment,
             self._nodes,
             self.view,
