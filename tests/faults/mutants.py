@@ -12,6 +12,8 @@ from typing import Any
 
 def acknowledge_before_the_commit() -> None:
     """A publisher is told DURABLE_LOCAL as soon as the node has the message, not once it is on disk."""
+    import asyncio
+
     from edgenode.node.message_log import Frame, MessageLog
 
     honest = MessageLog.submit
@@ -19,8 +21,10 @@ def acknowledge_before_the_commit() -> None:
     def hasty(self: MessageLog, frame: Frame) -> None:
         honest(self, frame)
         frame.producer.committed = frame.last
-        frame.settled(frame)
-        frame.settled = lambda _frame: None
+        tell = frame.settled
+        wake = tell.__self__._wake  # type: ignore[attr-defined]
+        frame.settled = lambda _frame: wake.set()
+        asyncio.get_running_loop().call_soon(tell, frame)
 
     MessageLog.submit = hasty  # type: ignore[method-assign]
 

@@ -273,9 +273,10 @@ async def test_disk_full_for_temporary_files(folder: Path) -> None:
         await site.stop()
 
 
-@SERVICES
-async def test_read_only_file_system(folder: Path, service: Service) -> None:
-    site = Site(folder, service)
+async def cannot_be_written(folder: Path, service: Service, mutant: str = "") -> list[str]:
+    """The file system becomes read-only, and is mended; everything that went wrong."""
+    site = Site(folder, service, mutant)
+    wrong: list[str] = []
     await site.start()
     try:
         async with site.client() as client, AsyncExitStack() as stack:
@@ -284,18 +285,32 @@ async def test_read_only_file_system(folder: Path, service: Service) -> None:
             for _ in range(3):
                 await site.work(client)
             site.disk.make_read_only()
-            refusals = [await site.refused(client, patience=1.5) for _ in range(2)]
-            assert all(refusals), "acknowledged what nobody could write"
+            if not all([await site.refused(client, patience=1.5) for _ in range(2)]):
+                wrong.append("acknowledged what nobody could write")
             health, why = await site.health(client)
-            assert (health, "cannot be written" in why) == ("degraded", True), why
-            assert await site.status_code() == 7
-            assert "commit failed" in site.rig.log(service.node)
+            if health != "degraded" or "cannot be written" not in why:
+                wrong.append(f"says that it is {health}: {why}")
+            if (code := await site.status_code()) != 7:
+                wrong.append(f"status exits with {code}")
+            if "commit failed" not in site.rig.log(service.node):
+                wrong.append("nothing in the log")
             if service is EDGE:
                 # What needs no store goes on.
                 assert await client.call("echo", {"text": "still here"}) == "still here"
             site.disk.make_read_only(False)
             await site.recovered(client)
-            assert await site.status_code() == 0
-            assert await site.lost() == []
+            if (code := await site.status_code()) != 0:
+                wrong.append(f"status exits with {code} when all is well again")
+            return wrong + await site.lost()
     finally:
         await site.stop()
+
+
+@SERVICES
+async def test_read_only_file_system(folder: Path, service: Service) -> None:
+    assert await cannot_be_written(folder, service) == []
+
+
+async def test_read_only_file_system_that_is_acknowledged_all_the_same_is_noticed(folder: Path) -> None:
+    wrong = await cannot_be_written(folder, EDGE, mutant="acknowledge-before-the-commit")
+    assert "acknowledged what nobody could write" in wrong

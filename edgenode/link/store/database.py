@@ -62,8 +62,6 @@ _ROOM_PAGES = 256  # that close to its limit a store that finds no room has reac
 FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
 _log = logging.getLogger(__name__)
-
-
 _MARK = "UPDATE store_mark SET commit_number = commit_number + 1"
 
 
@@ -231,10 +229,8 @@ class Database:
         """
         if self.damage is not None:
             self._check_usable()
-        if self._connection is None:
-            return await self.write(
-                function
-            )  # only the committer opens the file: it is closed before it is opened again
+        if self._connection is None:  # only the committer opens the file: it is closed before it is opened again
+            return await self.write(function)
         try:
             return await self._hop(function)
         except sqlite3.Error as error:
@@ -368,6 +364,8 @@ class Database:
                     continue
                 _log.error("the store cannot be opened: %s", error)
                 self._failed = cause
+                waiting, self._pending = self._pending, []
+                self._refuse(waiting, translated(cause))  # they came before it was known, and have not run
                 await asyncio.sleep(REOPEN_SECONDS)
             except EdgenodeError as error:  # damaged: whatever it was, it is gone
                 self._failed = None
@@ -396,13 +394,16 @@ class Database:
     async def _fail(self, batch: Sequence[Write[Any]], error: BaseException) -> None:
         failure = self._noted(error if isinstance(error, EdgenodeError) else translated(error))
         _log.error("commit failed: %s", failure)
+        self._refuse(batch, failure)
+        if self._path != IN_MEMORY:
+            await self._disconnect()
+
+    def _refuse(self, batch: Sequence[Write[Any]], failure: Exception) -> None:
         for write in batch:
             if write.size:
                 self.budget.admit(write.lane, -write.size)
             if not write.future.done():
                 write.future.set_exception(failure)
-        if self._path != IN_MEMORY:
-            await self._disconnect()
 
     def _noted(self, error: Exception) -> Exception:
         """`error`; if it tells that the file is damaged, for the first time, that is noted and told."""

@@ -266,6 +266,36 @@ async def test_a_commit_that_failed_is_told_as_it_turned_out(tmp_path: Path, dur
     await database.close()
 
 
+async def test_nobody_waits_for_a_file_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(path: str) -> Any:
+        if gone.is_set():
+            opening.set()
+            await fails.wait()
+            raise sqlite3.OperationalError("unable to open database file")
+        return await connect_failing(path, durable=False)
+
+    gone, opening, fails = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr("edgenode.link.store.database.REOPEN_SECONDS", 0.01)
+    monkeypatch.setattr(FailingCommits, "left", 0)
+    database = await open_database(tmp_path / "a.db", connect=connect)
+    FailingCommits.left = 1
+    gone.set()
+    unsure = asyncio.create_task(database.write(insert(b"unsure")))
+    await opening.wait()
+    # They come while the file is being opened, when nobody knows yet that it cannot be.
+    behind = [asyncio.create_task(ask) for ask in (database.read(count), database.write(insert(b"behind")))]
+    await asyncio.sleep(0)
+    fails.set()
+    results = await asyncio.gather(*behind, return_exceptions=True)
+    assert ["STORE_FAILED" in str(result) for result in results] == [True, True]
+    assert not unsure.done(), "told before it is known"
+    gone.clear()
+    with pytest.raises(Unavailable, match="STORE_FAILED"):
+        await unsure
+    assert await database.write(insert(b"later")) == 1
+    await database.close()
+
+
 class FailingCommits(sqlite3.Connection):
     """Commits that fail as they do when fsync fails: what was to be committed is in the file, or is not."""
 
