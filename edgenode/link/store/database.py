@@ -163,11 +163,6 @@ class Database:
         """The file, or `:memory:`."""
         return self._path
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of pages in use, as of the last commit."""
-        return self.budget.used_bytes
-
     def file_bytes(self) -> int:
         """Bytes of the file and its write-ahead log."""
         if self._path == IN_MEMORY:
