@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 from pathlib import Path
 
 import click
@@ -32,7 +31,7 @@ def run(state: Path, **flags: str | None) -> None:
     """Run the edge node. Prints a line that begins with `ready` when it serves; SIGTERM and SIGINT drain and stop it."""
     config = load_node_config(state, flags=flags).config
     configure_logging(config.log_level)
-    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    failpoints.arm_from_environment()
     asyncio.run(_serve(config))
 
 

@@ -1,7 +1,8 @@
 """Places between two steps where a process can be made to die, for tests of what survives that.
 
-EDGENODE_FAILPOINT=NAME[:NTH] in the environment of `edgenode run` or `edgehub serve` arms one of them: the NTH time (the
-first, if not given) the process comes by, it says so on standard error and sends itself SIGKILL, which nothing can catch.
+EDGENODE_FAILPOINT=NAME[:NTH] in the environment of `edgenode run`, `edgenode join` or `edgehub serve` arms one of them: the
+NTH time (the first, if not given) the process comes by, it says so on standard error and sends itself SIGKILL, which nothing
+can catch.
 Unarmed, a point costs one comparison; it stands in drivers and stores, never in a core.
 
 A point is named for what has happened when it is reached. Whatever the next step is, it has not begun.
@@ -93,6 +94,11 @@ class Failpoint(Enum):
 # A process dies once, so one point of it is armed at most.
 _armed: Failpoint | None = None
 _left = 0
+
+
+def arm_from_environment() -> None:
+    """Arm what EDGENODE_FAILPOINT says. Raises InvalidArgument (BAD_FAILPOINT)."""
+    arm(os.environ.get(VARIABLE, ""))
 
 
 def arm(text: str) -> None:

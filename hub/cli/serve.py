@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ def serve(state: Path, **flags: str | None) -> None:
     """Run the hub. Prints a line that begins with `ready` and names its ports; SIGTERM and SIGINT stop it in order."""
     config = load_hub_config(state, flags=flags).config
     configure_logging(config.log_level)
-    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
+    failpoints.arm_from_environment()
     asyncio.run(_serve(config))
 
 

@@ -8,8 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
+from edgenode.link.parent.identity import join
+from edgenode.link.ports import SystemClock
 from edgenode.sdk import Client
+from hub.ca.authority import init_authority
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT = 120.0  # a machine on which everything is killed and started all the time is a busy one
@@ -41,12 +45,24 @@ class Rig:
         await self.make_hub()
         await self.start_hub(environment=hub)
         for edge in edges:
-            await self.fleet.join(edge)
+            await self.join(edge)
         await asyncio.gather(*(self.start_edge(edge) for edge in edges))
 
     async def make_hub(self) -> None:
         """The hub's state and authority; it is not started."""
-        await self.fleet.run(EDGEHUB, "init", "--state", str(self.fleet.state("hub")), "--domain", "faults.example")
+        await asyncio.to_thread(init_authority, self.fleet.state("hub"), "faults.example", "hub", SystemClock())
+
+    async def join(self, edge: str) -> None:
+        """Give an edge its identity; in this process, as each command costs most of a second to start."""
+        await join(self.fleet.state(edge), self.fleet.enroll_address, await self.token(edge))
+
+    async def token(self, edge: str) -> str:
+        """A join token."""
+        async with self.client("hub") as client:
+            stub = fleet_service_pb2_grpc.FleetServiceStub(client.channel)
+            request = fleet_service_pb2.CreateJoinTokenRequest(node=edge)
+            answer: fleet_service_pb2.CreateJoinTokenResponse = await client.unary(stub.CreateJoinToken, request)
+        return answer.token
 
     async def start_hub(
         self, *, mutant: str = "", failpoint: str = "", environment: Mapping[str, str] | None = None

@@ -145,7 +145,7 @@ async def campaign(count: int, rate: float) -> int:
         await rig.make_hub()
         await crowd.prepare()
         await rig.start_hub()
-        await rig.fleet.join(CONNECTED)
+        await rig.join(CONNECTED)
         await rig.start_edge(CONNECTED)
         for when in ("come", "come back"):
             storm = await crowd.come(within=60 + 4 * count / (rate or count))

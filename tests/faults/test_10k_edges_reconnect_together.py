@@ -25,7 +25,7 @@ async def test_10_k_edges_reconnect_together(rig: Rig) -> None:
     await rig.make_hub()
     await crowd.prepare()
     await rig.start_hub()
-    await rig.fleet.join(CONNECTED)
+    await rig.join(CONNECTED)
     await rig.start_edge(CONNECTED)
     storm = await crowd.come(within=120)
     assert len(storm.entries) == COUNT

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE
-from edgenode.link.errors import EdgenodeError
+from edgenode.link.errors import EdgenodeError, Internal
+from edgenode.link.failpoints import Failpoint
+from edgenode.link.store.quarantine import note_path
 from edgenode.sdk import Client
 from edgenode.sdk.subscription import Gap
 from tests.faults.fleet import Rig
 from tests.faults.oracle import ledger_lines
+from tests.faults.points import RARER, died
 
 pytestmark = pytest.mark.timeout(150)
 
@@ -83,10 +86,9 @@ async def _look(rig: Rig, patience: float = 40.0) -> tuple[int, int]:
     assert all(line.balanced for line in lines), lines
     assert all(line.dropped_counts.get("DAMAGED", 0) == missing for line in lines if line.hop == "message.uplink")
     status = await _status(rig)
-    told = status["damaged_entry_count"] + sum(  # type: ignore[operator]
-        damage["lost_counts"].get("messages", 0)
-        for damage in status["damages"]  # type: ignore[attr-defined]
-    )
+    damages: list[dict[str, dict[str, int]]] = status["damages"]  # type: ignore[assignment]
+    assert len(damages) <= 1, "the store was set aside more than once"
+    told = status["damaged_entry_count"] + sum(damage["lost_counts"].get("messages", 0) for damage in damages)  # type: ignore[operator]
     assert told == missing
     return len(numbers) - 10, missing
 
@@ -135,7 +137,7 @@ async def _arrives(rig: Rig, count: int, lost: int) -> None:
     assert all(line.balanced for line in lines), lines
 
 
-@pytest.mark.parametrize("cut", [True, False], ids=["cut", "flipped"])
+@pytest.mark.parametrize("cut", [True, False], ids=["cut", "flipped-and-killed-while-it-is-set-aside"])
 async def test_the_write_ahead_log_ends_early(rig: Rig, cut: bool) -> None:
     store = await _edge_with_backlog(rig, joined=cut)
     wal = Path(f"{store}-wal")
@@ -145,13 +147,26 @@ async def test_the_write_ahead_log_ends_early(rig: Rig, cut: bool) -> None:
         wal.write_bytes(wal.read_bytes()[:place])
     else:
         _flip(wal, [place])
+        await _dies_while_it_is_set_aside(rig, store)
     await rig.start_edge("north", port=rig.hub_port or 1)
     held, lost = await _look(rig)
     assert held > 0
     assert lost > 0
+    assert len(list(store.parent.glob("*.quarantine-?"))) == 1
+    assert not note_path(store).exists()
     if cut:
         await rig.start_hub()
         await _arrives(rig, held + 10, lost)
+
+
+async def _dies_while_it_is_set_aside(rig: Rig, store: Path) -> None:
+    """kill -9 between the store that goes and the one that is made of it; the next start goes on from there."""
+    death = next(death for death in RARER if death.point is Failpoint.STORE_QUARANTINED)
+    with pytest.raises(Internal):
+        await rig.start_edge("north", port=1, failpoint=death.armed)
+    assert not await died(rig, "north", death)
+    assert note_path(store).exists()
+    assert not store.exists()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -29,7 +29,7 @@ MORE_MEMORY = 32 << 20
 async def cabled(rig: Rig) -> FaultyProxy:
     """A hub, and north behind a cable."""
     await rig.start()
-    await rig.fleet.join("north")
+    await rig.join("north")
     cable = FaultyProxy(rig.hub_port)
     await cable.restore()
     await rig.start_edge("north", port=cable.port)

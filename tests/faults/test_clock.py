@@ -63,7 +63,7 @@ async def connected(client: Client) -> bool:
 async def while_running(rig: Rig, disk: Disk, hub_disk: Disk, mutant: str = "") -> list[str]:
     """Clocks jump while an edge and its hub are at work; everything that went wrong."""
     await rig.start(hub=hub_disk.environment)
-    await rig.fleet.join("north")
+    await rig.join("north")
     await rig.start_edge("north", mutant=mutant, environment=disk.environment)
     wrong = []
     async with rig.client("north") as client, rig.client("hub") as hub:
@@ -102,7 +102,7 @@ async def while_running(rig: Rig, disk: Disk, hub_disk: Disk, mutant: str = "") 
 async def at_the_start(rig: Rig, disk: Disk, jumps: Sequence[int], mutant: str = "") -> list[str]:
     """An edge starts with a wrong clock, which is set later; everything that went wrong."""
     await rig.start()
-    await rig.fleet.join("north")
+    await rig.join("north")
     await rig.start_edge("north", mutant=mutant, environment=disk.environment)
     wrong: list[str] = []
     async with rig.client("north") as client:

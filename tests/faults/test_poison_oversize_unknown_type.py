@@ -152,7 +152,7 @@ async def test_what_is_too_large_for_the_other_side_ends_by_itself(rig: Rig) -> 
     """An input beyond the hub's bound fails its task at its origin; a frame as large as an edge takes one crosses the link."""
     await rig.make_hub()
     await rig.start_hub()
-    await rig.fleet.join("north")
+    await rig.join("north")
     await rig.start_edge("north", environment={"EDGENODE_MAX_INPUT_BYTES": str(4 << 20)})
     async with rig.client("north") as north:
         # The SDK has the usual bound of its own: this is a client without it.
@@ -195,7 +195,7 @@ async def publish_the_largest_frame(rig: Rig) -> None:
 async def test_without_room_for_its_envelope_the_largest_frame_stays(rig: Rig) -> None:
     await rig.make_hub()
     await rig.start_hub(mutant="one-bound-for-sockets-and-links")
-    await rig.fleet.join("north")
+    await rig.join("north")
     await rig.start_edge("north", mutant="one-bound-for-sockets-and-links")
     await publish_the_largest_frame(rig)
     with pytest.raises(TimeoutError):

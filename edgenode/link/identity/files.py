@@ -10,6 +10,7 @@ from edgenode.link.failpoints import Failpoint, reach
 
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
+_SUFFIX_BYTES = 4  # of the name under which a file is written, twice as many hexadecimal digits
 
 
 def make_private_directory(path: Path) -> None:
@@ -23,7 +24,7 @@ def make_private_directory(path: Path) -> None:
 
 def write_private_file(path: Path, data: bytes) -> None:
     """Replace `path` by a file of mode 0600 that holds `data`; on return it is on disk. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_SUFFIX_BYTES)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE)
     try:
         with open(descriptor, "wb") as file:
@@ -37,6 +38,12 @@ def write_private_file(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what crashes left of files that were being written; nobody writes into the directory meanwhile."""
+    for path in directory.glob(f".*.{'[0-9a-f]' * 2 * _SUFFIX_BYTES}"):
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(path: Path) -> None:

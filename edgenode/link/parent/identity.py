@@ -31,7 +31,12 @@ import grpc
 from edgenode.link.errors import DataLoss, EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.credentials import KeyPair, client_credentials
-from edgenode.link.identity.files import make_private_directory, sync_directory, write_private_file
+from edgenode.link.identity.files import (
+    make_private_directory,
+    remove_unfinished,
+    sync_directory,
+    write_private_file,
+)
 from edgenode.link.identity.lifetime import CLOCK_SKEW, renewal_time
 from edgenode.link.identity.names import SpiffeName, edge_name, hub_host, hub_name
 from edgenode.link.model.problem import Problem
@@ -188,12 +193,17 @@ class IdentityDirectory:
         identity = self.load()
         if identity is None:
             raise _damaged(self._path / "identity.json", "it vanished while it was written")
+        self._sweep(facts.generation)
+        return identity
+
+    def _sweep(self, generation: int) -> None:
+        """Remove every key that is not in use."""
         self.pending_key_path.unlink(missing_ok=True)
         for credential in self._path.glob("credential-*.pem"):
-            if credential != self._credential_path(facts.generation):
+            if credential != self._credential_path(generation):
                 credential.unlink(missing_ok=True)
+        remove_unfinished(self._path)
         sync_directory(self._path)
-        return identity
 
     def save_bundle(self, bundle: bytes) -> NodeIdentity:
         """Put the fleet's certificates (PEM: root, hub-ca, edge-ca) in place of those that are there, durably."""
