@@ -29,6 +29,34 @@ def acknowledge_before_the_commit() -> None:
     MessageLog.submit = hasty  # type: ignore[method-assign]
 
 
+def leave_commits_for_later() -> None:
+    """Writers are told once their functions have run. After the first commits, which a start takes, none comes in time."""
+    from edgenode.link.errors import EdgenodeError
+    from edgenode.link.store.database import Database
+    from edgenode.link.store.writes import value_of
+
+    honest = Database._run
+
+    def attempt(connection: Any, write: Any) -> Any:
+        connection.execute("SAVEPOINT one")
+        try:
+            return value_of(write.function(connection)), None
+        except EdgenodeError as error:
+            connection.execute("ROLLBACK TO one")
+            return None, error
+        finally:
+            connection.execute("RELEASE one")
+
+    def hasty(self: Database, connection: Any, batch: Any) -> Any:
+        if self.commits < 30:
+            return honest(self, connection, batch)
+        if not connection.in_transaction:
+            connection.execute("BEGIN IMMEDIATE")
+        return [attempt(connection, write) for write in batch]
+
+    Database._run = hasty  # type: ignore[method-assign]
+
+
 def acknowledge_before_the_hub_commits() -> None:
     """The hub acknowledges a batch before its commit, and stores it a while later."""
     import asyncio
@@ -271,6 +299,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
         believe_the_page_cache,
         forget_the_cursor,
         keep_no_ballast,
+        leave_commits_for_later,
         hand_over_without_a_note,
         keep_tasks_by_the_wall_clock,
         believe_any_fence,
