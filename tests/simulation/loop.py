@@ -83,18 +83,15 @@ class Process:
 class Step:
     """A callback that is due; asyncio's Handle and TimerHandle for this loop."""
 
-    __slots__ = ("args", "callback", "context", "dropped", "due", "number", "owner")
+    __slots__ = ("args", "callback", "context", "dropped", "due", "owner")
 
-    def __init__(
-        self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context, due: float, number: int
-    ) -> None:
+    def __init__(self, callback: Callable[..., Any], args: tuple[Any, ...], context: Context, due: float) -> None:
         self.callback = callback
         self.args = args
         self.context = context
         self.owner = context.get(OWNER)
         self.dropped = False
         self.due = due
-        self.number = number
 
     def cancel(self) -> None:
         """Never run."""
@@ -108,9 +105,6 @@ class Step:
     def when(self) -> float:
         """When it is due, on the loop's clock."""
         return self.due
-
-    def __lt__(self, other: Step) -> bool:
-        return (self.due, self.number) < (other.due, other.number)
 
 
 def _close(task: asyncio.Task[Any]) -> None:
@@ -139,7 +133,7 @@ class Loop(asyncio.AbstractEventLoop):
         self.killed: list[Process] = []
         self.tasks: list[asyncio.Task[Any]] = []  # the world's own
         self._rng = rng
-        self._timers: list[Step] = []
+        self._timers: list[tuple[float, int, Step]] = []  # due, number
         self._number = 0
         self._on_error = on_error
         self._world = copy_context()
@@ -161,17 +155,20 @@ class Loop(asyncio.AbstractEventLoop):
                     self.now = max(self.now, until)
                     return False
                 self.now = max(self.now, due)
-                while self._timers and self._timers[0].due <= self.now:
-                    self.ready.append(heapq.heappop(self._timers))
+                while self._timers and self._timers[0][0] <= self.now:
+                    self.ready.append(heapq.heappop(self._timers)[2])
         finally:
             sys.set_asyncgen_hooks(*hooks)
             asyncio_events._set_running_loop(None)
 
     def _next_due(self) -> float | None:
         timers = self._timers
-        while timers and (timers[0].dropped or (timers[0].owner is not None and not timers[0].owner.alive)):
+        while timers:
+            due, _, step = timers[0]
+            if not step.dropped and (step.owner is None or step.owner.alive):
+                return due
             heapq.heappop(timers)
-        return timers[0].due if timers else None
+        return None
 
     def _drain(self) -> None:
         ready = self.ready
@@ -241,7 +238,7 @@ class Loop(asyncio.AbstractEventLoop):
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override]
         """See AbstractEventLoop."""
-        step = Step(callback, args, copy_context() if context is None else context, self.now, 0)
+        step = Step(callback, args, copy_context() if context is None else context, self.now)
         self.ready.append(step)
         return step
 
@@ -256,8 +253,8 @@ class Loop(asyncio.AbstractEventLoop):
     ) -> Any:
         """See AbstractEventLoop."""
         self._number += 1
-        step = Step(callback, args, copy_context() if context is None else context, when, self._number)
-        heapq.heappush(self._timers, step)
+        step = Step(callback, args, copy_context() if context is None else context, when)
+        heapq.heappush(self._timers, (when, self._number, step))
         return step
 
     def call_soon_threadsafe(  # type: ignore[override]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sqlite3
@@ -67,6 +68,8 @@ class Machine:
         self.clock = MachineClock(world)
         self.disk = Disk(world.loop, self.directory / store, world.random(f"{name} disk"))
         self.disk.put({"": template})
+        # The first boot of each would write its megabytes; that is most of what a disk costs here.
+        os.link(fleet().ballast, f"{self.disk.path}.ballast")
         self.process: Process | None = None
         self.boots = 0
         self.serving = False
