@@ -31,6 +31,7 @@ from edgenode.link.parent.identity import IdentityDirectory
 from edgenode.link.ports import Clock
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.seals import is_whole, seal, unseal
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node import config, ledger, store, task_entries, task_store
 from edgenode.node.message_log import LOG_NAME, PARENT
@@ -83,7 +84,7 @@ def _give_back(connection: sqlite3.Connection, now_time: float) -> int:
     rows = connection.execute("SELECT task_id, fence, spec FROM task WHERE state < 8 AND fence > 0").fetchall()
     entries = []
     for task_id, fence, spec in rows:
-        if _once(spec):  # it may have run since
+        if _once(task_id, spec):  # it may have run since
             task = task_pb2.Task(task_id=task_id, state=task_pb2.TASK_STATE_FAILED, state_reason=RESTORED, fence=fence)
             task.problem.CopyFrom(problem_to_pb(_may_have_run().problem))
             entries.append(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
@@ -107,11 +108,18 @@ def _fail(connection: sqlite3.Connection, now_time: float) -> int:
     for task_id, spec in connection.execute(
         "SELECT task_id, spec FROM task WHERE state < 8 AND holder_node = ''"
     ).fetchall():
-        if _once(spec):
+        if _once(task_id, spec):
             connection.execute(
                 "UPDATE task SET state = ?, state_reason = ?, problem = ?, level = ?, update_time = ?,"
                 " cancel_requested = 0, sequence = sequence + 1 WHERE task_id = ?",
-                (int(TaskState.FAILED), RESTORED, problem, int(Level.DONE), now_time, task_id),
+                (
+                    int(TaskState.FAILED),
+                    RESTORED,
+                    seal(task_id, "problem", problem),
+                    int(Level.DONE),
+                    now_time,
+                    task_id,
+                ),
             )
             failed += 1
     if failed:
@@ -119,9 +127,12 @@ def _fail(connection: sqlite3.Connection, now_time: float) -> int:
     return failed
 
 
-def _once(spec: bytes) -> bool:
-    """Whether a task must not run twice."""
-    return task_pb2.TaskSpec.FromString(spec).on_lost in (task_pb2.ON_LOST_FAIL, task_pb2.ON_LOST_WAIT)
+def _once(task_id: str, stored: bytes) -> bool:
+    """Whether a task must not run twice, or its stored spec cannot say so."""
+    if not is_whole(task_id, "spec", stored):
+        return True
+    spec = task_pb2.TaskSpec.FromString(unseal(task_id, "spec", stored))
+    return spec.on_lost in (task_pb2.ON_LOST_FAIL, task_pb2.ON_LOST_WAIT)
 
 
 def _may_have_run() -> Aborted:

@@ -134,13 +134,13 @@ class TaskBook:
         live.level = Level.DONE
         return True
 
-    async def commit_outcomes(self, lives: Sequence[LiveTask]) -> None:
-        """Store decided ends and failed attempts, then tell everyone of the ends.
+    async def commit_outcomes(self, lives: Sequence[LiveTask], entries: Sequence[sync_pb2.TaskEntry] = ()) -> None:
+        """Store decided ends and failed attempts, with `entries` for the hub, then tell everyone of the ends.
 
         Returns after the commit, however often it must be tried. `spawn` it.
         """
         ended = [live for live in lives if live.finishing]
-        await self.write(lives, self.reports(ended))
+        await self.write(lives, [*self.reports(ended), *entries])
         reach(Failpoint.OUTCOME_COMMITTED)
         for live in ended:
             self.forget(live)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from edgenode.api.sync.v1 import sync_pb2
-from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model import dead_letter
 from edgenode.link.model.dead_letter import DeadLetter
@@ -23,6 +23,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.store import logs
 from edgenode.link.store.inbox import Fresh
+from edgenode.link.store.seals import SEAL_BYTES, TaskDamaged, seal
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from edgenode.node import task_store
@@ -74,12 +75,25 @@ def restatement(connection: sqlite3.Connection, node: str, restate_id: str) -> l
         offered.spec.ParseFromString(spec)
         entries.append(sync_pb2.TaskEntry(offer=offered))
     for task_id in granted:
-        task = task_store.fetch(connection, task_id, node)
-        if task is not None:
-            task.ClearField("spec")
-            entries.append(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+        again = _reported_again(connection, task_id, node)
+        if again is not None:
+            entries.append(again)
     entries.append(sync_pb2.TaskEntry(restated=sync_pb2.TaskRestated(restate_id=restate_id)))
     return entries
+
+
+def _reported_again(connection: sqlite3.Connection, task_id: str, node: str) -> sync_pb2.TaskEntry | None:
+    """Up: where a granted task stands, as stored; None if it is not here."""
+    try:
+        task = task_store.fetch(connection, task_id, node)
+    except TaskDamaged as damaged:
+        task = task_pb2.Task(task_id=task_id, state=task_pb2.TASK_STATE_FAILED, state_reason=damaged.reason)
+        task.problem.CopyFrom(problem_to_pb(damaged.problem))
+        (task.fence,) = connection.execute("SELECT fence FROM task WHERE task_id = ?", (task_id,)).fetchone()
+    if task is None:
+        return None
+    task.ClearField("spec")
+    return sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task))
 
 
 def pack(entries: Sequence[sync_pb2.TaskEntry], accepted: float) -> list[Segment]:
@@ -254,13 +268,12 @@ class EntryApplier:
         if TaskState(state).terminal:
             # It ended here under an older fence: say so again rather than run it twice.
             connection.execute("UPDATE task SET fence = ? WHERE task_id = ?", (grant.fence, grant.task_id))
-            task = task_store.fetch(connection, grant.task_id, self._node)
-            if task is None:
-                return None, None
-            task.ClearField("spec")
-            return None, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task))
+            return None, _reported_again(connection, grant.task_id, self._node)
         live.level = max(live.level, Level(level))
-        live.answers = task_store.decode_answers(answers) | live.answers
+        try:
+            live.answers = task_store.decode_answers(grant.task_id, answers) | live.answers
+        except TaskDamaged as damaged:
+            return None, give_back(grant.task_id, grant.fence, damaged.problem)
         task_store.update(connection, [task_store.update_row(live)])
         return live, None
 
@@ -290,9 +303,11 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
             task.attempt_count,
             task.agent,
             now_time,
-            task.output.SerializeToString() if task.HasField("output") else None,
-            task.problem.SerializeToString() if task.HasField("problem") else None,
-            task.input_request.SerializeToString() if task.HasField("input_request") else None,
+            seal(task.task_id, "output", task.output.SerializeToString()) if task.HasField("output") else None,
+            seal(task.task_id, "problem", task.problem.SerializeToString()) if task.HasField("problem") else None,
+            seal(task.task_id, "input_request", task.input_request.SerializeToString())
+            if task.HasField("input_request")
+            else None,
             int(Level.DONE if state.terminal else Level.DURABLE_HUB),
             state.terminal,
             state.terminal,
@@ -307,7 +322,7 @@ def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time:
 
 def _letter(connection: sqlite3.Connection, task: task_pb2.Task, now_time: float) -> DeadLetter:
     skill, size = connection.execute(
-        "SELECT skill, length(spec) FROM task WHERE task_id = ?", (task.task_id,)
+        "SELECT skill, length(spec) - ? FROM task WHERE task_id = ?", (SEAL_BYTES, task.task_id)
     ).fetchone()
     problem = problem_from_pb(task.problem)
     attempts = task.attempt_count
@@ -318,7 +333,8 @@ def _store_answer(connection: sqlite3.Connection, given: sync_pb2.TaskAnswer) ->
     row = connection.execute("SELECT answers FROM task WHERE task_id = ? AND state < 8", (given.task_id,)).fetchone()
     if row is None:
         return False
-    answers = task_service_pb2.Assignment.FromString(row[0] or b"")
-    answers.answers[given.key].CopyFrom(given.answer)
-    connection.execute("UPDATE task SET answers = ? WHERE task_id = ?", (answers.SerializeToString(), given.task_id))
+    answers = task_store.decode_answers(given.task_id, row[0])
+    answers[given.key] = given.answer
+    stored = task_store.encode_answers(given.task_id, answers)
+    connection.execute("UPDATE task SET answers = ? WHERE task_id = ?", (stored, given.task_id))
     return True

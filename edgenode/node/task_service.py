@@ -234,12 +234,13 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         return task_service_pb2.ReplayTaskResponse(task=await self.task(new_id))
 
     async def replay(self, task_id: str, request_id: str) -> str:
-        """Submit an ended task's spec again; the new task's id. Raises FailedPrecondition (NOT_TERMINAL)."""
+        """Submit an ended task's spec again; the new task's id. Raises FailedPrecondition (NOT_TERMINAL), TaskDamaged."""
         task = await self.task(task_id)
         if task.state < TaskState.COMPLETED:
             raise FailedPrecondition(
                 "NOT_TERMINAL", f"task {task_id} is {TaskState(task.state).name}", hint="cancel it first"
             )
+        await self._engine.book.database.read(lambda connection: task_store.check_spec(connection, task_id))
         message = task.spec
         message.ClearField("deadline_time")
         message.ClearField("idempotency_key")

@@ -2,12 +2,14 @@
 
 A terminal row never changes: every update carries `state < COMPLETED` (compare-and-set), and tells whether it won. Nor does
 what was decided under an older fence: a row's fence is that of the newest grant to this node, 0 for a task of its own.
+
+Blobs are sealed (`edgenode.link.store.seals`), each by whoever writes it, and opened by whoever reads it.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import logs, run_time
 from edgenode.link.store.budget import LANE_FULL, STORE_FULL
+from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged, is_whole, seal, unseal
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node.task_state import HistoryRow, LiveTask
 
@@ -77,7 +80,7 @@ _UPDATE = (
 )
 _SUMMARY = (
     "task_id, state, state_reason, origin_node, holder_node, fence, attempt_count, agent, sequence, level, submit_time,"
-    " update_time, next_attempt_time, cancel_requested, replay_of, spec, output, problem, input_request"
+    " update_time, next_attempt_time, cancel_requested, replay_of, spec, output, problem, input_request, skill"
 )
 COUNTER = "task"
 ACCEPTED = "ACCEPTED"
@@ -121,7 +124,7 @@ def insert_row(live: LiveTask, *, state: TaskState | None = None) -> Row:
         live.request_id,
         live.spec.idempotency_key if live.fence == 0 else "",
         live.fingerprint,
-        live.spec.wire,
+        seal(live.task_id, "spec", live.spec.wire),
         *_blobs(live),
     )
 
@@ -148,22 +151,34 @@ def update_row(live: LiveTask) -> Row:
 
 
 def _blobs(live: LiveTask) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes]:
+    name = live.task_id
     return (
-        live.output.SerializeToString() if live.output is not None else None,
-        problem_to_pb(live.problem).SerializeToString() if live.problem is not None else None,
-        live.input_request.SerializeToString() if live.input_request is not None else None,
-        _encode_answers(live) if live.answers else None,
-        _history_encoder.encode(live.history),
+        seal(name, "output", live.output.SerializeToString()) if live.output is not None else None,
+        seal(name, "problem", problem_to_pb(live.problem).SerializeToString()) if live.problem is not None else None,
+        seal(name, "input_request", live.input_request.SerializeToString()) if live.input_request is not None else None,
+        encode_answers(name, live.answers) if live.answers else None,
+        _encode_history(live),
     )
 
 
-def _encode_answers(live: LiveTask) -> bytes:
-    return task_service_pb2.Assignment(answers=live.answers).SerializeToString()
+def _encode_history(live: LiveTask) -> bytes:
+    return seal(live.task_id, "history", _history_encoder.encode(live.history))
 
 
-def decode_answers(stored: bytes | None) -> dict[str, task_pb2.TaskOutput]:
-    """Answers by key, of a row."""
-    return dict(task_service_pb2.Assignment.FromString(stored).answers) if stored is not None else {}
+def _decode_history(task_id: str, stored: bytes) -> list[HistoryRow]:
+    return _history_decoder.decode(unseal(task_id, "history", stored))
+
+
+def encode_answers(task_id: str, answers: Mapping[str, task_pb2.TaskOutput]) -> bytes:
+    """Answers by key, for a row."""
+    return seal(task_id, "answers", task_service_pb2.Assignment(answers=answers).SerializeToString())
+
+
+def decode_answers(task_id: str, stored: bytes | None) -> dict[str, task_pb2.TaskOutput]:
+    """Answers by key, of a row. Raises TaskDamaged."""
+    if stored is None:
+        return {}
+    return dict(task_service_pb2.Assignment.FromString(unseal(task_id, "answers", stored)).answers)
 
 
 def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Known | None]:
@@ -213,17 +228,24 @@ def fail_offers(connection: sqlite3.Connection, rejections: Sequence[Rejection])
     """End the tasks whose offers the hub would not take."""
     failed = 0
     for rejection in rejections:
-        failed += connection.execute(
-            "UPDATE task SET state = ?, state_reason = ?, problem = ?, level = ?, sequence = sequence + 1"
-            " WHERE offer_sequence = ? AND holder_node <> '' AND state < 8",
-            (
-                int(TaskState.FAILED),
-                rejection.problem.reason,
-                problem_to_pb(rejection.problem).SerializeToString(),
-                int(Level.DONE),
-                rejection.sequence,
-            ),
-        ).rowcount
+        problem = problem_to_pb(rejection.problem).SerializeToString()
+        rows = connection.execute(
+            "SELECT task_id FROM task WHERE offer_sequence = ? AND holder_node <> '' AND state < 8",
+            (rejection.sequence,),
+        ).fetchall()
+        for (task_id,) in rows:
+            connection.execute(
+                "UPDATE task SET state = ?, state_reason = ?, problem = ?, level = ?, sequence = sequence + 1"
+                " WHERE task_id = ?",
+                (
+                    int(TaskState.FAILED),
+                    rejection.problem.reason,
+                    seal(task_id, "problem", problem),
+                    int(Level.DONE),
+                    task_id,
+                ),
+            )
+        failed += len(rows)
     if failed:
         logs.count(connection, COUNTER, TaskState.FAILED.name, failed)
 
@@ -232,7 +254,7 @@ def store_history(connection: sqlite3.Connection, lives: Sequence[LiveTask]) -> 
     """Note the history of tasks that ended elsewhere: their rows were written from the report alone."""
     connection.executemany(
         "UPDATE task SET sequence = max(sequence, ?), history = ? WHERE task_id = ?",
-        [(live.sequence, _history_encoder.encode(live.history), live.task_id) for live in lives],
+        [(live.sequence, _encode_history(live), live.task_id) for live in lives],
     )
 
 
@@ -256,7 +278,10 @@ def let_go(connection: sqlite3.Connection, task_id: str, fence: int, node: str, 
 
 
 def with_hub(connection: sqlite3.Connection) -> tuple[list[tuple[str, float, bytes]], list[str]]:
-    """What this node has with the hub: (id, submit time, spec) of its own tasks that the hub has, ids of those it granted."""
+    """What this node has with the hub: (id, submit time, spec) of its own tasks that the hub has, ids of those it granted.
+
+    A task whose spec is damaged is not offered again: it fails with the next start, and the hub is told then.
+    """
     own = connection.execute(
         "SELECT task_id, submit_time, spec FROM task INDEXED BY task_live WHERE state < 8 AND fence = 0 AND holder_node <> ''"
         " ORDER BY task_id"
@@ -264,7 +289,12 @@ def with_hub(connection: sqlite3.Connection) -> tuple[list[tuple[str, float, byt
     granted = connection.execute(
         "SELECT task_id FROM task INDEXED BY task_live WHERE state < 8 AND fence > 0 ORDER BY task_id"
     ).fetchall()
-    return own, [task_id for (task_id,) in granted]
+    whole = [
+        (task_id, submitted, unseal(task_id, "spec", spec))
+        for task_id, submitted, spec in own
+        if is_whole(task_id, "spec", spec)
+    ]
+    return whole, [task_id for (task_id,) in granted]
 
 
 def load_live(connection: sqlite3.Connection) -> list[Row]:
@@ -275,7 +305,19 @@ def load_live(connection: sqlite3.Connection) -> list[Row]:
 
 
 def revive(row: Row, live: LiveTask) -> None:
-    """Fill `live`, made from the row's spec, with what the row says."""
+    """Fill `live`, made from the row's spec, with what the row says. Raises TaskDamaged."""
+    revive_facts(row, live)
+    name, problem, input_request, answers, history = row[0], *row[23:27]
+    if problem is not None:
+        live.problem = problem_from_pb(problem_pb2.Problem.FromString(unseal(name, "problem", problem)))
+    if input_request is not None:
+        live.input_request = task_pb2.InputRequest.FromString(unseal(name, "input_request", input_request))
+    live.answers = decode_answers(name, answers)
+    live.history = _decode_history(name, history)
+
+
+def revive_facts(row: Row, live: LiveTask) -> None:
+    """The same without what blobs hold."""
     (_, state, live.reason, _, _, _, live.holder, live.fence, live.attempts, live.agent, live.sequence, level) = row[
         :12
     ]
@@ -283,15 +325,8 @@ def revive(row: Row, live: LiveTask) -> None:
     live.cancel_requested = bool(row[16])
     live.replay_of, live.request_id = row[17], row[18]
     live.fingerprint = row[20]
-    problem, input_request, answers, history = row[23:27]
     live.state = TaskState(state)
     live.level = Level(level)
-    if problem is not None:
-        live.problem = problem_from_pb(problem_pb2.Problem.FromString(problem))
-    if input_request is not None:
-        live.input_request = task_pb2.InputRequest.FromString(input_request)
-    live.answers = decode_answers(answers)
-    live.history = _history_decoder.decode(history)
 
 
 def offer_sequence(row: Row) -> int:
@@ -301,21 +336,40 @@ def offer_sequence(row: Row) -> int:
 
 
 def spec_wire(row: Row) -> bytes:
-    """The stored TaskSpec of a row of `load_live`."""
-    wire: bytes = row[21]
-    return wire
+    """The stored TaskSpec of a row of `load_live`. Raises TaskDamaged."""
+    return unseal(row[0], "spec", row[21])
+
+
+def skill(row: Row) -> str:
+    """The skill of a row of `load_live`, whose spec may be damaged."""
+    name: str = row[3]
+    return name
 
 
 def fetch(connection: sqlite3.Connection, task_id: str, node: str) -> task_pb2.Task | None:
-    """A stored task, whole; None if it is not known."""
+    """A stored task, whole; None if it is not known.
+
+    Raises TaskDamaged where it is not what was stored; one that ended for that has no spec.
+    """
     row = connection.execute(f"SELECT {_SUMMARY} FROM task WHERE task_id = ?", (task_id,)).fetchone()
-    return None if row is None else _task_pb(row, node, with_payload=True)
+    if row is None:
+        return None
+    if row[2] != TASK_DAMAGED and not _whole(row):
+        raise TaskDamaged(task_id)
+    return _task_pb(row, node, with_payload=True)
+
+
+def check_spec(connection: sqlite3.Connection, task_id: str) -> None:
+    """Raises TaskDamaged where the spec of a task is not what was stored."""
+    row = connection.execute("SELECT spec FROM task WHERE task_id = ?", (task_id,)).fetchone()
+    if row is not None:
+        unseal(task_id, "spec", row[0])
 
 
 def fetch_history(connection: sqlite3.Connection, task_id: str) -> list[HistoryRow]:
-    """A stored task's history; empty if it is not known."""
+    """A stored task's history; empty if it is not known, or not what was stored."""
     row = connection.execute("SELECT history FROM task WHERE task_id = ?", (task_id,)).fetchone()
-    return [] if row is None else _history_decoder.decode(row[0])
+    return [] if row is None or not is_whole(task_id, "history", row[0]) else _decode_history(task_id, row[0])
 
 
 def page(
@@ -328,7 +382,10 @@ def page(
     skill: str = "",
     context_id: str = "",
 ) -> list[task_pb2.Task]:
-    """Stored tasks older than task id `before` ('' for the newest), newest first, without payloads."""
+    """Stored tasks older than task id `before` ('' for the newest), newest first, without payloads.
+
+    Of those that are not what was stored, only what their rows say, with TASK_DAMAGED as the problem.
+    """
     where, values = ["task_id < ?"], [before or "~"]
     if states:
         where.append(f"state IN ({', '.join(str(int(state)) for state in states)})")
@@ -342,9 +399,16 @@ def page(
     return [_task_pb(row, node, with_payload=False) for row in rows]
 
 
+_BLOBS = {name: _SUMMARY.split(", ").index(name) for name in ("spec", "output", "problem", "input_request")}
+
+
+def _whole(row: Row) -> bool:
+    return all(is_whole(row[0], column, row[index]) for column, index in _BLOBS.items())
+
+
 def _task_pb(row: Row, node: str, *, with_payload: bool) -> task_pb2.Task:
     (task_id, state, reason, origin, holder, fence, attempts, agent, sequence, level, submitted, updated) = row[:12]
-    (next_attempt, cancel_requested, replay_of, spec, output, problem, input_request) = row[12:]
+    (next_attempt, cancel_requested, replay_of) = row[12:15]
     message = task_pb2.Task(
         task_id=task_id,
         state=state,
@@ -361,18 +425,27 @@ def _task_pb(row: Row, node: str, *, with_payload: bool) -> task_pb2.Task:
         cancel_requested=bool(cancel_requested),
         replay_of_task_id=replay_of,
     )
-    message.spec.ParseFromString(spec)
-    if not with_payload:
-        message.spec.ClearField("input")
-    elif output is not None:
-        message.output.ParseFromString(output)
-    if problem is not None:
-        message.problem.ParseFromString(problem)
-    if input_request is not None:
-        message.input_request.ParseFromString(input_request)
+    _fill(message, row, with_payload=with_payload)
     if next_attempt:
         message.next_attempt_time.CopyFrom(timestamp_to_pb(next_attempt))
     return message
+
+
+def _fill(message: task_pb2.Task, row: Row, *, with_payload: bool) -> None:
+    """What the blobs of a row hold, so far as they are what was stored."""
+    for column, index in _BLOBS.items():
+        stored = row[index]
+        if stored is None or (column == "output" and not with_payload):
+            continue
+        try:
+            getattr(message, column).MergeFromString(unseal(message.task_id, column, stored))
+        except TaskDamaged as damaged:
+            message.problem.CopyFrom(problem_to_pb(damaged.problem))
+            message.spec.skill = row[-1]
+            continue
+        getattr(message, column).SetInParent()
+    if not with_payload:
+        message.spec.ClearField("input")
 
 
 def counts_by_state(connection: sqlite3.Connection) -> dict[str, int]:

@@ -16,6 +16,7 @@ Calls take the same path without rows: they are told of every loss at once and n
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from edgenode.link.model.task import Level, OnLost, TaskSpec, TaskState
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.store.database import Database
+from edgenode.link.store.seals import TaskDamaged
 from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.refusals import Refusals
@@ -49,6 +51,8 @@ from edgenode.node.task_state import ASKING, SEQUENCE_SKIP, LiveTask
 CANCEL_GRACE = 10.0  # seconds an agent has to stop before the task is called CANCELED without it
 
 OnEnd = Callable[[LiveTask], None]
+
+_log = logging.getLogger(__name__)
 
 _STOPPING = Unavailable("NODE_STOPPING", "the node is stopping", hint="try again once it is back").problem
 
@@ -107,11 +111,7 @@ class TaskEngine:
         )
         now_time = self.book.clock.wall()
         for row in sorted(rows, key=task_store.offer_sequence):
-            message = task_pb2.TaskSpec.FromString(task_store.spec_wire(row))
-            live = LiveTask(row[0], self.applier.spec(message, now_time), row[5], row[12])
-            task_store.revive(row, live)
-            live.sequence += SEQUENCE_SKIP
-            self._resume(live)
+            self._revive(row, now_time)
         # What the hub had before the stop is not acknowledged a second time.
         self.hub.acknowledged(acknowledged)
         self.book.sweep()
@@ -129,6 +129,28 @@ class TaskEngine:
             self.dispatcher.end_call(live, problem=_STOPPING)
         await self.book.stop()
         await self._refusals.close()
+
+    def _revive(self, row: task_store.Row, now_time: float) -> None:
+        live = LiveTask(row[0], TaskSpec(task_store.skill(row), b""), row[5], row[12])
+        try:
+            message = task_pb2.TaskSpec.FromString(task_store.spec_wire(row))
+            live = LiveTask(row[0], self.applier.spec(message, now_time), row[5], row[12])
+            task_store.revive(row, live)
+        except TaskDamaged as damaged:
+            task_store.revive_facts(row, live)
+            live.sequence += SEQUENCE_SKIP
+            self._give_up(live, damaged)
+        else:
+            live.sequence += SEQUENCE_SKIP
+            self._resume(live)
+
+    def _give_up(self, live: LiveTask, damaged: TaskDamaged) -> None:
+        """What is stored of it is not what was stored: it ends, and whoever else has it is told."""
+        _log.error("%s", damaged)
+        self.book.live[live.task_id] = live
+        entries = [task_entries.cancel(live, damaged.reason)] if live.holder else []
+        if self.book.decide(live, TaskEvent.FAIL, problem=damaged.problem):
+            self.book.spawn(self.book.commit_outcomes([live], entries))
 
     def _resume(self, live: LiveTask) -> None:
         self.book.live[live.task_id] = live

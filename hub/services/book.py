@@ -12,6 +12,7 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
+from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged
 from hub.services.moves import (
     Answered,
     CancelAsked,
@@ -291,6 +292,21 @@ class Book:
         )
         self.void(task)
         self.conclude(task, TaskEvent.EXPIRE, "", problem)
+
+    def give_up_damaged(self, task: TaskRecord) -> None:
+        """What is stored of it is not what was stored: nobody gets it, and whoever waits is told."""
+        if task.state.terminal:
+            return
+        self.void(task)
+        self.conclude(task, TaskEvent.FAIL, TASK_DAMAGED, TaskDamaged(task.task_id).problem)
+
+    def as_told(self, task: TaskRecord) -> TaskRecord:
+        """A damaged task that has ended, with an outcome that says so to whoever did not hear of its end."""
+        ended = self.get(task.task_id) or task
+        if ended.outcome:
+            return ended
+        failed = replace(ended, state=TaskState.FAILED, state_reason=TASK_DAMAGED)
+        return replace(ended, outcome=self._codec.outcome(failed, TaskDamaged(task.task_id).problem))
 
     def lost(self, task: TaskRecord, movable: bool) -> None:
         """Its holder, a node, is out of reach; `movable`: somebody else fits."""

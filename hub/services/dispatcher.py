@@ -17,6 +17,7 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Applied, Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.timers import Timer
+from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged
 from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
@@ -272,7 +273,10 @@ class Dispatcher:
         answers: list[TaskRecord | EdgenodeError] = []
         for task in tasks:
             first = submissions.first(task) or task
-            answers.append(first if first.spec == task.spec else conflict(first))
+            if first.damaged:
+                answers.append(TaskDamaged(first.task_id))
+            else:
+                answers.append(first if first.spec == task.spec else conflict(first))
         return answers
 
     async def cancel(self, task_id: str, reason: str) -> TaskRecord:
@@ -287,7 +291,10 @@ class Dispatcher:
         return await self.get(task_id)
 
     async def get(self, task_id: str) -> TaskRecord:
-        """A task with its spec. Raises NotFound (UNKNOWN_TASK)."""
+        """A task with its spec.
+
+        Raises NotFound (UNKNOWN_TASK), TaskDamaged where it is not what was stored; one that ended for that has no spec.
+        """
         task = await self._store.get(task_id)
         if task is None:
             raise NotFound(
@@ -296,6 +303,8 @@ class Dispatcher:
                 hint="it was never offered to the hub, or it ended long ago",
                 task_id=task_id,
             )
+        if task.damaged and task.state_reason != TASK_DAMAGED:
+            raise TaskDamaged(task_id)
         return task
 
     # --- committing ---
@@ -305,6 +314,7 @@ class Dispatcher:
         return await self._background.finish(self._transact(selection, decide, intake), "task transaction")
 
     async def _transact(self, selection: Selection, decide: Decide, intake: Intake | None) -> Committed:
+        decide = self._mover.spare_damaged(selection, decide, self._clock.wall())
         committed = await self._store.transact(selection, decide, intake)
         reach(Failpoint.TASKS_COMMITTED)
         if intake is None and committed.appended:

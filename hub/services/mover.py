@@ -29,7 +29,7 @@ from edgenode.link.protocol.tasks import TaskEvent
 from hub.services import restating, upstream
 from hub.services.book import Book, Terms
 from hub.services.moves import Codec, Entry, ParentMove, Restated
-from hub.store.records import PARENT, Decide, Decision, TaskRecord, Tasks, WaitKey
+from hub.store.records import PARENT, Decide, Decision, Selection, TaskRecord, Tasks, WaitKey
 
 
 class Mover:
@@ -217,6 +217,29 @@ class Mover:
             return book.decision
 
         return decide
+
+    def spare_damaged(self, selection: Selection, decide: Decide, now: float) -> Decide:
+        """`decide` over what was stored and is still the same.
+
+        What is damaged ends before it: where it was asked for by name it is decided over as ended, else not at all.
+        """
+        named = bool(selection.task_ids or selection.request_ids or selection.idempotency_keys)
+
+        def checked(known: Tasks, applied_before: int) -> Decision:
+            damaged = {task_id: task for task_id, task in known.items() if task.damaged}
+            if not damaged:
+                return decide(known, applied_before)
+            book = Book(self.terms, damaged, now)
+            for task in damaged.values():
+                book.give_up_damaged(task)
+            shown = {task_id: book.as_told(task) for task_id, task in damaged.items()} if named else {}
+            whole = {task_id: task for task_id, task in known.items() if not task.damaged}
+            decision = decide({**whole, **shown}, applied_before)
+            decision.tasks = {**book.decision.tasks, **decision.tasks}
+            decision.entries[:0] = book.decision.entries
+            return decision
+
+        return checked
 
 
 class Submissions:

@@ -14,6 +14,7 @@ from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgum
 from edgenode.link.model.names import make_id
 from edgenode.link.model.task import Level, Scope
 from edgenode.link.ports import Clock, Rng
+from edgenode.link.store.seals import TaskDamaged
 from edgenode.link.wire import checks
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from hub.services.dispatcher import Dispatcher
@@ -66,7 +67,7 @@ class TaskDesk:
         return await self._dispatcher.submit(tasks)
 
     async def replay(self, task_id: str, request_id: str) -> TaskRecord:
-        """Submit a finished task's spec as a new task. Raises FailedPrecondition (NOT_TERMINAL), NotFound."""
+        """Submit a finished task's spec as a new task. Raises FailedPrecondition (NOT_TERMINAL), NotFound, TaskDamaged."""
         first = await self._dispatcher.get(task_id)
         if not first.state.terminal:
             raise FailedPrecondition(
@@ -75,6 +76,8 @@ class TaskDesk:
                 hint="cancel it first, or wait for its end",
                 task_id=task_id,
             )
+        if first.damaged:
+            raise TaskDamaged(task_id)
         spec = task_pb2.TaskSpec.FromString(first.spec)
         # The key stands for the first task; a deadline that has passed would end the new one at once.
         spec.ClearField("idempotency_key")

@@ -11,6 +11,7 @@ from edgenode.link.model.dead_letter import DeadLetter, LetterBounds
 from edgenode.link.model.lanes import Lane, Rejection, Segment
 from edgenode.link.store import dead_letters, logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.seals import SEAL_BYTES
 from hub.store.records import TaskRecord
 
 
@@ -38,7 +39,8 @@ class LetterKeeper:
         letters = []
         for task in tasks:
             size = connection.execute(
-                "SELECT length(spec) FROM task_spec JOIN task USING (task_number) WHERE task_id = ?", (task.task_id,)
+                "SELECT max(length(spec) - ?, 0) FROM task_spec JOIN task USING (task_number) WHERE task_id = ?",
+                (SEAL_BYTES, task.task_id),
             ).fetchone()[0]
             letters.append(dataclasses.replace(self.describe(task), size=size))
         dead_letters.add(connection, letters, self.bounds)

@@ -44,7 +44,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     `holder` is the node it was granted to, empty while it waits here. `outcome` is the contract's Task without its spec,
     serialised: the last report. `answers` are TaskGrant messages that hold answers only, one after the other, which reads
     as one message with all of them. `spec` is empty where it was not asked for. `upstream` is the fence under which the
-    parent granted it; 0 where it did not, or KEPT.
+    parent granted it; 0 where it did not, or KEPT. `damaged`: what was read is not what was stored, and is left empty.
     """
 
     task_id: str
@@ -74,6 +74,7 @@ class TaskRecord(msgspec.Struct, frozen=True):
     sequence: int = 1
     doubt: int = 0  # what is not sure since one side forgot: see hub.services.restating
     upstream: int = 0
+    damaged: bool = False
 
     @property
     def waiting(self) -> bool:

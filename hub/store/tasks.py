@@ -1,4 +1,4 @@
-"""Tasks in SQLite."""
+"""Tasks in SQLite. Their blobs are sealed (`edgenode.link.store.seals`); a record says where they are not what was stored."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgenode.link.model.lanes import Applied, Rejection, Segment
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.store import inbox, logs, run_time
 from edgenode.link.store.database import Database
+from edgenode.link.store.seals import SEAL_BYTES, is_whole, seal
 from hub.store.dead_letters import LetterKeeper
 from hub.store.queues import queue_key, queue_text
 from hub.store.records import (
@@ -69,8 +70,12 @@ def task_log(node: str) -> str:
 def _read(row: Sequence[Any]) -> TaskRecord:
     """A row of _COLUMNS, with the spec behind them where it was asked for."""
     key = queue_key(row[2])
+    task_id, state = row[0], TaskState(row[10])
+    spec = _opened(task_id, "spec", row[25] if len(row) > 25 else b"")
+    outcome = _opened(task_id, "outcome", row[16])
+    answers = _opened(task_id, "answers", row[17])
     return TaskRecord(
-        task_id=row[0],
+        task_id=task_id,
         origin=row[1],
         demand=key.demand,
         priority=key.priority,
@@ -81,15 +86,15 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         idempotency_key=row[7],
         request_id=row[8],
         replay_of=row[9],
-        spec=row[25] if len(row) > 25 else b"",
-        state=TaskState(row[10]),
+        spec=spec or b"",
+        state=state,
         state_reason=row[11],
         holder=row[12],
         fence=row[13],
         attempt_count=row[14],
         agent=row[15],
-        outcome=row[16],
-        answers=row[17],
+        outcome=outcome or b"",
+        answers=answers or b"",
         cancel_reason=row[18],
         avoid=row[19],
         avoid_until=row[20],
@@ -97,7 +102,14 @@ def _read(row: Sequence[Any]) -> TaskRecord:
         sequence=row[22],
         upstream=row[23],
         doubt=row[24],
+        # Before its end, an outcome is no more than what was said last.
+        damaged=spec is None or answers is None or (outcome is None and state.terminal),
     )
+
+
+def _opened(task_id: str, column: str, stored: bytes) -> bytes | None:
+    """What a blob holds; None where that is not what was stored."""
+    return stored[:-SEAL_BYTES] if is_whole(task_id, column, stored) else None
 
 
 def _mutable(task: TaskRecord) -> tuple[object, ...]:
@@ -108,8 +120,8 @@ def _mutable(task: TaskRecord) -> tuple[object, ...]:
         task.fence,
         task.attempt_count,
         task.agent,
-        task.outcome,
-        task.answers,
+        seal(task.task_id, "outcome", task.outcome),
+        seal(task.task_id, "answers", task.answers),
         task.cancel_reason,
         task.avoid,
         task.avoid_until,
@@ -376,7 +388,8 @@ def _write(connection: sqlite3.Connection, known: Mapping[str, TaskRecord], deci
         first = _next_number(connection)
         connection.executemany(_INSERT, [_inserted(task, first + index) for index, task in enumerate(new)])
         connection.executemany(
-            "INSERT INTO task_spec VALUES (?, ?)", [(first + index, task.spec) for index, task in enumerate(new)]
+            "INSERT INTO task_spec VALUES (?, ?)",
+            [(first + index, seal(task.task_id, "spec", task.spec)) for index, task in enumerate(new)],
         )
     if changed:
         rows = [(*_mutable(after), after.task_id, before.sequence) for before, after in changed]

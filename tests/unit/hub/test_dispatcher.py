@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 
+import msgspec
 import pytest
 
 from edgenode.api.sync.v1 import sync_pb2
@@ -17,6 +19,7 @@ from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged
 from edgenode.link.wire.tasks import TaskLimits
 from hub.services.alarm import Alarm
 from hub.services.dispatcher import Dispatcher, DispatcherSettings
@@ -26,7 +29,7 @@ from hub.services.placement import Placement
 from hub.services.recovery import Recovery
 from hub.services.view import FleetView, KnownAgent
 from hub.store.fleet import SqliteFleetStore
-from hub.store.records import Intake, TaskRecord
+from hub.store.records import Intake, TaskFilter, TaskRecord
 from hub.store.schema import open_database
 from hub.store.tasks import SqliteTaskStore, task_log
 from tests.unit.hub.letters import keeper
@@ -157,6 +160,74 @@ async def test_each_absence_of_a_node_is_waited_for_in_full(desk: Desk) -> None:
         assert len(desk.alarm) == before + 1
         desk.join("north")
         assert len(desk.alarm) == before
+
+
+async def damage(desk: Desk, task_id: str, table: str, column: str) -> None:
+    """Flip the lowest bit of a blob's first byte."""
+
+    def flip(connection: sqlite3.Connection) -> None:
+        mine = "task_number = (SELECT task_number FROM task WHERE task_id = ?)"
+        (stored,) = connection.execute(f"SELECT {column} FROM {table} WHERE {mine}", (task_id,)).fetchone()
+        flipped = bytes([stored[0] ^ 1]) + stored[1:]
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {mine}", (flipped, task_id))
+
+    await desk.database.write(flip)
+
+
+async def test_a_task_that_is_not_what_was_stored_fails_instead_of_being_granted(desk: Desk) -> None:
+    await desk.offer("hit")
+    await desk.offer("whole")
+    await damage(desk, "hit", "task_spec", "spec")
+    with pytest.raises(TaskDamaged):
+        await desk.task("hit")
+    desk.join("north")
+    await desk.until("whole", lambda task: task.holder)
+    grants = [entry.grant.task_id for entry in await desk.told("north") if entry.HasField("grant")]
+    assert grants == ["whole"]
+    reports = [entry.report.task for entry in await desk.told("south") if entry.HasField("report")]
+    ended = [task for task in reports if task.state == task_pb2.TASK_STATE_FAILED]
+    assert [(task.task_id, task.problem.reason) for task in ended] == [("hit", TASK_DAMAGED)]
+    shown = await desk.task("hit")
+    assert (shown.state, shown.state_reason, shown.spec) == (TaskState.FAILED, TASK_DAMAGED, b"")
+    assert desk.placement.pending_count == 1
+
+
+async def test_an_outcome_that_is_not_what_was_stored_is_never_told(desk: Desk) -> None:
+    desk.join("north")
+    await desk.offer("t")
+    granted = await desk.until("t", lambda task: task.holder)
+    done = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, fence=granted.fence)
+    done.output.data = b"right"
+    await desk.take("north", sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=done)))
+    await damage(desk, "t", "task", "outcome")
+    with pytest.raises(TaskDamaged):
+        await desk.task("t")
+    await desk.offer("t")  # its origin has lost what it knew
+    reports = [entry.report.task for entry in await desk.told("south") if entry.HasField("report")]
+    assert (reports[-1].state, reports[-1].problem.reason) == (task_pb2.TASK_STATE_FAILED, TASK_DAMAGED)
+    (row,) = await desk.store.page(TaskFilter())
+    assert row[1].state is TaskState.COMPLETED, "an end never changes"
+
+
+async def test_answers_that_are_not_what_was_stored_end_the_task_where_it_is(desk: Desk) -> None:
+    desk.join("north")
+    await desk.offer("t")
+    await desk.until("t", lambda task: task.holder)
+    given = sync_pb2.TaskAnswer(task_id="t", key="k", answer=task_pb2.TaskOutput(data=b"v"))
+    await desk.take("south", sync_pb2.TaskEntry(answer=given))
+    await damage(desk, "t", "task", "answers")
+    await desk.give_back("north", "t", 1)
+    assert (await desk.task("t")).state_reason == TASK_DAMAGED
+    assert "revoke" in [entry.WhichOneof("entry") for entry in await desk.told("north")]
+
+
+async def test_the_same_submission_of_a_damaged_task_is_refused(desk: Desk) -> None:
+    record = TaskRecord("t", "hub", Demand("code.metrics"), 5, submit_time=time.time(), spec=b"s", idempotency_key="k")
+    await desk.dispatcher.submit([record])
+    await damage(desk, "t", "task_spec", "spec")
+    (answer,) = await desk.dispatcher.submit([msgspec.structs.replace(record, task_id="u")])
+    assert isinstance(answer, TaskDamaged)
+    assert (await desk.task("t")).state is TaskState.FAILED
 
 
 async def test_tasks_given_back_one_after_the_other_are_all_granted_again(desk: Desk) -> None:

@@ -183,12 +183,32 @@ class House:
     async def state(self, task_id: str) -> TaskState:
         return TaskState((await self.stored(task_id)).state)
 
+    async def absorb(self, *entries: sync_pb2.TaskEntry) -> None:
+        """Entries of the hub come."""
+        numbered = list(enumerate(entries, 1))
+        applied = await self.database.write(
+            lambda connection: self.engine.applier.apply(connection, numbered, self.clock.wall())
+        )
+        self.engine.hub.absorb(applied)
+        await self.turn()
+
     async def entries(self) -> list[str]:
         """Kinds of entries in the task log, in order."""
+        return [str(entry.WhichOneof("entry")) for entry in await self.log_entries()]
+
+    async def log_entries(self) -> list[sync_pb2.TaskEntry]:
+        """The entries themselves."""
         log = await self.database.read(lambda connection: logs.log_state(connection, TASK_LOG))
         chunk = await self.database.read(lambda connection: logs.read(connection, log.log_id, 0, 10_000, 1 << 30))
         batches = [sync_pb2.TaskEntryBatch.FromString(segment.payload) for segment in chunk.segments]
-        return [str(entry.WhichOneof("entry")) for batch in batches for entry in batch.entries]
+        return [entry for batch in batches for entry in batch.entries]
+
+
+def grant(task_id: str, fence: int, **fields: object) -> sync_pb2.TaskEntry:
+    """An entry of the hub: work for this node."""
+    granted = sync_pb2.TaskGrant(task_id=task_id, fence=fence, origin_node="south", **fields)  # type: ignore[arg-type]
+    granted.spec.skill = "work"
+    return sync_pb2.TaskEntry(grant=granted)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import dead_letters
 from edgenode.link.wire.values import timestamp_to_pb
 from edgenode.node.task_state import LiveTask
-from tests.unit.node_tasks.harness import FLAKY, House, Link, house
+from tests.unit.node_tasks.harness import FLAKY, House, Link, grant, house
 
 FLEET = 2
 
@@ -296,37 +296,24 @@ class TestCalls:
 
 
 class TestHub:
-    def grant(self, task_id: str, fence: int, **fields: object) -> sync_pb2.TaskEntry:
-        grant = sync_pb2.TaskGrant(task_id=task_id, fence=fence, origin_node="south", **fields)  # type: ignore[arg-type]
-        grant.spec.skill = "work"
-        return sync_pb2.TaskEntry(grant=grant)
-
-    async def absorb(self, h: House, *entries: sync_pb2.TaskEntry) -> None:
-        numbered = list(enumerate(entries, 1))
-        applied = await h.database.write(
-            lambda connection: h.engine.applier.apply(connection, numbered, h.clock.wall())
-        )
-        h.engine.hub.absorb(applied)
-        await h.turn()
-
     async def test_a_task_given_up_elsewhere_is_a_dead_letter_here(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
             live = await h.accepted(scope=FLEET)
             task = task_pb2.Task(task_id=live.task_id, holder_node="south", attempt_count=3)
             task.state = task_pb2.TASK_STATE_DEAD_LETTERED
-            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
             assert h.dead == [live.task_id]
-            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task)))
             assert h.dead == [live.task_id], "told again, kept once"
 
     async def test_an_entry_that_cannot_be_taken_is_rejected_by_itself(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
-            absurd = self.grant("absurd", 1)
+            absurd = grant("absurd", 1)
             absurd.grant.submit_time.seconds = 1 << 60
             newer = sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=task_pb2.Task(task_id="t")))
             newer.report.task.state = 99  # type: ignore[assignment]
             offer = sync_pb2.TaskEntry(offer=sync_pb2.TaskOffer(task_id="t"))
-            entries = [absurd, sync_pb2.TaskEntry(), newer, offer, self.grant("good", 1)]
+            entries = [absurd, sync_pb2.TaskEntry(), newer, offer, grant("good", 1)]
             numbered = list(enumerate(entries, 1))
             applied = await h.database.write(
                 lambda connection: h.engine.applier.apply(connection, numbered, h.clock.wall())
@@ -348,11 +335,11 @@ class TestHub:
                 task_id=live.task_id, state=task_pb2.TASK_STATE_COMPLETED, holder_node="north2", fence=1
             )
             report.output.data = b"far"
-            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
             assert (await done).level is Level.DONE
             assert (await h.stored(live.task_id)).output.data == b"far"
             report.state = task_pb2.TASK_STATE_FAILED
-            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
             assert await h.state(live.task_id) is TaskState.COMPLETED
 
     async def test_offers_survive_a_restart(self, tmp_path: Path) -> None:
@@ -367,22 +354,22 @@ class TestHub:
     async def test_granted_task_runs_and_reports(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
             agent = await h.agent("worker", "work")
-            await self.absorb(h, self.grant("T1", 3))
+            await h.absorb(grant("T1", 3))
             await agent.finish(agent.assigned[0])
             assert await h.entries() == ["report"]
             # The same grant again changes nothing; a newer one is answered from what is stored.
-            await self.absorb(h, self.grant("T1", 3))
-            await self.absorb(h, self.grant("T1", 4))
+            await h.absorb(grant("T1", 3))
+            await h.absorb(grant("T1", 4))
             assert await h.entries() == ["report", "report"]
             assert len(agent.assigned) == 1
 
     async def test_revoked_task_is_forgotten(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
             agent = await h.agent("worker", "work")
-            await self.absorb(h, self.grant("T1", 3))
-            await self.absorb(h, sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=2)))
+            await h.absorb(grant("T1", 3))
+            await h.absorb(sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=2)))
             assert "T1" in h.engine.book.live
-            await self.absorb(h, sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=3)))
+            await h.absorb(sync_pb2.TaskEntry(revoke=sync_pb2.TaskRevoke(task_id="T1", fence=3)))
             assert "T1" not in h.engine.book.live
             assert agent.cancelled == ["T1"]
             await agent.finish(agent.assigned[0])
@@ -390,9 +377,9 @@ class TestHub:
 
     async def test_grant_that_cannot_run_goes_back(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
-            bad = self.grant("T1", 1)
+            bad = grant("T1", 1)
             bad.grant.spec.input = b"x" * 2000
-            await self.absorb(h, bad)
+            await h.absorb(bad)
             assert await h.entries() == ["returned"]
 
     async def test_cancel_and_answer_travel(self, tmp_path: Path) -> None:
@@ -404,7 +391,7 @@ class TestHub:
                 task_id=live.task_id, state=task_pb2.TASK_STATE_INPUT_REQUIRED, holder_node="x", fence=1
             )
             asked.input_request.key = "k"
-            await self.absorb(h, sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=asked)))
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=asked)))
             await h.engine.provide_input(live.task_id, "k", task_pb2.TaskOutput(data=b"v"))
             assert await h.entries() == ["offer", "cancel", "answer"]
 
