@@ -14,7 +14,7 @@ from edgenode.link.store import audit, dead_letters, logs
 from edgenode.link.store.audit import Readable
 from edgenode.link.store.inspection import Inspection
 from edgenode.link.wire.ledger import finding_to_pb, imbalances
-from edgenode.node import ledger
+from edgenode.node import ledger, task_store
 from edgenode.node.message_log import LOG_NAME
 from edgenode.node.store import APPLICATION_ID, FILE_NAME, MIGRATIONS
 from edgenode.node.task_book import TASK_LOG
@@ -35,6 +35,7 @@ async def verify(
 ) -> admin_service_pb2.VerifyLedgerResponse:
     """Look at everything; `parent` names the other end of the link, empty without one, `now_time` is the wall clock."""
     findings, entries = await audit.audit_logs(database)
+    findings += await audit.audit_tasks(database, "task", "rowid", task_store.SEALED)
     duplicates = unwritten_duplicates()
 
     def run(connection: sqlite3.Connection) -> admin_service_pb2.VerifyLedgerResponse:

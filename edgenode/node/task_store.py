@@ -82,6 +82,7 @@ _SUMMARY = (
     "task_id, state, state_reason, origin_node, holder_node, fence, attempt_count, agent, sequence, level, submit_time,"
     " update_time, next_attempt_time, cancel_requested, replay_of, spec, output, problem, input_request, skill"
 )
+SEALED = ("spec", "output", "problem", "input_request", "answers", "history")  # columns
 COUNTER = "task"
 ACCEPTED = "ACCEPTED"
 NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted

@@ -410,7 +410,9 @@ class Dispatcher:
                 return decide(rows, applied)
 
             selection = Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH)
-            await self._commit(selection, note)  # type: ignore[arg-type]
+            committed = await self._commit(selection, note)  # type: ignore[arg-type]
+            if any(change.after.damaged for change in committed.changes):
+                continue  # they have ended, and were not seen: once more
             if len(seen) < SWEEP_BATCH:
                 break
             after = seen[-1]

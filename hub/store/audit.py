@@ -19,6 +19,9 @@ SHOWN_IDS = 5
 async def audit_store(database: Readable) -> Audit:
     """Everything a hub's store holds. Raises what its reads raise."""
     findings, entries = await audit.audit_logs(database)
+    findings += await audit.audit_tasks(
+        database, "task LEFT JOIN task_spec USING (task_number)", "task_number", tasks.SEALED
+    )
 
     def run(connection: sqlite3.Connection) -> Audit:
         more = [*audit.check_tables(connection), *_check_states(connection), *_check_rows(connection)]

@@ -59,6 +59,7 @@ _UPDATE = (
 )
 
 
+SEALED = ("spec", "outcome", "answers")  # columns
 UP_LOG = "up/task"
 
 

@@ -12,6 +12,7 @@ instant (bytes, bounds, consumers) is compared in the last step, with what was t
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,9 +20,11 @@ from edgenode.link.model import finding
 from edgenode.link.model.finding import Finding
 from edgenode.link.store import logs
 from edgenode.link.store.database import Statement
+from edgenode.link.store.seals import TASK_DAMAGED, is_whole
 
 STEP_SEGMENTS = 2_000
 STEP_BYTES = 2 << 20
+STEP_ROW_BYTES = 1 << 10  # what a row counts beside its blobs
 
 T = TypeVar("T")
 
@@ -206,6 +209,38 @@ async def audit_logs(database: Readable) -> tuple[list[Finding], int]:
         findings += audit.findings
         entries += audit.entries
     return findings, entries
+
+
+async def audit_tasks(database: Readable, table: str, number: str, columns: Sequence[str]) -> list[Finding]:
+    """Tasks whose blobs in `columns` are not what was stored; `number` is the column they are walked by.
+
+    One that has ended for that is none: it was told.
+    """
+    findings: list[Finding] = []
+    query = (
+        f"SELECT {number}, task_id, {', '.join(columns)} FROM {table}"
+        f" WHERE {number} > ? AND state_reason <> '{TASK_DAMAGED}' ORDER BY {number}"
+    )
+    after = 0
+
+    def step(connection: sqlite3.Connection) -> bool:
+        """True once all were seen."""
+        nonlocal after
+        size, rows = 0, connection.execute(query, (after,))
+        for after, task_id, *blobs in rows:
+            damaged = [name for name, blob in zip(columns, blobs, strict=True) if not is_whole(task_id, name, blob)]
+            if damaged:
+                detail = f"task {task_id}: {', '.join(damaged)} is not what was stored"
+                findings.append(Finding("tasks", finding.DAMAGED, detail, after, after))
+            size += STEP_ROW_BYTES + sum(len(blob) for blob in blobs if blob is not None)
+            if size >= STEP_BYTES:
+                rows.close()
+                return False
+        return True
+
+    while not await database.read(step):
+        pass
+    return findings
 
 
 def check_tables(connection: sqlite3.Connection) -> list[Finding]:

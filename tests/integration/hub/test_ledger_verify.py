@@ -64,6 +64,8 @@ async def busy(site: Site) -> FakeEdge:
         ("UPDATE counter SET value = 3 WHERE name = 'task.accepted'", ("", "tasks", "UNBALANCED", 0, 0)),
         ("UPDATE counter SET value = 5 WHERE name = 'task.state'", ("", "tasks", "WRONG_COUNT", 0, 0)),
         ("DELETE FROM task_spec WHERE task_number = 1", ("", "tasks", "STRAY", 1, 1)),
+        ("UPDATE task_spec SET spec = substr(spec, 2) WHERE task_number = 2", ("", "tasks", "DAMAGED", 2, 2)),
+        ("UPDATE task SET outcome = substr(outcome, 2) WHERE task_number = 1", ("", "tasks", "DAMAGED", 1, 1)),
         ("UPDATE consumer SET acked_sequence = 90 WHERE name = 'north'", ("north", "down/north/task", "CURSOR_AHEAD", 0, 90)),
         ("INSERT INTO counter VALUES ('dead_letter', 'ADDED', 2)", ("", "deadletters", "UNBALANCED", 0, 0)),
     ],

@@ -10,6 +10,7 @@ import pytest
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import Scope, TaskState
+from edgenode.link.store import audit
 from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged
 from edgenode.node import task_store
 from tests.unit.node_tasks.harness import House, Link, grant, house
@@ -28,11 +29,17 @@ async def damage(h: House, task_id: str, column: str) -> None:
     await h.database.write(flip)
 
 
+async def audited(h: House) -> list[str]:
+    """What a check of the ledger finds in tasks."""
+    return [found.detail for found in await audit.audit_tasks(h.database, "task", "rowid", task_store.SEALED)]
+
+
 @pytest.mark.parametrize("column", ["spec", "history"])
 async def test_one_that_has_not_ended_fails_with_the_next_start(tmp_path: Path, column: str) -> None:
     async with house(tmp_path) as h:
         hit, whole = await h.accepted(), await h.accepted()
         await damage(h, hit.task_id, column)
+        assert await audited(h) == [f"task {hit.task_id}: {column} is not what was stored"]
         await h.restart()
         agent = await h.agent("worker", "work")
         await h.turn()
@@ -42,6 +49,7 @@ async def test_one_that_has_not_ended_fails_with_the_next_start(tmp_path: Path, 
         assert stored.problem.reason == TASK_DAMAGED
         assert stored.problem.hint
         assert stored.spec.skill == "work"
+        assert await audited(h) == [], "it was told"
         await h.restart()
         assert hit.task_id not in h.engine.book.live, "it ends once"
 
