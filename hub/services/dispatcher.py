@@ -28,7 +28,7 @@ from hub.services.placement import Placement
 from hub.services.recovery import Recovery
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore
-from hub.store.records import PARENT, Change, Committed, Decide, Intake, Selection, TaskRecord, WaitKey
+from hub.store.records import PARENT, Change, Committed, Decide, Decision, Intake, Selection, TaskRecord, Tasks, WaitKey
 from hub.store.restating import describe, forgetful_hub
 
 GRANT_BATCH = 512
@@ -162,22 +162,11 @@ class Dispatcher:
             await self._settle_doubts("", asked)
 
     async def _settle_doubts(self, node: str, asked: str) -> None:
-        after = ""
-        while self._recovery.asked(node) == asked or not node:
-            seen: list[str] = []
-            decide = self._mover.settle(node, asked, self._clock.wall())
-
-            def note(
-                rows: dict[str, TaskRecord], applied: int, decide: Decide = decide, seen: list[str] = seen
-            ) -> object:
-                seen[:] = rows
-                return decide(rows, applied)
-
-            selection = Selection(doubtful=node, after_task_id=after, limit=SWEEP_BATCH)
-            await self._commit(selection, note)  # type: ignore[arg-type]
-            if len(seen) < SWEEP_BATCH:
-                return
-            after = seen[-1]
+        await self._go_through(
+            lambda after: Selection(doubtful=node, after_task_id=after, limit=SWEEP_BATCH),
+            lambda: self._mover.settle(node, asked, self._clock.wall()),
+            lambda: self._recovery.asked(node) == asked or not node,
+        )
 
     async def apply_parent(self, intake: Intake, reader: ParentReader) -> Applied:
         """Entries of the parent's task lane; as `apply`."""
@@ -263,11 +252,11 @@ class Dispatcher:
         known: list[TaskRecord] = []
         decide = self._mover.submit(tasks, self._clock.wall())
 
-        def remember(rows: dict[str, TaskRecord], applied: int) -> object:
+        def remember(rows: Tasks, applied: int) -> Decision:
             known[:] = rows.values()
             return decide(rows, applied)
 
-        committed = await self._commit(selection, remember)  # type: ignore[arg-type]
+        committed = await self._commit(selection, remember)
         known += [change.after for change in committed.changes]
         submissions = Submissions(known)
         answers: list[TaskRecord | EdgenodeError] = []
@@ -398,26 +387,33 @@ class Dispatcher:
         if self._lost.get(node) == version or not self._placement.held(node):
             return
         movable = self._placement.movable(node, await self._store.held_queues(node))
+        await self._go_through(
+            lambda after: Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH),
+            lambda: self._mover.lost(node, movable, self._clock.wall()),
+            lambda: node in self._lost,
+        )
+        if node in self._lost:
+            self._lost[node] = version
+
+    async def _go_through(
+        self, select: Callable[[str], Selection], decide: Callable[[], Decide], wanted: Callable[[], bool]
+    ) -> None:
+        """Decide about batch after batch, each behind the task that `select` is given, for as long as it is `wanted`."""
         after = ""
-        while node in self._lost:
+        while wanted():
             seen: list[str] = []
-            decide = self._mover.lost(node, movable, self._clock.wall())
+            decide_now = decide()
 
-            def note(
-                rows: dict[str, TaskRecord], applied: int, decide: Decide = decide, seen: list[str] = seen
-            ) -> object:
+            def note(rows: Tasks, applied: int, decide_now: Decide = decide_now, seen: list[str] = seen) -> Decision:
                 seen[:] = rows
-                return decide(rows, applied)
+                return decide_now(rows, applied)
 
-            selection = Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH)
-            committed = await self._commit(selection, note)  # type: ignore[arg-type]
+            committed = await self._commit(select(after), note)
             if any(change.after.damaged for change in committed.changes):
                 continue  # they have ended, and were not seen: once more
             if len(seen) < SWEEP_BATCH:
-                break
+                return
             after = seen[-1]
-        if node in self._lost:
-            self._lost[node] = version
 
     async def _hand_up(self) -> None:
         """What nobody here fits goes to the parent; what stays all the same is looked at again when its queue changes."""
