@@ -269,10 +269,12 @@ class RegistryReplica:
         return self._replace(delta, {name for name in self._known if bucket_of(name) in complete})
 
     def _replace(self, delta: RegistryDelta, scope: set[str]) -> RegistryChanges:
+        # The same numbers mean the same record within an epoch only: a log that begins anew may count anew.
+        known = self._known if delta.epoch == self.epoch else {}
         upserts = tuple(
             entry
             for entry in delta.entries
-            if entry.payload is not None and self._known.get(entry.name) != (entry.incarnation, entry.version)
+            if entry.payload is not None and known.get(entry.name) != (entry.incarnation, entry.version)
         )
         named = {entry.name for entry in delta.entries if entry.payload is not None}
         return RegistryChanges(delta.epoch, delta.version, upserts, tuple(sorted(scope - named)))

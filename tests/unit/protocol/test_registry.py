@@ -151,6 +151,13 @@ def test_a_snapshot_replaces_everything_and_says_what_went() -> None:
     assert replica.records() == {"b": (2, 1)}
 
 
+def test_the_same_numbers_mean_something_else_in_another_epoch() -> None:
+    replica = RegistryReplica("old", 1, [RegistryEntry("a", 1, 1, b"old")])
+    fresh = RegistryEntry("a", 1, 1, b"new")
+    assert replica.apply(RegistryDelta("new", 1, (fresh,), snapshot=True)).upserts == (fresh,)
+    assert replica.apply(RegistryDelta("new", 1, (fresh,), snapshot=True)).upserts == ()
+
+
 def test_an_outdated_snapshot_of_the_same_epoch_changes_nothing() -> None:
     replica = RegistryReplica("e", 5, [RegistryEntry("a", 1, 5, b"")])
     assert replica.apply(RegistryDelta("e", 4, (), snapshot=True)) == RegistryChanges("e", 5, (), ())
