@@ -25,7 +25,7 @@ from hub.services.moves import (
     Returned,
     Unacceptable,
 )
-from hub.store.records import IN_DOUBT_AT_ORIGIN, PARENT, Decision, TaskRecord, Tasks, WaitKey
+from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN, PARENT, Decision, TaskRecord, Tasks, WaitKey
 
 _NOTHING = Demand("")
 
@@ -38,6 +38,7 @@ class Terms:
     codec: Codec
     avoid_seconds: float  # for how long a node that gave a task back does not get it again
     fence_base: Callable[[], int] = int  # what the fence of every grant is above
+    forgetful: Callable[[], bool] = bool  # whether nodes may hold what this hub has forgotten that it granted
 
 
 class Book:
@@ -92,6 +93,11 @@ class Book:
             self.send(task.origin, self._codec.report(outcome))
         if task.upstream > 0:
             self.send(PARENT, self._codec.report_up(outcome, task.upstream))
+
+    def admit(self, task: TaskRecord) -> None:
+        """A task that the parent granted. After a restore it may be an old grant: then a node may have it already."""
+        in_doubt = self._terms.forgetful() and task.on_lost is not OnLost.RETRY
+        self.put(replace(task, doubt=IN_DOUBT_AT_HOLDER) if in_doubt else task)
 
     def complete(self, known: TaskRecord, task: TaskRecord, doubt: int) -> None:
         """A task of which only its holder and outcome were known is offered: that is what was to be done."""

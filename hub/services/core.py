@@ -170,7 +170,12 @@ class Core:
     def _make_dispatcher(self, config: HubConfig, child: str) -> Dispatcher:
         return Dispatcher(
             self._stores.tasks,
-            Mover(self.name, EntryCodec(self.name, child), fence_base=lambda: self._recovery.fence_base),
+            Mover(
+                self.name,
+                EntryCodec(self.name, child),
+                fence_base=lambda: self._recovery.fence_base,
+                forgetful=lambda: not self._recovery.complete,
+            ),
             self._placement,
             self.view,
             EntryReader(TaskLimits()),

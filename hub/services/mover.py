@@ -33,10 +33,17 @@ from hub.store.records import PARENT, Decide, Decision, Selection, TaskRecord, T
 
 
 class Mover:
-    """Makes the decisions. `hub` is the hub's own name: tasks of that origin have no log to report to."""
+    """Makes the decisions; see Terms for what it is given."""
 
-    def __init__(self, hub: str, codec: Codec, avoid_seconds: float = 5.0, fence_base: Callable[[], int] = int) -> None:
-        self.terms = Terms(hub, codec, avoid_seconds, fence_base)
+    def __init__(
+        self,
+        hub: str,
+        codec: Codec,
+        avoid_seconds: float = 5.0,
+        fence_base: Callable[[], int] = int,
+        forgetful: Callable[[], bool] = bool,
+    ) -> None:
+        self.terms = Terms(hub, codec, avoid_seconds, fence_base, forgetful)
 
     def intake(
         self,

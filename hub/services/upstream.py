@@ -6,6 +6,9 @@ end or grants it back. A task that the parent granted has the parent's fence in 
 under this hub's own fences, and each report of it goes up under the parent's. So every hop has its own numbers, and each
 hub's row is the truth about who holds the task at that hop; the id is the same on all of them.
 
+A hub that was restored has forgotten grants. The parent does not ask it what it has, as it asks a node: it grants again what
+this hub holds (`hub.store.restating.in_force`), and this hub asks its nodes, before it grants anything.
+
 A grant that nobody here fits any more is given back. If the task began elsewhere its row goes with it, since nobody would
 tell this hub of its end; if it began here the parent holds it again.
 
@@ -15,6 +18,8 @@ still says of the task is outdated, and the task is KEPT: offered again it would
 """
 
 from __future__ import annotations
+
+from msgspec.structs import replace
 
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.model.task import OnLost, TaskState
@@ -84,7 +89,7 @@ def _granted(book: Book, task: TaskRecord) -> None:
         if 0 < task.deadline <= book.now:
             book.expire(task)
         else:
-            book.put(task)
+            book.admit(task)
     elif known.state.terminal:
         # It ended here under an older fence: say so again rather than run it twice.
         book.send(PARENT, book.codec.report_up(known.outcome, task.upstream))
@@ -105,6 +110,9 @@ def _granted(book: Book, task: TaskRecord) -> None:
             answers=known.answers + task.answers,
             doubt=known.doubt & IN_DOUBT_AT_ORIGIN,
         )
+    elif not known.demand.skill:
+        # This hub was restored and knows of it from the node that holds it: this is the rest.
+        book.complete(replace(known, upstream=task.upstream), task, known.doubt & ~IN_DOUBT_AT_ORIGIN)
     else:
         book.change(known, upstream=task.upstream)
 

@@ -28,7 +28,8 @@ def begin_anew(connection: sqlite3.Connection, now_time: float, new_epoch: Calla
     # Hubs below this one are not asked: what they have goes on as the rows say.
     connection.execute(
         "UPDATE task SET doubt = CASE WHEN origin IN (SELECT node FROM node WHERE hub = '') THEN ? ELSE 0 END"
-        " | CASE WHEN holder IN (SELECT node FROM node WHERE hub = '') OR (holder = '' AND on_lost <> ?) THEN ? ELSE 0 END"
+        " | CASE WHEN holder IN (SELECT node FROM node WHERE hub = '') OR (holder = '' AND on_lost <> ?"
+        " AND EXISTS (SELECT 1 FROM node WHERE hub = '')) THEN ? ELSE 0 END"
         " WHERE state < 8",
         (IN_DOUBT_AT_ORIGIN, int(OnLost.RETRY), IN_DOUBT_AT_HOLDER),
     )

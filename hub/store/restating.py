@@ -102,10 +102,14 @@ def fence_base(connection: sqlite3.Connection) -> int:
 
 
 def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int) -> bool:
-    """Whether a grant that the node had before may be given to it again as it is."""
+    """Whether a grant that the node had before may be given to it again as it is.
+
+    A hub below is not asked what it has: it asks its own nodes, and grants nothing before they have answered. So it gets all
+    that it holds; what is to end follows in the same log.
+    """
     row = connection.execute(
-        "SELECT 1 FROM task WHERE task_id = ? AND holder = ? AND fence = ? AND state < 8 AND on_lost = 1"
-        " AND cancel_reason IS NULL",
+        "SELECT 1 FROM task WHERE task_id = ? AND holder = ? AND fence = ? AND state < 8 AND (on_lost = 1"
+        " AND cancel_reason IS NULL OR EXISTS (SELECT 1 FROM node WHERE node.node = task.holder AND node.hub <> ''))",
         (task_id, node, fence),
     ).fetchone()
     return row is not None

@@ -10,8 +10,8 @@ from edgenode.link.model.task import OnLost, TaskState
 from hub.services import restating
 from hub.services.entries import retell
 from hub.services.mover import Mover
-from hub.services.moves import Answered, CancelAsked, Entry, Offered, Reported, Restated
-from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN, TaskRecord
+from hub.services.moves import Answered, CancelAsked, Entry, Granted, Offered, Reported, Restated
+from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN, PARENT, TaskRecord
 from tests.unit.hub.test_mover import DEMAND, KEY, Rows, Words
 
 HUB, NODE = "h-1", "n-1"  # who forgot
@@ -205,6 +205,32 @@ def test_must_not_run_twice_waits_for_everybody() -> None:
     rows.settle("")
     rows.grant("north")
     assert rows.task.holder == "north"
+
+
+def granted_above(rows: Restored, **facts: object) -> None:
+    """The parent tells a grant of the past again."""
+    task = TaskRecord("t", "../berlin", DEMAND, 5, submit_time=1.0, spec=b"spec", upstream=7, **facts)  # type: ignore[arg-type]
+    rows.run(rows.mover.from_parent([(1, Granted(task))], rows.now), 0)
+
+
+def test_what_a_hub_forgot_that_its_parent_had_granted_is_its_nodes_to_say() -> None:
+    rows = Restored()
+    rows.says("north", Reported("t", 4, TaskState.WORKING, "", 1, "", b"", "../berlin"))
+    granted_above(rows, on_lost=OnLost.WAIT)
+    assert (rows.task.holder, rows.task.upstream, rows.task.demand) == ("north", 7, DEMAND)
+    assert (rows.task.on_lost, rows.task.doubt) == (OnLost.WAIT, 0)
+    rows.report("north", 4, TaskState.COMPLETED)
+    assert rows.logs[PARENT][-1] == "report COMPLETED under 7"
+
+
+def test_what_the_parent_grants_again_does_not_run_twice_here() -> None:
+    rows = Restored()
+    rows.mover = Mover("hub", Words(), avoid_seconds=5.0, fence_base=lambda: BASE, forgetful=lambda: True)
+    granted_above(rows, on_lost=OnLost.FAIL)
+    rows.grant("south")
+    assert rows.task.holder == ""
+    rows.says("north", Reported("t", 4, TaskState.WORKING, "", 1, "", b"", "../berlin"))
+    assert (rows.task.holder, rows.task.fence, rows.task.doubt) == ("north", 4, 0)
 
 
 def test_grants_of_the_past_are_told_as_they_are_now() -> None:

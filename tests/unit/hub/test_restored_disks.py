@@ -10,7 +10,9 @@ import pytest
 
 from edgenode.api.message.v1 import message_pb2
 from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Segment
+from edgenode.link.model.task import OnLost
 from edgenode.link.protocol.lanes import ahead, resume_point
+from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
@@ -21,10 +23,10 @@ from hub.store import backup
 from hub.store.fleet import SqliteFleetStore
 from hub.store.link import SqliteLinkStore
 from hub.store.messages import SqliteMessageStore
-from hub.store.records import Intake
+from hub.store.records import IN_DOUBT_AT_HOLDER, Decision, Intake, Selection, TaskRecord
 from hub.store.restating import TaskLane
 from hub.store.schema import MESSAGE_LOG, open_database
-from hub.store.tasks import task_log
+from hub.store.tasks import SqliteTaskStore, task_log
 from tests.unit.hub.letters import keeper
 
 KEEP_ALL = Retention(acked_bytes=1 << 20, acked_seconds=3600)
@@ -239,3 +241,18 @@ async def test_the_hub_begins_anew(world: World) -> None:
     assert (north.restate_id, north.registry_epoch) == ("h", "")
     assert north.fence >= first
     assert below.restate_id == "", "a hub below is not asked, so it is not waited for"
+
+
+@pytest.mark.parametrize(("nodes", "doubt"), [(("below",), 0), (("below", "north"), IN_DOUBT_AT_HOLDER)])
+async def test_what_must_not_run_twice_waits_only_for_those_who_are_asked(
+    world: World, nodes: tuple[str, ...], doubt: int
+) -> None:
+    for node in nodes:
+        await world.fleet.open_session(node, "boot", 1, "fake/1", 1.0, "a hub" if node == "below" else "")
+    tasks = SqliteTaskStore(world.hub, lambda entries: [], world.epochs, keeper())
+    task = TaskRecord("t", "below", Demand("weld"), 5, submit_time=1.0, on_lost=OnLost.FAIL, spec=b"spec")
+    await tasks.transact(Selection(), lambda known, before: Decision(tasks={"t": task}))
+    await world.hub.write(lambda connection: backup.begin_anew(connection, 1_800_000_000.0, world.epochs))
+    restored = await tasks.get("t")
+    assert restored is not None
+    assert restored.doubt == doubt
