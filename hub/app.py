@@ -154,7 +154,7 @@ class Hub:
         alarm = Alarm(self._clock)
         self._running.callback(alarm.close)
         membership = self._membership(lambda: core)
-        parent = None if membership is None else _parent_ports(config, membership)
+        parent = None if membership is None else parent_ports(config, membership)
         core = Core(config, authority, database, self._clock, self._rng, alarm, parent)
         self._running.push_async_callback(core.stop)
         await core.start()
@@ -251,7 +251,8 @@ class Hub:
         reach(Failpoint.HUB_DRAINED)
 
 
-def _parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
+def parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
+    """What a hub's core needs of its membership."""
     return ParentPorts(
         child=membership.identity.node,
         identity=str(membership.identity.name),

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.simulation.machines import Machine
+from tests.simulation.machines import Hub, Machine
+from tests.simulation.network import Road
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -33,12 +34,13 @@ class Kind:
 
     weight: int
     strike: Callable[[World, random.Random], None]
+    tree_only: bool = False
 
 
-def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = ()) -> list[Fault]:
-    """The faults of a seed, of these kinds only if any are named."""
+def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = (), *, tree: bool = False) -> list[Fault]:
+    """The faults of a seed, of these kinds only if any are named; `tree`: of a world with hubs below the hub."""
     gap = rng.choice((1.0, 2.5, 6.0))
-    names = list(KINDS)
+    names = [name for name, kind in KINDS.items() if tree or not kind.tree_only]
     # Some seeds are about a few kinds only: what needs several of one kind in a row is then likely, too.
     if rng.random() < 0.4:
         names = rng.sample(names, 3)
@@ -60,7 +62,15 @@ def strike(world: World, fault: Fault) -> None:
 
 
 def _some_machine(world: World, rng: random.Random) -> Machine:
-    return world.hub if rng.random() < 0.4 else rng.choice(world.edges)
+    return _some_hub(world, rng) if rng.random() < 0.4 else rng.choice(world.edges)
+
+
+def _some_hub(world: World, rng: random.Random) -> Hub:
+    return rng.choice(world.hubs) if world.tree else world.hub
+
+
+def _some_road(world: World, rng: random.Random) -> Road:
+    return rng.choice(world.dialers).road
 
 
 def _down(world: World, rng: random.Random, machine: Machine, *, power: bool, silent: bool) -> None:
@@ -96,6 +106,12 @@ def _burnt(world: World, rng: random.Random, machine: Machine, process: object, 
         _down(world, rng, machine, power=power, silent=power)
 
 
+def _parent_down(world: World, rng: random.Random) -> None:
+    """Long enough for what waits below to pile up, and for tasks to be taken back."""
+    world.hub.crash(power=rng.random() < 0.5, silent=rng.random() < 0.5)
+    world.loop.later(rng.uniform(10.0, 40.0), world.hub.boot)
+
+
 def _in_a_commit(world: World, rng: random.Random, *, power: bool) -> None:
     machine = _some_machine(world, rng)
     process = machine.process
@@ -124,11 +140,11 @@ def _pause(world: World, rng: random.Random) -> None:
 
 
 def _cut(world: World, rng: random.Random) -> None:
-    rng.choice(world.edges).road.cut()
+    _some_road(world, rng).cut()
 
 
 def _outage(world: World, rng: random.Random) -> None:
-    road = rng.choice(world.edges).road
+    road = _some_road(world, rng)
     road.up = False
     road.cut()
     world.loop.later(rng.choice((2.0, 20.0)) * rng.random(), setattr, road, "up", True)
@@ -136,7 +152,7 @@ def _outage(world: World, rng: random.Random) -> None:
 
 def _long_outage(world: World, rng: random.Random) -> None:
     """Long enough for the hub to give tasks to others."""
-    road = rng.choice(world.edges).road
+    road = _some_road(world, rng)
     road.up = False
     if rng.random() < 0.5:
         road.lame(up=True, down=True)
@@ -146,12 +162,12 @@ def _long_outage(world: World, rng: random.Random) -> None:
 
 
 def _half_open(world: World, rng: random.Random) -> None:
-    rng.choice(world.edges).road.lame(up=True, down=True)
+    _some_road(world, rng).lame(up=True, down=True)
 
 
 def _one_way(world: World, rng: random.Random) -> None:
     up = rng.random() < 0.5
-    road = rng.choice(world.edges).road
+    road = _some_road(world, rng)
     if rng.random() < 0.5:
         road.lame(up=up, down=not up)
     else:
@@ -160,7 +176,7 @@ def _one_way(world: World, rng: random.Random) -> None:
 
 
 def _slow(world: World, rng: random.Random) -> None:
-    road = rng.choice(world.edges).road
+    road = _some_road(world, rng)
     road.latency, road.jitter = rng.choice(((0.3, 0.1), (2.0, 1.0), (0.05, 5.0)))
     world.loop.later(rng.uniform(1.0, 10.0), _fast, road)
 
@@ -170,7 +186,7 @@ def _fast(road: object) -> None:
 
 
 def _wild(world: World, rng: random.Random) -> None:
-    road = rng.choice(world.edges).road
+    road = _some_road(world, rng)
     road.wild = True
     road.trouble = rng.choice((0.01, 0.05, 0.2))
     world.loop.later(rng.uniform(1.0, 15.0), setattr, road, "wild", False)
@@ -194,7 +210,7 @@ def _slow_disk(world: World, rng: random.Random) -> None:
 
 def _hub_restored(world: World, rng: random.Random) -> None:
     """From a backup, by its command: what it lacks comes again from the edges, which keep it for a while."""
-    _restored(world, rng, world.hub, by_command=True)
+    _restored(world, rng, _some_hub(world, rng), by_command=True)
 
 
 def _edge_restored(world: World, rng: random.Random) -> None:
@@ -257,4 +273,5 @@ KINDS: dict[str, Kind] = {
     "clock jump": Kind(2, _clock_jump),
     "agent crash": Kind(2, _agent_crash),
     "agent leaves": Kind(2, _agent_leaves),
+    "parent hub down": Kind(4, _parent_down, tree_only=True),
 }

@@ -1,4 +1,4 @@
-"""What every run begins from, made once for a process: a hub's authority, edges that joined it, and empty stores.
+"""What every run begins from, made once for a process: the authority of each hub, who joined it, and empty stores.
 
 All of it is made by the product's own code at a fixed time of the wall clock. Keys differ from process to process, which
 nothing in a run depends on.
@@ -13,7 +13,7 @@ import functools
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -41,6 +41,7 @@ WALL = 1_800_000_000.0
 LEAF_LIFE = 7 * 86_400.0
 EDGES = ("north", "south", "west", "east")
 HUB = "hub"
+CHILDREN = ("berlin", "paris")  # hubs that have joined it, each with a fleet of its own
 
 
 class FixedClock:
@@ -60,7 +61,7 @@ class FixedClock:
 
 @dataclass(frozen=True)
 class Fleet:
-    """`directory` has a state directory for the hub and each edge."""
+    """One hub's; `directory` has a state directory for the hub and for each node that joined it."""
 
     directory: Path
     clock: FixedClock
@@ -116,23 +117,22 @@ def _check_certificates(path: Path, certificates: list[bytes]) -> None:
 
 
 @functools.cache
-def fleet() -> Fleet:
+def fleet(hub: str = HUB) -> Fleet:
     """See the module."""
-    directory = scratch()
-    made = asyncio.run(_make(directory))
+    made = asyncio.run(_make(scratch(), hub, (*EDGES, *CHILDREN) if hub == HUB else EDGES))
     gc.collect()
     gc.freeze()  # what is loaded by now is never garbage, and not looked at any more
     return made
 
 
-async def _make(directory: Path) -> Fleet:
+async def _make(directory: Path, hub: str, nodes: Sequence[str]) -> Fleet:
     clock = FixedClock()
-    hub_dir = directory / HUB
+    hub_dir = directory / hub
     hub_dir.mkdir()
-    init_authority(hub_dir, "fleet.example", HUB, clock, leaf_life=30 * LEAF_LIFE)
+    init_authority(hub_dir, f"{hub}.example", hub, clock, leaf_life=30 * LEAF_LIFE)
     authority = Authority.load(hub_dir, clock, leaf_life=LEAF_LIFE)
     database = await open_database(hub_dir / "edgehub.db", 1 << 30)
-    for node in EDGES:
+    for node in nodes:
         (directory / node).mkdir()
         await _join(directory / node, node, authority, database, clock)
     await database.close()
@@ -163,7 +163,7 @@ async def _join(state_dir: Path, node: str, authority: Authority, database: Data
     facts = Facts(
         node=node,
         trust_domain=authority.trust_domain,
-        hub=HUB,
+        hub=authority.hub,
         sync_address="hub.example:7443",
         enrollment_address="hub.example:7444",
         token_id=token.token_id,

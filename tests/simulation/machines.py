@@ -16,6 +16,7 @@ from edgenode.api.enrollment.v1 import enrollment_service_pb2
 from edgenode.api.sync.v1 import sync_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
 from edgenode.link.identity.peers import read_client_certificate
+from edgenode.link.protocol.registry import RegistryLog
 from edgenode.node import backup as edge_backup
 from edgenode.node.config import NodeConfig
 from edgenode.node.host import Host
@@ -25,6 +26,7 @@ from hub.config import HubConfig
 from hub.services.alarm import Alarm
 from hub.services.core import Core
 from hub.services.enrollment import EnrollmentService
+from hub.services.uplink import ParentPorts
 from hub.store import backup as hub_backup
 from hub.store.schema import open_database
 from tests.simulation.disk import MARK, Disk, Files
@@ -216,7 +218,7 @@ class Edge(Machine):
 
     def __init__(self, world: World, name: str, road: Road, hub: Hub, **settings: Any) -> None:
         super().__init__(world, name, "node.db", fleet().edge_store)
-        shutil.copytree(fleet().directory / name / "identity", self.directory / "identity")
+        shutil.copytree(hub.fleet.directory / name / "identity", self.directory / "identity")
         self.road = road
         self.hub = hub
         self.config = NodeConfig(state_dir=self.directory, log_level="error", **settings)
@@ -232,6 +234,11 @@ class Edge(Machine):
         self.node = node = Node(self.config, clock=self.clock, rng=rng, host=host)
         await node.start()
 
+    def registry_log(self) -> RegistryLog:
+        """What it tells its hub of its agents."""
+        assert self.node is not None
+        return self.node.rooms.registry.log
+
     async def _stop(self) -> None:
         assert self.node is not None
         await self.node.stop()
@@ -243,21 +250,11 @@ class Edge(Machine):
         served, self.served, self.node = self.served, None, None
         for call in served.calls if served is not None else ():
             call.break_off(tell_server=False)
-        for channel in self.road.connections[:]:
-            if silent:
-                channel.lame = [True, True]
-                self.road.connections.remove(channel)
-            else:
-                self.world.loop.later(self.road.delay(), channel.break_off)
+        leave(self.world, self.road, silent=silent)
 
     def _open_channel(self, target: str, credentials: Any = None, *, settings: Any = None) -> Channel:
         assert credentials is not None
-        listener = self.hub.enrollment if target.endswith(ENROLL_PORT) else self.hub.sync
-        certificate = b"" if target.endswith(ENROLL_PORT) else fleet().certificate(self.directory)
-        return Channel(self.world.loop, self.road, listener, certificate, self._trusts_hub, self.world.defect)
-
-    def _trusts_hub(self) -> bool:
-        return WALL - 3600 <= self.clock.wall() <= WALL + HUB_CERTIFICATE_LIFE
+        return dial(self, self.hub, self.road, self.directory, target)
 
     def call(
         self, method: Callable[[Services], Any], request_type: Any, response_type: Any, request: Any = None
@@ -317,9 +314,10 @@ class _EnrollmentDoor(_SyncDoor):
 class Hub(Machine):
     """The hub."""
 
-    def __init__(self, world: World, **settings: Any) -> None:
-        super().__init__(world, HUB, "edgehub.db", fleet().hub_store)
-        fleet().clock.time = self.clock.wall
+    def __init__(self, world: World, name: str = HUB, **settings: Any) -> None:
+        self.fleet = fleet(name)
+        super().__init__(world, name, "edgehub.db", self.fleet.hub_store)
+        self.fleet.clock.time = self.clock.wall
         self.config = HubConfig(state_dir=self.directory, log_level="error", **settings)
         self.sync = _SyncDoor(self)
         self.enrollment = _EnrollmentDoor(self)
@@ -329,10 +327,10 @@ class Hub(Machine):
         self._closing = AsyncExitStack()
 
     async def _start(self, process: Process, rng: random.Random) -> None:
-        authority = fleet().authority
+        authority = self.fleet.authority
         database = await open_database(self.config.store_path, self.config.store_bytes, self.disk.connect)
         alarm = Alarm(self.clock)
-        core = Core(self.config, authority, database, self.clock, rng, alarm)
+        core = Core(self.config, authority, database, self.clock, rng, alarm, self._parent(rng))
         self._closing = AsyncExitStack()
         self._closing.push_async_callback(database.close)
         self._closing.callback(alarm.close)
@@ -341,6 +339,13 @@ class Hub(Machine):
         self.core = core
         self.sync_service = core.sync_service()
         self.enrollment_service = EnrollmentService(authority, core.enrollment, self.clock, 7443)
+        await self._join_tree(core)
+
+    def _parent(self, rng: random.Random) -> ParentPorts | None:
+        return None
+
+    async def _join_tree(self, core: Core) -> None:
+        """It has no parent."""
 
     def _begin_anew(self, sql: sqlite3.Connection, now_time: float, new_epoch: Callable[[], str]) -> None:
         hub_backup.begin_anew(sql, now_time, new_epoch)
@@ -359,12 +364,34 @@ class Hub(Machine):
 
     def _forget(self, process: Process, *, silent: bool) -> None:
         self.core = None
-        for edge in self.world.edges:
-            for channel in edge.road.connections[:]:
+        for dialer in self.world.dialers:
+            for channel in dialer.road.connections[:] if dialer.hub is self else ():
                 if silent:
                     channel.lame = [True, True]
                 else:
                     channel.break_off(tell_server=False)
+
+
+def dial(machine: Machine, hub: Hub, road: Road, identity: Path, target: str) -> Channel:
+    """What a node opens to one of its hub's listeners; `identity` is the state directory it joined with."""
+
+    def trusts_hub() -> bool:
+        return WALL - 3600 <= machine.clock.wall() <= WALL + HUB_CERTIFICATE_LIFE
+
+    enrolls = target.endswith(ENROLL_PORT)
+    listener = hub.enrollment if enrolls else hub.sync
+    certificate = b"" if enrolls else hub.fleet.certificate(identity)
+    return Channel(machine.world.loop, road, listener, certificate, trusts_hub, machine.world.defect)
+
+
+def leave(world: World, road: Road, *, silent: bool) -> None:
+    """Who dialed over this road is gone."""
+    for channel in road.connections[:]:
+        if silent:
+            channel.lame = [True, True]
+            road.connections.remove(channel)
+        else:
+            world.loop.later(road.delay(), channel.break_off)
 
 
 def remove(directory: Path) -> None:

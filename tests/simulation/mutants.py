@@ -28,7 +28,10 @@ from edgenode.node.dispatch import Dispatcher
 from edgenode.node.message_log import Frame, MessageLog, Producer
 from edgenode.node.task_book import TaskBook
 from hub.services.book import Book
+from hub.store import messages as hub_messages
+from hub.store import restating
 from hub.store import tasks as hub_tasks
+from hub.store.messages import SqliteMessageStore
 
 Patch = pytest.MonkeyPatch
 
@@ -225,6 +228,34 @@ def resume_after_what_was_sent(patch: Patch) -> None:
     patch.setattr(LaneSender, "__init__", eager)
 
 
+def let_go_of_what_the_parent_lacks(patch: Patch) -> None:
+    """A hub keeps as many bytes of messages as it is told, whether or not the hub above has the rest."""
+    honest = SqliteMessageStore.sweep
+
+    async def sweep(self: SqliteMessageStore, keep_bytes: int, drop_bytes: int) -> int:
+        return await honest(self, keep_bytes, keep_bytes)
+
+    patch.setattr(SqliteMessageStore, "sweep", sweep)
+
+
+def take_what_came_another_way(patch: Patch) -> None:
+    """A hub looks only at the cursor of a link for what it has already, not at where a message began."""
+    patch.setattr(hub_messages, "_known_entries", lambda *_: 0)
+
+
+def ask_no_hub_below(patch: Patch) -> None:
+    """A hub that comes back without what it was granted is treated as a node is, and not asked, as a node is."""
+
+    def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int) -> bool:
+        row = connection.execute(
+            "SELECT 1 FROM task WHERE task_id = ? AND holder = ? AND fence = ? AND state < 8 AND on_lost = 1",
+            (task_id, node, fence),
+        ).fetchone()
+        return row is not None
+
+    patch.setattr(restating, "in_force", in_force)
+
+
 MUTANTS: dict[str, Mutant] = {
     "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
     "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=2),
@@ -241,4 +272,8 @@ MUTANTS: dict[str, Mutant] = {
     "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 33),
     "forget tombstones": Mutant(forget_tombstones, ("agent leaves",), 1),
     "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",), 1),
+    # Those below are seen in trees only.
+    "let go of what the parent lacks": Mutant(let_go_of_what_the_parent_lacks, ("parent hub down",), 3),
+    "take what came another way": Mutant(take_what_came_another_way, ("hub restored",), 11),
+    "ask no hub below": Mutant(ask_no_hub_below, ("hub restored",), 39),
 }

@@ -7,23 +7,29 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.message.v1 import message_pb2
+from edgenode.api.registry.v1 import registry_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.api.task.v1 import task_service_pb2 as tasks
 from edgenode.link.model.lanes import Lane
+from edgenode.link.model.names import below
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.store import logs
 from edgenode.node import ledger as edge_ledger
 from hub.services.ledger import ledger_lines
+from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
+from hub.store.records import PARENT
+from tests.simulation import tree
+from tests.simulation.machines import Edge, Hub, Machine
+from tests.simulation.tree import ChildHub
 
 if TYPE_CHECKING:
-    from tests.simulation.machines import Edge, Machine
     from tests.simulation.world import World
 
 RETRYABLE = ("QUEUE_FULL", "STORE_FULL", "STORE_FAILED", "STORE_CLOSED", "NODE_DRAINING", "NODE_STOPPING")
@@ -82,12 +88,17 @@ class Oracle:
         self.submissions: list[Submitted] = []
         self.abandoned: set[str] = set()  # tasks whose agent forgot that it works on them
         self.excused_edges: set[str] = set()  # whose disk lost what was acknowledged
-        self.hub_excused = False  # the hub's disk lost what was acknowledged
-        self.entry_count = 0  # messages at the hub
+        self.excused_hubs: set[str] = set()  # likewise
+        self.entry_count = 0  # messages at the root
         self._tasks: dict[str, Submitted] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._running: Counter[str] = Counter()
         self._ends: dict[tuple[str, str], int] = {}  # (store, task) -> terminal state
+
+    @property
+    def hub_excused(self) -> bool:
+        """Whether the disk of some hub lost what was acknowledged."""
+        return bool(self.excused_hubs)
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -182,22 +193,20 @@ class Oracle:
 
     def restored(self, machine: Machine) -> None:
         """Its disk is an old one: it may have forgotten what it had acknowledged since."""
-        if machine is self.world.hub:
-            self.hub_excused = True
-        else:
-            self.excused_edges.add(machine.name)
+        excused = self.excused_edges if machine in self.world.edges else self.excused_hubs
+        excused.add(machine.name)
         self._ends = {key: state for key, state in self._ends.items() if key[0] != machine.name}
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def audit(self) -> None:
         """What must hold at every moment, of all stores that can be looked at now."""
-        hub = self.world.hub.disk.sql
-        if hub is not None and self.world.hub.serving:
-            self._balanced("hub", ledger_lines(hub_facts(hub)))
-            self._ends_stay("hub", hub)
-        else:
-            hub = None
+        for hub in self.world.hubs:
+            sql = hub.disk.sql
+            if sql is not None and hub.serving:
+                parent = "" if hub is self.world.hub else "parent"
+                self._balanced(hub.name, ledger_lines(hub_facts(sql), parent=parent))
+                self._ends_stay(hub.name, sql)
         for edge in self.world.edges:
             sql = edge.disk.sql
             if sql is None or not edge.serving or edge.node is None:
@@ -206,8 +215,11 @@ class Oracle:
             self._balanced(edge.name, lines)
             self._ends_stay(edge.name, sql)
             self._numbers_kept(edge.name, sql)
-            if hub is not None and not self.hub_excused and edge.name not in self.excused_edges:
-                self._cursors(edge.name, sql, hub)
+        for dialer in self.world.dialers:
+            below, above = dialer.disk.sql, dialer.hub.disk.sql
+            up = dialer.serving and dialer.hub.serving
+            if below is not None and above is not None and up and not self._excuses(dialer, dialer.hub):
+                self._cursors(dialer, below, above)
 
     def _balanced(self, who: str, lines: Sequence[admin_pb2.LedgerLine]) -> None:
         for line in lines:
@@ -217,7 +229,7 @@ class Oracle:
     def _ends_stay(self, who: str, sql: sqlite3.Connection) -> None:
         for task_id, state in sql.execute("SELECT task_id, state FROM task WHERE state >= 8"):
             known = self._ends.setdefault((who, task_id), state)
-            if known != state and who not in self.excused_edges and not (who == "hub" and self.hub_excused):
+            if known != state and who not in self.excused_edges | self.excused_hubs:
                 self.world.fail(f"{task_id} ended {TaskState(known).name} at {who} and is {TaskState(state).name} now")
 
     def _numbers_kept(self, edge: str, sql: sqlite3.Connection) -> None:
@@ -233,25 +245,31 @@ class Oracle:
                     f" and has {stored.get(produced.producer, 0)}",
                 )
 
-    def _cursors(self, edge: str, sql: sqlite3.Connection, hub: sqlite3.Connection) -> None:
+    def _excuses(self, *machines: Machine) -> bool:
+        """Whether the disk of one of them lost what was acknowledged."""
+        return any(machine.name in self.excused_edges | self.excused_hubs for machine in machines)
+
+    def _cursors(self, dialer: Edge | ChildHub, sql: sqlite3.Connection, hub: sqlite3.Connection) -> None:
         """Nobody takes for acknowledged what the other side does not have."""
-        for lane, log_name in edge_ledger.LANE_LOGS.items():
+        name = dialer.name
+        up_logs, parent = _upward(dialer)
+        for lane, log_name in up_logs.items():
             state = logs.log_state(sql, log_name)
-            acked = logs.consumers(sql, state.log_id).get("parent", 0)
-            there = _cursor(hub, edge, lane)
-            self.world.check(acked <= there, f"{edge} {lane.name}: acknowledged {acked}, the hub has {there}")
-        row = hub.execute("SELECT log_id FROM log WHERE name = ?", (f"down/{edge}/task",)).fetchone()
+            acked = logs.consumers(sql, state.log_id).get(parent, 0)
+            there = _cursor(hub, name, lane)
+            self.world.check(acked <= there, f"{name} {lane.name}: acknowledged {acked}, the hub has {there}")
+        row = hub.execute("SELECT log_id FROM log WHERE name = ?", (f"down/{name}/task",)).fetchone()
         if row is not None:
-            acked = logs.consumers(hub, row[0]).get(edge, 0)
-            there = _cursor(sql, "parent", Lane.TASK)
-            self.world.check(acked <= there, f"hub to {edge}: acknowledged {acked}, the edge has {there}")
+            acked = logs.consumers(hub, row[0]).get(name, 0)
+            there = _cursor(sql, parent, Lane.TASK)
+            self.world.check(acked <= there, f"hub to {name}: acknowledged {acked}, it has {there}")
 
     # --- at rest ------------------------------------------------------------------------------------------------------
 
     def unsettled(self) -> str:
         """What is still under way; empty at rest."""
         world = self.world
-        for machine in (world.hub, *world.edges):
+        for machine in world.machines:
             if not machine.serving or machine.disk.sql is None:
                 return f"{machine.name} is not up"
         for publisher in world.publishers:
@@ -261,27 +279,30 @@ class Oracle:
             for submitted in submitter.open:
                 if not self._may_hang(submitted):
                     return f"{submitted.key} ({submitted.task_id or 'no receipt'}) has not ended"
-        hub = world.hub.disk.sql
+        waiting = (self._waits(dialer) for dialer in world.dialers)
+        return next(filter(None, waiting), "")
+
+    def _waits(self, dialer: Edge | ChildHub) -> str:
+        """What a link has not carried yet."""
+        name, sql, hub = dialer.name, dialer.disk.sql, dialer.hub.disk.sql
+        assert sql is not None
         assert hub is not None
-        for edge in world.edges:
-            sql = edge.disk.sql
-            assert sql is not None
-            for lane, log_name in edge_ledger.LANE_LOGS.items():
-                state = logs.log_state(sql, log_name)
-                acked = logs.consumers(sql, state.log_id)["parent"]
-                if _cursor(hub, edge.name, lane) < state.last:
-                    return f"{edge.name} {lane.name}: the hub has not come to {state.last}"
-                if acked < state.last:
-                    return f"{edge.name} {lane.name}: {state.last - acked} entries wait for the hub"
-            if (difference := self._registry_difference(edge, hub)) != "":
-                return difference
-        for name, last, acked in hub.execute(
+        up_logs, parent = _upward(dialer)
+        for lane, log_name in up_logs.items():
+            state = logs.log_state(sql, log_name)
+            acked = logs.consumers(sql, state.log_id)[parent]
+            if _cursor(hub, name, lane) < state.last:
+                return f"{name} {lane.name}: the hub has not come to {state.last}"
+            if acked < state.last:
+                return f"{name} {lane.name}: {state.last - acked} entries wait for the hub"
+        for log_name, last, acked in hub.execute(
             "SELECT log.name, next_sequence - 1, acked_sequence FROM log JOIN consumer USING (log_id)"
-            " WHERE log.name LIKE 'down/%'"
+            " WHERE log.name LIKE ?",
+            (f"down/{name}/%",),
         ):
             if acked < last:
-                return f"{name}: {last - acked} entries wait for the edge"
-        return ""
+                return f"{log_name}: {last - acked} entries wait for the edge"
+        return self._registry_difference(dialer, hub)
 
     def _may_hang(self, submitted: Submitted) -> bool:
         """A task that waits for an agent which has forgotten it, or never heard of it, as it was asked to."""
@@ -296,94 +317,155 @@ class Oracle:
                 return True
         return False
 
-    def _registry_difference(self, edge: Edge, hub: sqlite3.Connection) -> str:
-        assert edge.node is not None
-        registry = edge.node.rooms.registry
-        mine = {entry.name: (entry.incarnation, entry.version, entry.payload) for entry in registry.log.entries()}
-        mine = {name: entry for name, entry in mine.items() if entry[2] is not None}
+    def _registry_difference(self, dialer: Edge | ChildHub, hub: sqlite3.Connection) -> str:
+        entries = dialer.registry_log().entries()
+        mine = {
+            entry.name: (entry.incarnation, entry.version, _bare(entry.payload))
+            for entry in entries
+            if entry.payload is not None
+        }
         there = {
-            name: (incarnation, version, payload)
+            name: (incarnation, version, _bare(payload))
             for name, incarnation, version, payload in hub.execute(
-                "SELECT name, incarnation, version, payload FROM agent WHERE node = ?", (edge.name,)
+                "SELECT name, incarnation, version, payload FROM agent WHERE node = ?", (dialer.name,)
             )
         }
         if mine != there:
-            return f"the hub knows other agents of {edge.name}: {sorted(there)} instead of {sorted(mine)}"
+            wrong = sorted(name for name in mine.keys() | there.keys() if mine.get(name) != there.get(name))
+            return (
+                f"the hub knows otherwise of agents of {dialer.name}: {[(n, there.get(n), mine.get(n)) for n in wrong]}"
+            )
+        if isinstance(dialer, ChildHub) and dialer.disk.sql is not None:
+            names = {below(dialer.name, name) for (name,) in dialer.disk.sql.execute("SELECT name FROM agent")}
+            if names != set(mine):
+                return f"{dialer.name} tells of {sorted(mine)} instead of {sorted(names)}"
         return ""
 
     def verdict(self) -> None:
         """At rest: everything that was accepted has arrived, once and in order."""
         self.audit()
-        hub = self.world.hub.disk.sql
-        assert hub is not None
-        self._messages(hub)
-        self._tasks_ended(hub)
+        stated: Counter[str] = Counter()
+        for dialer in self.world.dialers:
+            assert dialer.hub.disk.sql is not None
+            gaps = "SELECT coalesce(sum(gap_count), 0) FROM inbox_cursor WHERE peer = ? AND lane = ?"
+            stated[dialer.name] = dialer.hub.disk.sql.execute(gaps, (dialer.name, Lane.MESSAGE)).fetchone()[0]
+        for hub in self.world.hubs:
+            self._messages(hub, stated)
+        for submitted in self.submissions:
+            if not (submitted.call or submitted.gone or self._may_hang(submitted)):
+                self._task_ended(submitted)
 
-    def _messages(self, hub: sqlite3.Connection) -> None:
+    def _messages(self, hub: Hub, stated: Counter[str]) -> None:
+        """All that was published below a hub is there, once and in order; `stated` are the gaps by who dialed."""
+        arrived = self._arrived(hub)
+        if hub is self.world.hub:
+            self.entry_count = sum(map(len, arrived.values()))
+        missing: Counter[str] = Counter()
+        gaps: dict[str, int] = {}
+        for edge in self.world.edges:
+            way = tree.way_up(edge)
+            if hub not in way:
+                continue
+            passed = [edge, *way[: way.index(hub)]]
+            gaps[passed[-1].name] = gaps.get(passed[-1].name, stated[passed[-1].name]) + sum(
+                stated[dialer.name] for dialer in passed[:-1]
+            )
+            for produced in self.producers.values():
+                if produced.edge == edge.name:
+                    numbers = arrived.pop(produced.producer, [])
+                    excused = self._excuses(hub, *passed[1:])
+                    missing[passed[-1].name] += self._message_list(hub, produced, numbers, excused)
+        for name, count in missing.items():
+            # A log set back to before the hub's own backup is one the hub knows nothing of: no gap before its first entry.
+            twice = self._excuses(hub) and name in self.excused_hubs
+            self.world.check(
+                count <= gaps[name] or twice, f"{name}: {count} missing at {hub.name}, {gaps[name]} stated as a gap"
+            )
+        self.world.check(not arrived, f"messages of nobody at {hub.name}: {sorted(arrived)}")
+
+    def _arrived(self, hub: Hub) -> dict[str, list[int]]:
+        """Numbers of the messages that a hub has, by producer, in the order of its log."""
+        sql = hub.disk.sql
+        assert sql is not None
         arrived: dict[str, list[int]] = {}
-        log_id = logs.log_state(hub, "messages").log_id
+        log_id = logs.log_state(sql, "messages").log_id
         after = 0
         while True:
-            chunk = logs.read(hub, log_id, after, 10_000, 1 << 30)
+            chunk = logs.read(sql, log_id, after, 10_000, 1 << 30)
             if not chunk.segments:
-                break
+                return arrived
             for segment in chunk.segments:
                 for message in message_pb2.MessageBatch.FromString(segment.payload).messages:
                     producer, number, _ = message.payload.split(b"/", 2)
                     arrived.setdefault(producer.decode(), []).append(int(number))
             after = chunk.end
-        self.entry_count = sum(map(len, arrived.values()))
-        missing: Counter[str] = Counter()
-        for produced in self.producers.values():
-            missing[produced.edge] += self._message_list(produced, arrived.pop(produced.producer, []))
-        stated = dict(
-            hub.execute("SELECT peer, sum(gap_count) FROM inbox_cursor WHERE lane = ? GROUP BY peer", (Lane.MESSAGE,))
-        )
-        for edge, count in missing.items():
-            self.world.check(
-                count <= stated.get(edge, 0), f"{edge}: {count} missing, {stated.get(edge, 0)} stated as a gap"
-            )
-        self.world.check(not arrived, f"messages of nobody at the hub: {sorted(arrived)}")
 
-    def _message_list(self, produced: Produced, numbers: list[int]) -> int:
+    def _message_list(self, hub: Hub, produced: Produced, numbers: list[int], hub_excused: bool) -> int:
         """How many are missing that a restored hub may lack, if it says so."""
         world, name = self.world, produced.producer
         if numbers != sorted(set(numbers)):
-            world.check(produced.edge in self.excused_edges, f"{name}: not once and in order at the hub: {numbers}")
+            world.check(produced.edge in self.excused_edges, f"{name}: not once and in order at {hub.name}: {numbers}")
         expected = set(range(1, produced.acked + 1)) - produced.refused
+        if isinstance(hub, ChildHub) and hub.forgets:
+            expected &= set(numbers)
         missing = expected - set(numbers)
         if produced.edge in self.excused_edges or produced.excused:
             missing = {number for number in missing if number <= produced.hub_acked}
-        world.check(not produced.refused & set(numbers), f"{name}: refused and at the hub all the same")
-        if self.hub_excused:
+        world.check(not produced.refused & set(numbers), f"{name}: refused and at {hub.name} all the same")
+        if hub_excused:
             # It is refilled with what the edges have kept; what they have not, for they keep it for a while, is a gap.
             return 0 if produced.edge in self.excused_edges else len(missing)
-        world.check(not missing, f"{name}: acknowledged and not at the hub: {sorted(missing)[:20]}")
+        world.check(not missing, f"{name}: acknowledged and not at {hub.name}: {sorted(missing)[:20]}")
         return 0
 
-    def _tasks_ended(self, hub: sqlite3.Connection) -> None:
-        for submitted in self.submissions:
-            if submitted.call or submitted.gone or self._may_hang(submitted):
-                continue
-            self.world.check(submitted.state is not None, f"{submitted.key} has no outcome")
-            edge = next(edge for edge in self.world.edges if edge.name == submitted.edge)
-            assert edge.disk.sql is not None
-            row = edge.disk.sql.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
-            if submitted.edge not in self.excused_edges:
-                self.world.check(row is not None, f"{submitted.key} is not known to {submitted.edge} any more")
-                self.world.check(
-                    row is None or row[0] == submitted.state,
-                    f"{submitted.key} was told as {submitted.state!r} and is {row}",
-                )
-            there = hub.execute("SELECT state, fence FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
-            if there is None or self.hub_excused or self.excused_edges:
-                continue
-            self.world.check(there[0] >= 8, f"{submitted.key} ended at its origin, {there[0]} at the hub")
-            fence = int(submitted.output.split()[-1]) if submitted.output else 0
-            # A node that has ended it already says so again under a newer fence; another node's grant outdates it.
-            last = max((attempt.fence for attempt in self._attempts.get(submitted.task_id, ())), default=0)
-            if there[0] == TaskState.COMPLETED and fence:
-                self.world.check(fence >= last, f"{submitted.key} has the result of fence {fence}, not {last}")
+    def _task_ended(self, submitted: Submitted) -> None:
+        self.world.check(submitted.state is not None, f"{submitted.key} has no outcome")
+        edge = self.world.edge(submitted.edge)
+        assert edge.disk.sql is not None
+        row = edge.disk.sql.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
+        if submitted.edge not in self.excused_edges:
+            self.world.check(row is not None, f"{submitted.key} is not known to {submitted.edge} any more")
+            self.world.check(
+                row is None or row[0] == submitted.state,
+                f"{submitted.key} was told as {submitted.state!r} and is {row}",
+            )
+        if self.hub_excused or self.excused_edges:
+            return
+        for hub in self.world.hubs:
+            assert hub.disk.sql is not None
+            there = hub.disk.sql.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
+            if there is not None:
+                self.world.check(there[0] >= 8, f"{submitted.key} ended at its origin, {there[0]} at {hub.name}")
+                if there[0] == TaskState.COMPLETED and submitted.output:
+                    self._outcome_is_latest(submitted, hub)
+
+    def _outcome_is_latest(self, submitted: Submitted, hub: Hub) -> None:
+        """A hub that granted it to one of its nodes took the result of nobody it had taken it from before.
+
+        A node that has ended it already says so again under a newer fence; another node's grant outdates it.
+        """
+
+        def granted(agent: str) -> bool:
+            return self.world.edge(agent.partition("-")[0]).hub is hub
+
+        agent, *_, fence = submitted.output.decode().split()
+        attempts = self._attempts.get(submitted.task_id, ())
+        last = max((attempt.fence for attempt in attempts if granted(attempt.agent)), default=0)
+        if granted(agent) and int(fence):
+            self.world.check(int(fence) >= last, f"{submitted.key} has the result of fence {fence}, not {last}")
+
+
+def _bare(payload: bytes) -> bytes:
+    """An agent without the numbers of who tells of it: a hub numbers anew what it tells its parent."""
+    agent = registry_pb2.Agent.FromString(payload)
+    agent.version = 0
+    agent.runtime.incarnation = 0
+    return agent.SerializeToString(deterministic=True)
+
+
+def _upward(dialer: Edge | ChildHub) -> tuple[Mapping[Lane, str], str]:
+    """(its logs for the hub by lane, what it calls the hub)."""
+    return (UP_LOGS, PARENT) if isinstance(dialer, ChildHub) else (edge_ledger.LANE_LOGS, "parent")
 
 
 def _cursor(sql: sqlite3.Connection, peer: str, lane: Lane) -> int:

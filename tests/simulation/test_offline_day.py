@@ -18,7 +18,7 @@ class OfflineDay(World):
     reconnect_max = 300.0
 
     def __init__(self) -> None:
-        super().__init__(11, only=[])
+        super().__init__(12, only=[])
         for machine in self.machines:
             machine.clock.offset = LEAF_LIFE - LEFT
         for edge in self.edges:

@@ -1,4 +1,4 @@
-"""One run: a hub, edges, programs on them, and the faults of a seed; then quiet, and everything must have come to rest."""
+"""One run: hubs, edges, programs on them, and the faults of a seed; then quiet, and everything must have come to rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import OnLost
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
-from tests.simulation import faults
+from tests.simulation import faults, tree
 from tests.simulation.clients import Agent, Publisher, Submitter
 from tests.simulation.disk import close_marks
 from tests.simulation.faults import Fault
@@ -22,6 +22,7 @@ from tests.simulation.loop import Loop, SimulationFailure
 from tests.simulation.machines import Edge, Hub, Machine, remove
 from tests.simulation.network import Road
 from tests.simulation.oracle import Oracle
+from tests.simulation.tree import ChildHub
 
 STORMS = (15.0, 20.0, 25.0, 45.0)  # seconds with traffic and faults
 PATIENCE = 400.0  # seconds to come to rest after them
@@ -54,6 +55,7 @@ class World:
     def __init__(self, seed: int, only: Sequence[Fault] | None = None, kinds: Sequence[str] = ()) -> None:
         """`only` stands in the place of the seed's own faults, `kinds` bounds what they are drawn from."""
         self.seed = seed
+        self.tree = tree.is_tree(seed)
         self.failure: str | None = None
         self.struck: Counter[str] = Counter()
         self.troubles: Counter[str] = Counter()
@@ -69,19 +71,25 @@ class World:
         self._traffic_rng = self.random("traffic")
         keep = rng.choice((0, 0, 2000, 1 << 20))
         heartbeat, lease = rng.choice(((5.0, 15.0), (1.0, 4.0)))
-        self.hub = Hub(
+        self.hub = Hub(  # the root, where there are several
             self,
             reassign_after_seconds=rng.choice((1.0, 5.0, 30.0)),
             heartbeat_seconds=heartbeat,
             lease_seconds=lease,
         )
+        self.hubs: list[Hub] = [self.hub]
         self.edges: list[Edge] = []
-        for name in EDGES[: rng.choice((1, 2, 2, 2, 3, 3, 4))]:
-            road = Road(self.loop, self.random(f"road {name}"), self.troubles)
-            settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max, "drain_seconds": 2.0}
-            self.edges.append(Edge(self, name, road, self.hub, message_retention_bytes=keep, **settings))
+        settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max, "drain_seconds": 2.0}
+        settings["message_retention_bytes"] = keep
+        if self.tree:
+            tree.plant(self, rng, settings)
+        else:
+            for name in EDGES[: rng.choice((1, 2, 2, 2, 3, 3, 4))]:
+                self.edges.append(Edge(self, name, self.make_road(name), self.hub, **settings))
         self.storm = self.random("storm").choice(STORMS)
-        self.faults = list(faults.draw(self.random("faults"), self.storm, kinds) if only is None else only)
+        self.faults = list(
+            faults.draw(self.random("faults"), self.storm, kinds, tree=self.tree) if only is None else only
+        )
         self._rate = rng.choice((1.0, 2.0, 4.0))
         self.publishers: list[Publisher] = []
         self.submitters: list[Submitter] = []
@@ -91,6 +99,10 @@ class World:
     def random(self, what: str) -> random.Random:
         """Chance of its own for `what`, so that one thing more or less changes nothing for the others."""
         return random.Random(f"{self.seed}/{what}")
+
+    def make_road(self, name: str) -> Road:
+        """The one from the node of this name to its hub."""
+        return Road(self.loop, self.random(f"road {name}"), self.troubles)
 
     # --- the course ---------------------------------------------------------------------------------------------------
 
@@ -140,8 +152,17 @@ class World:
 
     @property
     def machines(self) -> list[Machine]:
-        """The hub, then the edges."""
-        return [self.hub, *self.edges]
+        """The hubs, from the root, then the edges."""
+        return [*self.hubs, *self.edges]
+
+    @property
+    def dialers(self) -> list[Edge | ChildHub]:
+        """Whoever has a hub above: the edges, then the hubs but the root."""
+        return [*self.edges, *(hub for hub in self.hubs if isinstance(hub, ChildHub))]
+
+    def edge(self, name: str) -> Edge:
+        """The one of this name."""
+        return next(edge for edge in self.edges if edge.name == name)
 
     def _until(self, when: float, done: object = None) -> bool:
         result = self.loop.run(when, done)  # type: ignore[arg-type]
@@ -151,8 +172,8 @@ class World:
     def _heal(self) -> None:
         self.note("world", "calm")
         self.calm = True
-        for edge in self.edges:
-            edge.road.clear()
+        for dialer in self.dialers:
+            dialer.road.clear()
         for machine in self.machines:
             machine.clock.offset = 0.0
             disk = machine.disk
@@ -283,7 +304,7 @@ class World:
             self.seed,
             self.struck + self.troubles + disks,
             self.fates,
-            sum(edge.road.connection_count for edge in self.edges),
+            sum(dialer.road.connection_count for dialer in self.dialers),
             self.oracle.entry_count,
             len(self.oracle.submissions),
             self.loop.step_count,
