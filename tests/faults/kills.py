@@ -1,7 +1,8 @@
 """`scripts/kills`: SIGKILL for edges and hub, again and again, under mixed load; then every receipt is looked at.
 
 Random kills: each process of the fleet lives for a random while, is killed, and is started again; one in five is killed
-before it is up. With --failpoints the processes die at every named failpoint instead, each of edge and hub once.
+before it is up. With --failpoints the processes die at every failpoint that the load leads to instead, each of edge and hub
+once; the few that are left have tests of their own (`points.RARER`).
 """
 
 from __future__ import annotations
@@ -168,7 +169,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="begin no kill after so long (3600)")
     parser.add_argument("--lifetime", type=float, default=4.0, help="seconds a process lives at most (4)")
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of the times")
-    parser.add_argument("--failpoints", action="store_true", help="die at every named failpoint instead")
+    parser.add_argument(
+        "--failpoints", action="store_true", help="die at every failpoint that the load leads to instead"
+    )
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)  # of the SDK's agents, that lose their nodes all the time
     sys.exit(asyncio.run(campaign(arguments)))
