@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from edgenode.cli.demo.fleet import EDGENODE, Fleet
 from edgenode.cli.demo.proxy import Proxy
@@ -16,12 +18,18 @@ from edgenode.sdk import Client
 SKILLS = Path(__file__).with_name("skills.py")
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@contextmanager
+def short_folder() -> Iterator[Path]:
     """A short path: Unix sockets have room for about a hundred characters."""
     path = Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
 
 
 class Site:
@@ -56,12 +64,14 @@ class Site:
         return Client(socket=self.fleet.socket(node), connect_timeout=20)
 
 
-@pytest.fixture
-async def site(folder: Path) -> AsyncIterator[Site]:
-    made = Site(Fleet(folder))
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.proxy.cut()
-        await made.fleet.stop()
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def site() -> AsyncIterator[Site]:
+    """One for the tests of a file, each of which leaves it at work."""
+    with short_folder() as folder:
+        made = Site(Fleet(folder))
+        try:
+            await made.start()
+            yield made
+        finally:
+            await made.proxy.cut()
+            await made.fleet.stop()

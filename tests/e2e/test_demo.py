@@ -11,7 +11,7 @@ EDGENODE = Path(sysconfig.get_path("scripts")) / "edgenode"
 @pytest.mark.timeout(300)
 async def test_the_demo_loses_nothing() -> None:
     process = await asyncio.create_subprocess_exec(
-        EDGENODE, "demo", "--seconds", "20", "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        EDGENODE, "demo", "--seconds", "15", "--json", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await process.communicate()
     assert process.returncode == 0, (out.decode(), err.decode())

@@ -199,7 +199,7 @@ async def test_without_room_for_its_envelope_the_largest_frame_stays(rig: Rig) -
     await rig.start_edge("north", mutant="one-bound-for-sockets-and-links")
     await publish_the_largest_frame(rig)
     with pytest.raises(TimeoutError):
-        await flows(rig, within=8.0)
+        await flows(rig, within=4.0)
 
 
 @pytest.mark.parametrize("side", ["hub", "north"])
@@ -209,4 +209,4 @@ async def test_without_isolation_the_lane_is_stuck(rig: Rig, side: str) -> None:
     await rig.start_hub(mutant=mutant if side == "hub" else "")
     await rig.start_edge("north", mutant=mutant if side == "north" else "")
     with pytest.raises(TimeoutError):
-        await flows(rig, within=8.0)
+        await flows(rig, within=4.0)
