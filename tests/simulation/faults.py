@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 YEAR = 365 * 86_400.0
+RARE_SHARE = 0.25  # of the seeds
+FIRST_RARE = 1000  # their numbers, behind those of the others
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = (), *, tree:
     # Some seeds are about a few kinds only: what needs several of one kind in a row is then likely, too.
     if rng.random() < 0.4:
         names = rng.sample(names, 3)
-    names = list(kinds) or names
+    names = [name for name in kinds if name in KINDS] if kinds else names
+    if not names:
+        return []
     weights = [KINDS[name].weight for name in names]
     faults: list[Fault] = []
     time = rng.uniform(0.2, 3.0)
@@ -54,11 +58,24 @@ def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = (), *, tree:
     return faults
 
 
+def draw_rare(rng: random.Random, seconds: float, kinds: Sequence[str] = ()) -> list[Fault]:
+    """What most seeds have nothing of, and some have one or two of; beside what `draw` gives them."""
+    names = [name for name in RARE if not kinds or name in kinds]
+    if not names or (not kinds and rng.random() > RARE_SHARE):
+        return []
+    times = sorted(rng.uniform(3.0, 0.9 * seconds) for _ in range(rng.choice((1, 1, 2))))
+    weights = [RARE[name].weight for name in names]
+    return [
+        Fault(round(time, 3), rng.choices(names, weights)[0], FIRST_RARE + place) for place, time in enumerate(times)
+    ]
+
+
 def strike(world: World, fault: Fault) -> None:
     """Let it happen."""
     world.note("world", f"FAULT {fault.kind}", f"#{fault.number}")
     world.struck[fault.kind] += 1
-    KINDS[fault.kind].strike(world, random.Random(f"{world.seed}/fault/{fault.number}"))
+    kind = KINDS.get(fault.kind) or RARE[fault.kind]
+    kind.strike(world, random.Random(f"{world.seed}/fault/{fault.number}"))
 
 
 def _some_machine(world: World, rng: random.Random) -> Machine:
@@ -226,6 +243,7 @@ def _restored(world: World, rng: random.Random, machine: Machine, *, by_command:
         if world.calm:
             return
         machine.restore(files, by_command=by_command)
+        world.damages.old.add(machine.name)
         world.loop.later(downtime, machine.boot)
 
     world.loop.later(rng.uniform(0.5, 15.0), happen)
@@ -248,6 +266,14 @@ def _agent_leaves(world: World, rng: random.Random) -> None:
         agent.gone = True  # for good
         return
     world.loop.later(rng.uniform(0.5, 20.0), agent.come_back)
+
+
+def _flip_in_a_segment(world: World, rng: random.Random) -> None:
+    world.damages.flip_in_a_segment(_some_machine(world, rng), rng)
+
+
+def _flip_in_a_write_ahead_log(world: World, rng: random.Random) -> None:
+    world.damages.flip_in_the_write_ahead_log(_some_machine(world, rng), rng)
 
 
 KINDS: dict[str, Kind] = {
@@ -274,4 +300,9 @@ KINDS: dict[str, Kind] = {
     "agent crash": Kind(2, _agent_crash),
     "agent leaves": Kind(2, _agent_leaves),
     "parent hub down": Kind(4, _parent_down, tree_only=True),
+}
+
+RARE: dict[str, Kind] = {
+    "bit flip in a segment": Kind(3, _flip_in_a_segment),
+    "bit flip in a write-ahead log": Kind(2, _flip_in_a_write_ahead_log),
 }

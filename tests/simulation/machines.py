@@ -17,6 +17,7 @@ from edgenode.api.sync.v1 import sync_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
 from edgenode.link.identity.peers import read_client_certificate
 from edgenode.link.protocol.registry import RegistryLog
+from edgenode.link.store.quarantine import note_path
 from edgenode.node import backup as edge_backup
 from edgenode.node.config import NodeConfig
 from edgenode.node.host import Host
@@ -102,6 +103,9 @@ class Machine:
         except EdgenodeError as error:
             self.world.note(self.name, "does not start", error)
             self.world.refused_starts[error.reason] += 1
+            if error.reason == "STATE_DAMAGED":
+                self.world.loop.soon(self.world.damages.refused, self)
+                return
             self.world.loop.later(1.0, self._try_again, process)
         else:
             self.serving = True
@@ -135,6 +139,7 @@ class Machine:
     def restore(self, files: Files, *, by_command: bool) -> None:
         """Put an old copy of the disk in the place of the disk: as it is, or as the restore command does."""
         self.crash(power=False, silent=False)
+        note_path(self.disk.path).unlink(missing_ok=True)
         self.disk.put({suffix: data for suffix, data in files.items() if suffix != MARK or not by_command})
         self.world.note(self.name, "is restored", "by command" if by_command else "as it was")
         if by_command:

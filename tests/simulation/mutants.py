@@ -23,6 +23,7 @@ from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.mark import Mark
 from edgenode.link.store.writes import Unsure
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.message_log import Frame, MessageLog, Producer
@@ -35,6 +36,7 @@ from hub.store.messages import SqliteMessageStore
 
 Patch = pytest.MonkeyPatch
 
+_FLIPS = ("bit flip in a segment", "long outage")
 _DEATHS = ("kill in a commit", "power cut in a commit", "kill at a step")
 
 
@@ -256,6 +258,16 @@ def ask_no_hub_below(patch: Patch) -> None:
     patch.setattr(restating, "in_force", in_force)
 
 
+def trust_segments(patch: Patch) -> None:
+    """What a log's segment says is believed, whatever became of its bytes."""
+    patch.setattr(logs, "segment_checksum", lambda facts, payload: 0)
+
+
+def trust_the_write_ahead_log(patch: Patch) -> None:
+    """A store that lost its last commits is taken for one that never had them."""
+    patch.setattr(Mark, "read", lambda self: None)
+
+
 MUTANTS: dict[str, Mutant] = {
     "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
     "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=2),
@@ -272,6 +284,8 @@ MUTANTS: dict[str, Mutant] = {
     "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 33),
     "forget tombstones": Mutant(forget_tombstones, ("agent leaves",), 1),
     "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",), 1),
+    "trust segments": Mutant(trust_segments, _FLIPS),
+    "trust the write-ahead log": Mutant(trust_the_write_ahead_log, ("bit flip in a write-ahead log",), 9),
     # Those below are seen in trees only.
     "let go of what the parent lacks": Mutant(let_go_of_what_the_parent_lacks, ("parent hub down",), 3),
     "take what came another way": Mutant(take_what_came_another_way, ("hub restored",), 11),

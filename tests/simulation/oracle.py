@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgenode.api.admin.v1 import admin_pb2
-from edgenode.api.message.v1 import message_pb2
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.api.task.v1 import task_service_pb2 as tasks
@@ -26,6 +25,7 @@ from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
 from hub.store.records import PARENT
 from tests.simulation import tree
+from tests.simulation.damage import whole_end
 from tests.simulation.machines import Edge, Hub, Machine
 from tests.simulation.tree import ChildHub
 
@@ -291,10 +291,12 @@ class Oracle:
         for lane, log_name in up_logs.items():
             state = logs.log_state(sql, log_name)
             acked = logs.consumers(sql, state.log_id)[parent]
-            if _cursor(hub, name, lane) < state.last:
-                return f"{name} {lane.name}: the hub has not come to {state.last}"
-            if acked < state.last:
-                return f"{name} {lane.name}: {state.last - acked} entries wait for the hub"
+            # A gap at the end of a log is told with the next entry.
+            last = whole_end(sql, state, acked)
+            if _cursor(hub, name, lane) < last:
+                return f"{name} {lane.name}: the hub has not come to {last}"
+            if acked < last:
+                return f"{name} {lane.name}: {last - acked} entries wait for the hub"
         for log_name, last, acked in hub.execute(
             "SELECT log.name, next_sequence - 1, acked_sequence FROM log JOIN consumer USING (log_id)"
             " WHERE log.name LIKE ?",
@@ -305,9 +307,13 @@ class Oracle:
         return self._registry_difference(dialer, hub)
 
     def _may_hang(self, submitted: Submitted) -> bool:
-        """A task that waits for an agent which has forgotten it, or never heard of it, as it was asked to."""
-        return int(submitted.spec.on_lost) == OnLost.WAIT and (
-            submitted.task_id in self.abandoned or self._waits_for_agent(submitted.task_id)
+        """A task that waits for an agent which has forgotten it, or never heard of it, as it was asked to.
+
+        Or for word that a disk destroyed.
+        """
+        return self.world.damages.may_hang(submitted.task_id) or (
+            int(submitted.spec.on_lost) == OnLost.WAIT
+            and (submitted.task_id in self.abandoned or self._waits_for_agent(submitted.task_id))
         )
 
     def _waits_for_agent(self, task_id: str) -> bool:
@@ -351,6 +357,8 @@ class Oracle:
             stated[dialer.name] = dialer.hub.disk.sql.execute(gaps, (dialer.name, Lane.MESSAGE)).fetchone()[0]
         for hub in self.world.hubs:
             self._messages(hub, stated)
+        assert self.world.hub.disk.sql is not None
+        self.world.damages.check_stated(self.world.hub.disk.sql)
         for submitted in self.submissions:
             if not (submitted.call or submitted.gone or self._may_hang(submitted)):
                 self._task_ended(submitted)
@@ -373,6 +381,8 @@ class Oracle:
             for produced in self.producers.values():
                 if produced.edge == edge.name:
                     numbers = arrived.pop(produced.producer, [])
+                    if hub is self.world.hub:
+                        self.world.damages.count_missing(produced, numbers)
                     excused = self._excuses(hub, *passed[1:])
                     missing[passed[-1].name] += self._message_list(hub, produced, numbers, excused)
         for name, count in missing.items():
@@ -388,17 +398,9 @@ class Oracle:
         sql = hub.disk.sql
         assert sql is not None
         arrived: dict[str, list[int]] = {}
-        log_id = logs.log_state(sql, "messages").log_id
-        after = 0
-        while True:
-            chunk = logs.read(sql, log_id, after, 10_000, 1 << 30)
-            if not chunk.segments:
-                return arrived
-            for segment in chunk.segments:
-                for message in message_pb2.MessageBatch.FromString(segment.payload).messages:
-                    producer, number, _ = message.payload.split(b"/", 2)
-                    arrived.setdefault(producer.decode(), []).append(int(number))
-            after = chunk.end
+        for producer, number in self.world.damages.whole_messages(sql):
+            arrived.setdefault(producer, []).append(number)
+        return arrived
 
     def _message_list(self, hub: Hub, produced: Produced, numbers: list[int], hub_excused: bool) -> int:
         """How many are missing that a restored hub may lack, if it says so."""
@@ -408,7 +410,7 @@ class Oracle:
         expected = set(range(1, produced.acked + 1)) - produced.refused
         if isinstance(hub, ChildHub) and hub.forgets:
             expected &= set(numbers)
-        missing = expected - set(numbers)
+        missing = {number for number in expected - set(numbers) if not world.damages.may_lack(produced, number)}
         if produced.edge in self.excused_edges or produced.excused:
             missing = {number for number in missing if number <= produced.hub_acked}
         world.check(not produced.refused & set(numbers), f"{name}: refused and at {hub.name} all the same")

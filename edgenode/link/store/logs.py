@@ -285,23 +285,25 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     segments: list[Segment] = []
     base = following = after + 1
     count = size = 0
-    for *facts, checksum, payload in cursor:
-        sequence = facts[0] - origin
-        if segments and (sequence != following or count + facts[1] > max_count or size + len(payload) > max_bytes):
-            break
-        if segment_checksum(facts, payload) != checksum:
-            if segments:
-                break  # what is whole goes first
-            if sequence > following:
-                _check_hole(connection, log_id, following)
-            raise SegmentDamaged(log_id, sequence, _end_of_hole(connection, log_id, sequence))
-        if not segments:
-            base = sequence
-        segments.append(Segment(facts[1], payload, *facts[2:]))
-        following = sequence + facts[1]
-        count += facts[1]
-        size += len(payload)
-    cursor.close()
+    try:
+        for *facts, checksum, payload in cursor:
+            sequence = facts[0] - origin
+            if segments and (sequence != following or count + facts[1] > max_count or size + len(payload) > max_bytes):
+                break
+            if segment_checksum(facts, payload) != checksum:
+                if segments:
+                    break  # what is whole goes first
+                if sequence > following:
+                    _check_hole(connection, log_id, following)
+                raise SegmentDamaged(log_id, sequence, _end_of_hole(connection, log_id, sequence))
+            if not segments:
+                base = sequence
+            segments.append(Segment(facts[1], payload, *facts[2:]))
+            following = sequence + facts[1]
+            count += facts[1]
+            size += len(payload)
+    finally:  # what is raised remembers the cursor, and an open one keeps the file from being opened anew
+        cursor.close()
     if not segments or base > after + 1:
         _check_hole(connection, log_id, after + 1)
     return Chunk(base, _under_their_epochs(connection, log_id, base, segments))
@@ -557,9 +559,12 @@ def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogSta
     if epoch == state.epoch:
         return state
     # Also where nothing was appended under it: older entries may have been sent under it, and a cursor then names it.
-    connection.execute(
-        "INSERT INTO log_epoch (log_id, last_sequence, epoch) VALUES (?, ?, ?)", (state.log_id, state.last, state.epoch)
-    )
+    # A log whose row was lost with a damaged store has none that anybody could know.
+    if state.epoch:
+        connection.execute(
+            "INSERT INTO log_epoch (log_id, last_sequence, epoch) VALUES (?, ?, ?)",
+            (state.log_id, state.last, state.epoch),
+        )
     # Of those that end at one place the first has the entries; it stays while they do.
     connection.execute(
         "DELETE FROM log_epoch AS old WHERE log_id = :log AND (last_sequence < :first OR EXISTS (SELECT 1 FROM log_epoch"

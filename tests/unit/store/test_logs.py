@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -177,3 +178,30 @@ def test_every_entry_is_accepted_once_whatever_is_resent(resends: list[tuple[int
         known = max(known, start + len(part))
     assert taken == list(range(1, sum(sizes) + 1))
     db.close()
+
+
+def test_a_log_whose_epoch_nobody_knows_any_more_remembers_none(db: sqlite3.Connection) -> None:
+    """Its row was lost with a damaged store. A greeting that named the empty epoch would be refused for good."""
+    log = logs.ensure_log(db, "up/message", "")
+    logs.append(db, log.log_id, [segment(3)])
+    logs.open_log(db, "up/message", "e1")
+    assert logs.head(db, "up/message", Lane.MESSAGE).earlier == ()
+    logs.open_log(db, "up/message", "e2")
+    assert [end.epoch for end in logs.head(db, "up/message", Lane.MESSAGE).earlier] == ["e1"]
+
+
+def test_damage_that_is_remembered_does_not_keep_the_file_open(tmp_path: Path) -> None:
+    first = sqlite3.connect(tmp_path / "store", isolation_level=None)
+    first.execute("PRAGMA locking_mode = EXCLUSIVE")
+    first.execute("PRAGMA journal_mode = WAL")
+    first.executescript(logs.SCHEMA)
+    log = logs.ensure_log(first, "up/message", "e1")
+    logs.append(first, log.log_id, [segment(3), segment(3)])
+    first.execute("UPDATE segment SET payload = x'00'")
+    with pytest.raises(logs.SegmentDamaged) as remembered:
+        logs.read(first, log.log_id, 0, 10, 1 << 20)
+    first.close()
+    second = sqlite3.connect(tmp_path / "store", isolation_level=None, timeout=0)
+    second.execute("BEGIN IMMEDIATE")
+    second.close()
+    assert remembered.value.first == 1
