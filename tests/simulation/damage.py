@@ -134,6 +134,11 @@ class Damages:
                     return
             after = chunk.end
 
+    @property
+    def hub_was_hit(self) -> bool:
+        """Whether it may lack what it had acknowledged."""
+        return any(machine == self._world.hub.name for machine, _ in self._hit_rows)
+
     def may_lack(self, produced: Produced, number: int) -> bool:
         """Whether the message was in a segment that was hit."""
         return (produced.producer, number) in self._hit

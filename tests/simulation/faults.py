@@ -276,6 +276,10 @@ def _flip_in_a_write_ahead_log(world: World, rng: random.Random) -> None:
     world.damages.flip_in_the_write_ahead_log(_some_machine(world, rng), rng)
 
 
+def _clone(world: World, rng: random.Random) -> None:
+    world.clones.copy(rng.choice(world.edges), rng)
+
+
 KINDS: dict[str, Kind] = {
     "kill": Kind(3, _kill),
     "power cut": Kind(3, _power_cut),
@@ -303,6 +307,7 @@ KINDS: dict[str, Kind] = {
 }
 
 RARE: dict[str, Kind] = {
+    "cloned edge": Kind(3, _clone),
     "bit flip in a segment": Kind(3, _flip_in_a_segment),
     "bit flip in a write-ahead log": Kind(2, _flip_in_a_write_ahead_log),
 }

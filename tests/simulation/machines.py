@@ -63,6 +63,8 @@ class MachineClock:
 class Machine:
     """What edge and hub have in common."""
 
+    config: Any  # the product's own, of an edge or a hub
+
     def __init__(self, world: World, name: str, store: str, template: bytes) -> None:
         self.world = world
         self.name = name

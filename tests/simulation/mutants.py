@@ -22,13 +22,17 @@ from edgenode.link.protocol.exchange import Exchange
 from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store import inbox, logs
+from edgenode.link.store.budget import Budget
 from edgenode.link.store.database import Database
 from edgenode.link.store.mark import Mark
+from edgenode.link.store.retention import Retention
 from edgenode.link.store.writes import Unsure
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.message_log import Frame, MessageLog, Producer
 from edgenode.node.task_book import TaskBook
 from hub.services.book import Book
+from hub.services.clones import CloneWatch
+from hub.store import fleet as hub_fleet
 from hub.store import messages as hub_messages
 from hub.store import restating
 from hub.store import tasks as hub_tasks
@@ -268,6 +272,32 @@ def trust_the_write_ahead_log(patch: Patch) -> None:
     patch.setattr(Mark, "read", lambda self: None)
 
 
+def know_no_former_process(patch: Patch) -> None:
+    """Whoever speaks for a node is let in, also a process that another one took over from."""
+    patch.setattr(hub_fleet, "_outdated", lambda connection, node, boot_id: False)
+
+
+def let_the_copies_session_go_on(patch: Patch) -> None:
+    """A node is kept out when it dials, and a session that it has lasts."""
+    honest = CloneWatch.__init__
+
+    def lenient(self: CloneWatch, enrollment: Any, fleet: Any, clock: Any, new_challenge: Any, end: Any) -> None:
+        honest(self, enrollment, fleet, clock, new_challenge, lambda node, problem: None)
+
+    patch.setattr(CloneWatch, "__init__", lenient)
+
+
+def keep_what_everybody_has(patch: Patch) -> None:
+    """Nothing that was acknowledged is ever let go."""
+    patch.setattr(Retention, "trim", lambda self, connection, log_id, max_segments=0: 0)
+
+
+def count_no_arrivals(patch: Patch) -> None:
+    """What has arrived in a store counts as on its way to it for ever."""
+    honest = Budget.admit
+    patch.setattr(Budget, "admit", lambda self, lane, size: honest(self, lane, max(size, 0)))
+
+
 MUTANTS: dict[str, Mutant] = {
     "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
     "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=2),
@@ -284,6 +314,10 @@ MUTANTS: dict[str, Mutant] = {
     "overwrite an end": Mutant(overwrite_an_end, ("one-way cut", "half-open", "outage", "pause"), 33),
     "forget tombstones": Mutant(forget_tombstones, ("agent leaves",), 1),
     "resume after what was sent": Mutant(resume_after_what_was_sent, ("cut",), 1),
+    "know no former process": Mutant(know_no_former_process, ("cloned edge",)),
+    "let the copy's session go on": Mutant(let_the_copies_session_go_on, ("cloned edge",)),
+    "keep what everybody has": Mutant(keep_what_everybody_has, ("cut",), 5),
+    "count no arrivals": Mutant(count_no_arrivals, ("cut",)),
     "trust segments": Mutant(trust_segments, _FLIPS),
     "trust the write-ahead log": Mutant(trust_the_write_ahead_log, ("bit flip in a write-ahead log",), 9),
     # Those below are seen in trees only.

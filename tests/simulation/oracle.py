@@ -24,7 +24,7 @@ from hub.services.ledger import ledger_lines
 from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
 from hub.store.records import PARENT
-from tests.simulation import tree
+from tests.simulation import bounds, tree
 from tests.simulation.damage import whole_end
 from tests.simulation.machines import Edge, Hub, Machine
 from tests.simulation.tree import ChildHub
@@ -176,7 +176,8 @@ class Oracle:
         spec = attempt.spec
         once = int(spec.on_lost) in (OnLost.FAIL, OnLost.WAIT) and spec.retry_policy.max_attempt_count == 1
         call = attempt.task_id.startswith("call-")
-        if once and attempts and not call and not self.hub_excused and not self.excused_edges:
+        excused = self.hub_excused or self.excused_edges or self.world.clones.nodes
+        if once and attempts and not call and not excused:
             first = attempts[0]
             self.world.fail(
                 f"{attempt.task_id} must run once and was given to {first.agent} {first.instance}"
@@ -201,9 +202,11 @@ class Oracle:
 
     def audit(self) -> None:
         """What must hold at every moment, of all stores that can be looked at now."""
+        bounds.check(self.world)
         for hub in self.world.hubs:
             sql = hub.disk.sql
             if sql is not None and hub.serving:
+                self.world.clones.check_quarantine(sql)
                 parent = "" if hub is self.world.hub else "parent"
                 self._balanced(hub.name, ledger_lines(hub_facts(sql), parent=parent))
                 self._ends_stay(hub.name, sql)
@@ -219,6 +222,8 @@ class Oracle:
             below, above = dialer.disk.sql, dialer.hub.disk.sql
             up = dialer.serving and dialer.hub.serving
             if below is not None and above is not None and up and not self._excuses(dialer, dialer.hub):
+                if dialer.name in self.world.clones.nodes:
+                    continue  # of what the hub sent to the node, its copy took some
                 self._cursors(dialer, below, above)
 
     def _balanced(self, who: str, lines: Sequence[admin_pb2.LedgerLine]) -> None:
@@ -279,6 +284,8 @@ class Oracle:
             for submitted in submitter.open:
                 if not self._may_hang(submitted):
                     return f"{submitted.key} ({submitted.task_id or 'no receipt'}) has not ended"
+        if clones := world.clones.unsettled():
+            return clones
         waiting = (self._waits(dialer) for dialer in world.dialers)
         return next(filter(None, waiting), "")
 
@@ -391,6 +398,7 @@ class Oracle:
             self.world.check(
                 count <= gaps[name] or twice, f"{name}: {count} missing at {hub.name}, {gaps[name]} stated as a gap"
             )
+        self.world.clones.check_messages(arrived)
         self.world.check(not arrived, f"messages of nobody at {hub.name}: {sorted(arrived)}")
 
     def _arrived(self, hub: Hub) -> dict[str, list[int]]:
@@ -431,7 +439,7 @@ class Oracle:
                 row is None or row[0] == submitted.state,
                 f"{submitted.key} was told as {submitted.state!r} and is {row}",
             )
-        if self.hub_excused or self.excused_edges:
+        if self.hub_excused or self.excused_edges or self.world.clones.nodes:
             return
         for hub in self.world.hubs:
             assert hub.disk.sql is not None

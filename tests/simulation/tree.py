@@ -45,7 +45,7 @@ class ChildHub(Hub):
     @property
     def forgets(self) -> bool:
         """Whether it lets go of messages that the parent has."""
-        return self.config.message_retention_bytes < max(RETENTIONS)
+        return bool(self.config.message_retention_bytes < max(RETENTIONS))
 
     def _parent(self, rng: random.Random) -> ParentPorts:
         identity = load_identity(self.config.parent_dir)

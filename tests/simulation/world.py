@@ -8,13 +8,15 @@ import random
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import OnLost
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
-from tests.simulation import faults, tree
+from tests.simulation import bounds, faults, tree
 from tests.simulation.clients import Agent, Publisher, Submitter
+from tests.simulation.clones import Clones
 from tests.simulation.damage import Damages
 from tests.simulation.disk import close_marks
 from tests.simulation.faults import Fault
@@ -69,6 +71,8 @@ class World:
         self.local_rng = self.random("local")
         self.oracle = Oracle(self)
         self.damages = Damages(self)
+        self.clones = Clones(self)
+        budgets = bounds.budgets(self.random("budgets"))
         rng = self.random("world")
         self._traffic_rng = self.random("traffic")
         keep = rng.choice((0, 0, 2000, 1 << 20))
@@ -78,11 +82,13 @@ class World:
             reassign_after_seconds=rng.choice((1.0, 5.0, 30.0)),
             heartbeat_seconds=heartbeat,
             lease_seconds=lease,
+            message_retention_bytes=bounds.STORE_BYTES // 2,
+            **budgets,
         )
         self.hubs: list[Hub] = [self.hub]
         self.edges: list[Edge] = []
-        settings = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max, "drain_seconds": 2.0}
-        settings["message_retention_bytes"] = keep
+        settings: dict[str, Any] = {"reconnect_min_seconds": 0.3, "reconnect_max_seconds": self.reconnect_max}
+        settings |= {"drain_seconds": 2.0, "message_retention_bytes": keep, **budgets}
         if self.tree:
             tree.plant(self, rng, settings)
         else:
@@ -218,13 +224,14 @@ class World:
 
     def _bounded(self) -> None:
         """At rest nothing has piled up."""
+        bounds.check_at_rest(self)
         for machine in self.machines:
             assert machine.process is not None
             left = [task for task in machine.process.tasks if not task.done()]
             self.check(len(left) <= MAX_TASKS_LEFT, f"{machine.name} has {len(left)} tasks at rest")
         for edge in self.edges:
             assert edge.node is not None
-            if self.oracle.excused_edges:
+            if self.oracle.excused_edges or self.clones.nodes:
                 continue  # they do again, or wait for, what nobody knows any more
             live = edge.node.rooms.engine.book.live
             hanging = sum(self.oracle._may_hang(s) for s in self.oracle.submissions)
@@ -232,6 +239,7 @@ class World:
 
     def _end(self) -> None:
         self._over = True
+        self.clones.end()
         for program in (*self.publishers, *self.submitters, *self.agents):
             program.stop()
         for machine in self.machines:
