@@ -5,9 +5,15 @@ locks it. So a boot id that speaks again after another one was admitted belongs 
 identity: a copy. A restart, a reconnect, a move to another channel, a process that was paused, and a state restored from a
 backup never look like that, because whoever was outdated there never speaks again.
 
-Speaking means now: bytes of a process that has died since may have been held up on the way. So the outdated process is
-refused with a challenge (OUTDATED_PROCESS), and only one that repeats the challenge in its next greeting lives. Meanwhile
-the session of the other one is not touched.
+Speaking means now: bytes of a process that has died since may have been held up on the way, so a greeting alone proves
+nothing, of either of the two.
+- The outdated process is refused with a challenge (OUTDATED_PROCESS), and only one that repeats the challenge in its next
+  greeting lives. Meanwhile the session of the other one is not touched.
+- The newest process lives if it said anything after it was let in; a process that got its Welcome does at once. One that
+  never did may have died before its successor started, its greeting overtaken by that of its successor. Then the one that
+  proved alive is the newest from here on, and the other one is outdated and must prove itself.
+So a node is quarantined when each of the two was heard after the hub had let the other one in: both were up at the same
+time. Two that live change places once at most before that is known.
 
 Nobody but the operator can know which of the two is the right one, and both may hold work. So both are kept out
 (CLONED_IDENTITY), here, in `enrollment`, where their certificates are looked at: no link and no renewal until one of them
@@ -24,7 +30,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from edgenode.link.errors import Aborted, EdgenodeError
+from edgenode.link.errors import Aborted
 from edgenode.link.model.frames import Hello
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
@@ -56,14 +62,23 @@ class CloneWatch:
         self._new_challenge = new_challenge
         self._end = end
         self._asked: dict[str, tuple[str, str]] = {}  # boot id and challenge by node
+        self._answered: dict[str, str] = {}  # by node the boot id that was last heard after it was let in
 
-    async def outdated(self, node: str, hello: Hello) -> EdgenodeError:
-        """What to refuse the outdated process with that sent `hello`; quarantines the node once the process proved alive."""
+    def answered(self, node: str, boot_id: str) -> None:
+        """The newest process of a node said something after it was let in."""
+        self._answered[node] = boot_id
+
+    async def outdated(self, node: str, newest: str, hello: Hello) -> None:
+        """The outdated process that sent `hello` came; returns if it is to be let in as the newest.
+
+        Raises Aborted (OUTDATED_PROCESS), and PermissionDenied (CLONED_IDENTITY) once it is known that `newest`, the boot
+        id of the process that was let in last, and this one both live: the node is quarantined then.
+        """
         boot_id, challenge = self._asked.get(node, ("", ""))
         if hello.boot_id != boot_id or hello.challenge != challenge:
             asked = self._new_challenge()
             self._asked[node] = hello.boot_id, asked
-            return Aborted(
+            raise Aborted(
                 "OUTDATED_PROCESS",
                 f"another process speaks for {node} by now",
                 hint="dial again; if both live, the node is quarantined",
@@ -72,16 +87,24 @@ class CloneWatch:
                 **{CHALLENGE: asked},
             )
         del self._asked[node]
+        if not self._newest_lives(node, newest):
+            _log.info("%s: the process %s lives, %s never said more than its greeting", node, boot_id, newest)
+            await self._fleet.forget_processes(node, boot_id)
+            return
         await self._enrollment.quarantine(node, self._clock.wall())
         error = cloned(node)
         _log.error("%s is quarantined: the process %s lives and is not the newest", node, hello.boot_id)
         self._end(node, error.problem)
-        return error
+        raise error
+
+    def _newest_lives(self, node: str, newest: str) -> bool:
+        return self._answered.get(node) == newest
 
     async def release(self, node: str) -> bool:
         """Let a node in again, whichever process comes next; whether it was quarantined. Raises NotFound (UNKNOWN_NODE)."""
         released = await self._enrollment.release(node)
         if released:
             await self._fleet.forget_processes(node)
+            self._answered.pop(node, None)
             _log.info("%s is released from quarantine", node)
         return released

@@ -203,7 +203,8 @@ class Core:
             self._handlers,
             config.lease_seconds,
             self._alarm,
-            lambda node, hello: self._clones.outdated(node, hello),
+            lambda node, newest, hello: self._clones.outdated(node, newest, hello),
+            lambda node, boot_id: self._clones.answered(node, boot_id),
         )
 
     def _make_end(self, config: HubConfig) -> AcceptingEnd:

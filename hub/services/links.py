@@ -112,10 +112,15 @@ class Links:
         handlers: LinkHandlers,
         lease: float,
         alarm: Alarm,
-        outdated: Callable[[str, Hello], Awaitable[EdgenodeError]],
+        outdated: Callable[[str, str, Hello], Awaitable[None]],
+        answered: Callable[[str, str], None],
     ) -> None:
-        """`outdated` says what to refuse a process with after which another one was let in."""
+        """`outdated` refuses a process after which another one (its boot id) was let in, or returns: let it in after all.
+
+        `answered` is told of a node's boot id that said something after it was let in.
+        """
         self._outdated = outdated
+        self._answered = answered
         self._alarm = alarm
         self._background = Background()
         self._moving: dict[str, _Move] = {}
@@ -194,11 +199,13 @@ class Links:
         tasks = (
             None if hello.hub else TaskLane(by_lane(hello.heads).get(Lane.TASK), by_lane(hello.cursors).get(Lane.TASK))
         )
-        row = await self._fleet.open_session(
-            node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub, tasks
-        )
-        if row is None:
-            raise await self._outdated(node, hello)
+        while True:
+            row = await self._fleet.open_session(
+                node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub, tasks
+            )
+            if row is not None:
+                break
+            await self._outdated(node, self.rows[node].boot_id, hello)
         self.rows[node] = row
         self._unwelcome.pop(node, None)
         if row.restate_id and tasks is not None:
@@ -221,6 +228,10 @@ class Links:
         if move is not None:
             # On the next turn: the session counts as up only once this returned.
             asyncio.get_running_loop().call_soon(self._send_waiting, node)
+
+    def answered(self, node: str, link: LinkConnection) -> None:
+        """The node's process lived when it was let in."""
+        self._answered(node, link.peer.boot_id)
 
     def _send_waiting(self, node: str) -> None:
         for frame in self._waiting.pop(node, ()):
@@ -278,6 +289,9 @@ class _NodeEvents(LinkEvents):
 
     def established(self, link: LinkConnection) -> None:
         self._links.established(self._node, link)
+
+    def answered(self, link: LinkConnection) -> None:
+        self._links.answered(self._node, link)
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         self._links.closed(self._node, link, problem)

@@ -193,10 +193,13 @@ class SqliteFleetStore:
 
         return await self._database.write(run)
 
-    async def forget_processes(self, node: str) -> None:
+    async def forget_processes(self, node: str, boot_id: str | None = None) -> None:
         """See FleetStore."""
 
         def run(connection: sqlite3.Connection) -> None:
+            if boot_id is not None:
+                connection.execute("DELETE FROM former_process WHERE node = ? AND boot_id = ?", (node, boot_id))
+                return
             connection.execute("DELETE FROM former_process WHERE node = ?", (node,))
             connection.execute("UPDATE node SET boot_id = '' WHERE node = ?", (node,))
 

@@ -104,8 +104,8 @@ class FleetStore(Protocol):
         """
         ...
 
-    async def forget_processes(self, node: str) -> None:
-        """Whichever process of the node comes next is let in."""
+    async def forget_processes(self, node: str, boot_id: str | None = None) -> None:
+        """Whichever process of the node comes next is let in, or only that one; it is the newest then."""
         ...
 
     async def settled(self, node: str, restate_id: str) -> None:

@@ -67,6 +67,9 @@ class LinkEvents:
     def established(self, link: LinkConnection) -> None:
         """A session is up."""
 
+    def answered(self, link: LinkConnection) -> None:
+        """Its first frame came: whoever greeted lived still when it was let in, and was not only held up on the way."""
+
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """It ended, and with it what was sent best effort; every frame that came before was handled."""
 

@@ -95,6 +95,7 @@ class SessionDriver:
         self._state = session.state
         self._deliveries = Deliveries(settings.delivery_count)
         self._peer: protocol.Peer | None = None
+        self._answered = False
         self._problem: Problem | None = None
         self._over = asyncio.Event()
         self._finished = asyncio.Event()
@@ -319,6 +320,9 @@ class SessionDriver:
             self._deliver(protocol.Deliver(frame))
         else:
             self.post(protocol.Received(frame))
+            if not self._answered and self.established:  # not so after a GoAway, which may follow a greeting at once
+                self._answered = True
+                self._ports.events.answered(self)
 
     async def _write(self) -> None:
         try:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import grpc
 import pytest
 
 from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
 from edgenode.api.fleet.v1 import fleet_service_pb2_grpc
+from edgenode.api.problem.v1 import problem_pb2
+from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2, sync_service_pb2_grpc
 from edgenode.link.wire.status import from_rpc_error
+from hub.services.clones import CloneWatch
 from hub.store import fleet as fleet_store
 from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until, until_async
@@ -129,6 +135,49 @@ async def test_a_greeting_of_a_dead_process_that_was_held_up_changes_nothing(
         await ghost.stop()
     assert await state(site) == "connected"
     assert living.dialing.status().session_count == 1
+
+
+@asynccontextmanager
+async def greeted(edge: FakeEdge, boot_id: str, *last_words: sync_pb2.Frame) -> AsyncIterator[None]:
+    """The Hello of a process of `edge` that is dead, and what else was on its way: it is let in, nobody hears the Welcome."""
+    async with await edge._open() as channel:
+        stream = sync_service_pb2_grpc.SyncServiceStub(channel).Sync()
+        hello = sync_pb2.Hello(node=edge.node, boot_id=boot_id, generation=1)
+        hello.min_protocol_version = hello.max_protocol_version = 1
+        await stream.write(sync_service_pb2.SyncRequest(frames=[sync_pb2.Frame(hello=hello)]))
+        answer: sync_service_pb2.SyncResponse = await stream.read()
+        assert answer.frames[0].HasField("welcome")
+        for words in last_words:
+            await stream.write(sync_service_pb2.SyncRequest(frames=[words]))
+        yield
+        stream.cancel()
+
+
+async def test_a_first_greeting_of_a_dead_process_that_was_held_up_leaves_its_successor_in(site: Site) -> None:
+    """The hub never heard of the process before, so it cannot know that it is not the newest; however many there are."""
+    await site.start()
+    living = await site.edge("north")
+    given_up = sync_pb2.Frame(go_away=sync_pb2.GoAway(problem=problem_pb2.Problem(reason="GREETING_TIMEOUT")))
+    for number in range(3):
+        sessions = living.dialing.status().session_count
+        async with greeted(living, f"dead-{number}", *[given_up] * (number == 1)):
+            await until(lambda before=sessions: living.dialing.status().session_count > before)  # type: ignore[misc]
+        assert await state(site) == "connected"
+    assert living.link is not None
+    copy = await another(site, living, "copy")
+    await copy.dialing.start()
+    await until(lambda: reason(living) == reason(copy) == "CLONED_IDENTITY")
+
+
+async def test_without_evidence_that_the_newest_process_lives_its_dead_predecessor_looks_like_a_copy(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The protection taken away: a greeting alone is taken for a sign of life."""
+    monkeypatch.setattr(CloneWatch, "_newest_lives", lambda *_: True)
+    await site.start()
+    living = await site.edge("north")
+    async with greeted(living, "dead"):
+        await refused(living, "CLONED_IDENTITY")
 
 
 async def test_a_process_forgotten_by_the_hub_is_taken_for_a_new_one_and_found_by_the_other(

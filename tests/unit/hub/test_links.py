@@ -51,7 +51,9 @@ class Handlers:
 def make() -> tuple[Links, Handlers]:
     handlers, clock, nothing = Handlers(), SystemClock(), cast("Any", None)
     view = FleetView(15.0)
-    links = Links(nothing, nothing, view, clock, nothing, {}, cast("Any", handlers), 15.0, Alarm(clock), nothing)
+    links = Links(
+        nothing, nothing, view, clock, nothing, {}, cast("Any", handlers), 15.0, Alarm(clock), nothing, nothing
+    )
     return links, handlers
 
 
