@@ -28,6 +28,7 @@ from edgenode.link.wire.values import problem_to_pb
 from tests.simulation.machines import Edge
 from tests.simulation.oracle import Attempt, Produced, Submitted
 from tests.simulation.rpc import Rpc
+from tests.simulation.skew import FUTURE, add_unknown, has_skew
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -129,7 +130,9 @@ class Publisher(Program):
             if bad and number == first:
                 topic = "no topic!"
                 self.produced.refused.add(number)
-            batch.messages.add(topic=topic, key=str(number % 2), payload=payload)
+            message = batch.messages.add(topic=topic, key=str(number % 2), payload=payload)
+            if has_skew(self.world.seed):
+                add_unknown(message)
         self.produced.sent += count
         self._unacked.append((first, first + count - 1, batch))
         self._more.set()
@@ -422,6 +425,9 @@ class Agent(Program):
 
     def _begin(self, assignment: tasks.Assignment) -> None:
         key = _id(assignment.key)
+        if has_skew(self.world.seed):
+            whole = FUTURE in assignment.spec.SerializeToString()
+            self.world.check(whole, f"{key[0]} lost on its way what is not known here")
         self.world.oracle.assigned(Attempt(*key, self.name, self.instance, assignment.spec))
         self._jobs[key] = _Job(assignment.key)
         draw = self.rng.random()

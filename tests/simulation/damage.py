@@ -21,6 +21,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store import logs
 from tests.simulation.disk import Files, flip_bit
+from tests.simulation.skew import FUTURE, has_skew
 
 if TYPE_CHECKING:
     from tests.simulation.machines import Machine
@@ -127,6 +128,8 @@ class Damages:
             if not chunk.segments:
                 break
             for segment in chunk.segments:
+                whole = not has_skew(self._world.seed) or segment.payload.count(FUTURE) == segment.count
+                self._world.check(whole, "messages lost on their way what is not known here")
                 try:
                     yield from messages_of(segment.payload)
                 except (DecodeError, ValueError):
@@ -142,6 +145,11 @@ class Damages:
     def may_lack(self, produced: Produced, number: int) -> bool:
         """Whether the message was in a segment that was hit."""
         return (produced.producer, number) in self._hit
+
+    @property
+    def in_segments(self) -> bool:
+        """Whether any segment was hit."""
+        return bool(self._hit_rows)
 
     def may_hang(self, task_id: str) -> bool:
         """Whether what one side was to hear of the task was in a segment that was hit."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.machines import Hub, Machine
 from tests.simulation.network import Road
+from tests.simulation.skew import NEWER, PRESENT, TOO_NEW
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -36,13 +37,13 @@ class Kind:
 
     weight: int
     strike: Callable[[World, random.Random], None]
-    tree_only: bool = False
+    only_in: str = ""  # worlds that have it
 
 
-def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = (), *, tree: bool = False) -> list[Fault]:
-    """The faults of a seed, of these kinds only if any are named; `tree`: of a world with hubs below the hub."""
+def draw(rng: random.Random, seconds: float, kinds: Sequence[str] = (), worlds: Sequence[str] = ()) -> list[Fault]:
+    """The faults of a seed, of these kinds only if any are named; `worlds` is what its world has that not every one has."""
     gap = rng.choice((1.0, 2.5, 6.0))
-    names = [name for name, kind in KINDS.items() if tree or not kind.tree_only]
+    names = [name for name, kind in KINDS.items() if not kind.only_in or kind.only_in in worlds]
     # Some seeds are about a few kinds only: what needs several of one kind in a row is then likely, too.
     if rng.random() < 0.4:
         names = rng.sample(names, 3)
@@ -280,6 +281,20 @@ def _clone(world: World, rng: random.Random) -> None:
     world.clones.copy(rng.choice(world.edges), rng)
 
 
+def _other_version(world: World, rng: random.Random) -> None:
+    """Stopped, and started as another version; one that is too new for its hub is known by that in time."""
+    machine = _some_machine(world, rng)
+    versions = (PRESENT, NEWER) if machine is world.hub else (PRESENT, NEWER, NEWER, TOO_NEW)
+    machine.crash(power=False, silent=rng.random() < 0.3)
+    machine.version = rng.choice(versions)
+    world.loop.later(rng.uniform(0.1, 2.0), machine.boot)
+
+
+def _subscriber_crash(world: World, rng: random.Random) -> None:
+    if world.subscribers:
+        rng.choice(world.subscribers).crash()
+
+
 KINDS: dict[str, Kind] = {
     "kill": Kind(3, _kill),
     "power cut": Kind(3, _power_cut),
@@ -303,7 +318,9 @@ KINDS: dict[str, Kind] = {
     "clock jump": Kind(2, _clock_jump),
     "agent crash": Kind(2, _agent_crash),
     "agent leaves": Kind(2, _agent_leaves),
-    "parent hub down": Kind(4, _parent_down, tree_only=True),
+    "parent hub down": Kind(4, _parent_down, "tree"),
+    "other version": Kind(6, _other_version, "skew"),
+    "subscriber crash": Kind(3, _subscriber_crash, "subscribers"),
 }
 
 RARE: dict[str, Kind] = {

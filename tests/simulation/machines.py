@@ -30,11 +30,13 @@ from hub.services.enrollment import EnrollmentService
 from hub.services.uplink import ParentPorts
 from hub.store import backup as hub_backup
 from hub.store.schema import open_database
+from tests.simulation import skew
 from tests.simulation.disk import MARK, Disk, Files
 from tests.simulation.fleet import HUB, WALL, fleet
 from tests.simulation.loop import Process
 from tests.simulation.network import Channel, Road
 from tests.simulation.rpc import Direct, Rpc
+from tests.simulation.skew import has_skew
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -76,6 +78,7 @@ class Machine:
         # The first boot of each would write its megabytes; that is most of what a disk costs here.
         os.link(fleet().ballast, f"{self.disk.path}.ballast")
         self.process: Process | None = None
+        self.version = skew.first_version(world.random(f"{name} version")) if has_skew(world.seed) else skew.PRESENT
         self.boots = 0
         self.serving = False
         self._stopping = False
@@ -388,7 +391,16 @@ def dial(machine: Machine, hub: Hub, road: Road, identity: Path, target: str) ->
     enrolls = target.endswith(ENROLL_PORT)
     listener = hub.enrollment if enrolls else hub.sync
     certificate = b"" if enrolls else hub.fleet.certificate(identity)
-    return Channel(machine.world.loop, road, listener, certificate, trusts_hub, machine.world.defect)
+    defect = machine.world.defect
+    return Channel(
+        machine.world.loop,
+        road,
+        listener,
+        certificate,
+        trusts_hub,
+        defect,
+        lambda: (machine.version, hub.version),
+    )
 
 
 def leave(world: World, road: Road, *, silent: bool) -> None:

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from edgenode.link.errors import Unavailable
+from edgenode.api.message.v1 import message_pb2
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import InvalidArgument, Unavailable
 from edgenode.link.model.frames import Ack
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.exchange import Exchange
+from edgenode.link.protocol.greeting import Greeting
 from edgenode.link.protocol.lanes import LaneReceiver, LaneSender
 from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.store import inbox, logs
@@ -27,6 +30,9 @@ from edgenode.link.store.database import Database
 from edgenode.link.store.mark import Mark
 from edgenode.link.store.retention import Retention
 from edgenode.link.store.writes import Unsure
+from edgenode.link.wire import driver
+from edgenode.link.wire.frames import frame_from_pb
+from edgenode.link.wire.subscriptions import SubscribeStream
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.message_log import Frame, MessageLog, Producer
 from edgenode.node.task_book import TaskBook
@@ -298,6 +304,42 @@ def count_no_arrivals(patch: Patch) -> None:
     patch.setattr(Budget, "admit", lambda self, lane, size: honest(self, lane, max(size, 0)))
 
 
+def take_what_was_sent_for_dealt_with(patch: Patch) -> None:
+    """A durable subscription goes on behind what its subscriber was sent."""
+    patch.setattr(SubscribeStream, "_settled", lambda self: self._scanned)
+
+
+def end_the_session_at_what_is_not_known(patch: Patch) -> None:
+    """A frame of a kind that is not known is an error."""
+
+    def strict(message: sync_pb2.Frame) -> Any:
+        if message.WhichOneof("frame") is None:
+            raise InvalidArgument("UNKNOWN_FRAME", "a frame of no kind that is known here")
+        return frame_from_pb(message)
+
+    patch.setattr(driver, "frame_from_pb", strict)
+
+
+def write_anew_what_is_carried(patch: Patch) -> None:
+    """A hub reads the messages that it carries, and writes what it understood of them."""
+    honest = SqliteMessageStore._new_segments
+
+    def meddling(self: SqliteMessageStore, *arguments: Any) -> Any:
+        segments, *rest = honest(self, *arguments)
+        for segment in segments:
+            batch = message_pb2.MessageBatch.FromString(segment.payload)
+            batch.DiscardUnknownFields()
+            object.__setattr__(segment, "payload", batch.SerializeToString())
+        return segments, *rest
+
+    patch.setattr(SqliteMessageStore, "_new_segments", meddling)
+
+
+def compare_no_versions(patch: Patch) -> None:
+    """Whoever greets is let in, whatever it speaks."""
+    patch.setattr(Greeting, "_agree", lambda _self, _lowest, highest: highest)
+
+
 MUTANTS: dict[str, Mutant] = {
     "sync nothing": Mutant(sync_nothing, ("power cut", "power cut in a commit")),
     "acknowledge before the commit": Mutant(acknowledge_before_the_commit, seed=2),
@@ -320,8 +362,12 @@ MUTANTS: dict[str, Mutant] = {
     "count no arrivals": Mutant(count_no_arrivals, ("cut",)),
     "trust segments": Mutant(trust_segments, _FLIPS),
     "trust the write-ahead log": Mutant(trust_the_write_ahead_log, ("bit flip in a write-ahead log",), 9),
-    # Those below are seen in trees only.
+    # Those below are seen by subscribers only, where versions differ only, or in trees only.
     "let go of what the parent lacks": Mutant(let_go_of_what_the_parent_lacks, ("parent hub down",), 3),
     "take what came another way": Mutant(take_what_came_another_way, ("hub restored",), 11),
+    "take what was sent for dealt with": Mutant(take_what_was_sent_for_dealt_with, ("subscriber crash",), 5),
+    "end the session at what is not known": Mutant(end_the_session_at_what_is_not_known, ("other version",), 4),
+    "write anew what is carried": Mutant(write_anew_what_is_carried, ("other version",), 4),
+    "compare no versions": Mutant(compare_no_versions, ("other version",), 4),
     "ask no hub below": Mutant(ask_no_hub_below, ("hub restored",), 39),
 }

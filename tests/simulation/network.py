@@ -15,6 +15,7 @@ import grpc
 
 from tests.simulation.loop import Loop, Process
 from tests.simulation.rpc import Rpc
+from tests.simulation.skew import heard, spoken
 
 READY = grpc.ChannelConnectivity.READY
 CONNECTING = grpc.ChannelConnectivity.CONNECTING
@@ -131,8 +132,10 @@ class Channel:
         certificate: bytes,
         trusts: Callable[[], bool],
         on_defect: Callable[[str], None],
+        versions: Callable[[], tuple[int, int]],
     ) -> None:
-        """`trusts` says whether the dialing side takes the listener's certificate."""
+        """`trusts` says whether the dialing side takes the listener's certificate; `versions` are what both sides speak."""
+        self._versions = versions
         self.lame = [False, False]
         self.calls: list[Rpc] = []
         self._loop = loop
@@ -219,6 +222,10 @@ class Channel:
             rpc.break_off()
             return rpc
         handler, parse_request = self._listener.method(name)
+        if name == "Sync":
+            mine, theirs = self._versions()
+            parse_request = spoken(parse_request, mine)
+            parse_response = heard(spoken(parse_response, theirs), mine, self._on_defect)
         rpc = Rpc(
             self._loop,
             process,

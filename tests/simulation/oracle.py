@@ -5,6 +5,7 @@ What a restored or damaged disk may have taken is known here (`excused`): that m
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -287,7 +288,8 @@ class Oracle:
         if clones := world.clones.unsettled():
             return clones
         waiting = (self._waits(dialer) for dialer in world.dialers)
-        return next(filter(None, waiting), "")
+        lacking = (subscriber.lacks() for subscriber in world.subscribers)
+        return next(filter(None, itertools.chain(waiting, lacking)), "")
 
     def _waits(self, dialer: Edge | ChildHub) -> str:
         """What a link has not carried yet."""

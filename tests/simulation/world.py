@@ -14,7 +14,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import OnLost
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
-from tests.simulation import bounds, faults, tree
+from tests.simulation import bounds, faults, skew, tree
 from tests.simulation.clients import Agent, Publisher, Submitter
 from tests.simulation.clones import Clones
 from tests.simulation.damage import Damages
@@ -25,6 +25,8 @@ from tests.simulation.loop import Loop, SimulationFailure
 from tests.simulation.machines import Edge, Hub, Machine, remove
 from tests.simulation.network import Road
 from tests.simulation.oracle import Oracle
+from tests.simulation.skew import has_skew
+from tests.simulation.subscribers import Subscriber, has_subscribers
 from tests.simulation.tree import ChildHub
 
 STORMS = (15.0, 20.0, 25.0, 45.0)  # seconds with traffic and faults
@@ -100,18 +102,22 @@ class World:
         self.publishers: list[Publisher] = []
         self.submitters: list[Submitter] = []
         self.agents: list[Agent] = []
+        self.subscribers: list[Subscriber] = []
         self._rng = rng
 
     def random(self, what: str) -> random.Random:
         """Chance of its own for `what`, so that one thing more or less changes nothing for the others."""
         return random.Random(f"{self.seed}/{what}")
 
+    def _features(self) -> list[str]:
+        return ["tree"] * self.tree + ["subscribers"] * has_subscribers(self.seed) + ["skew"] * has_skew(self.seed)
+
     def make_road(self, name: str) -> Road:
         """The one from the node of this name to its hub."""
         return Road(self.loop, self.random(f"road {name}"), self.troubles)
 
     def _draw(self, kinds: Sequence[str]) -> list[Fault]:
-        drawn = faults.draw(self.random("faults"), self.storm, kinds, tree=self.tree)
+        drawn = faults.draw(self.random("faults"), self.storm, kinds, self._features())
         # What is rare is only told apart from everything else where one hub has all.
         return drawn if self.tree else drawn + faults.draw_rare(self.random("rare faults"), self.storm, kinds)
 
@@ -158,6 +164,8 @@ class World:
             for number in range(self._rng.choice((1, 1, 2))):
                 name = f"{edge.name}-agent-{number}"
                 self.agents.append(Agent(self, edge, name, skills, self._rng.choice((1, 3))))
+            if has_subscribers(self.seed):
+                self.subscribers += [Subscriber(self, edge, f"{edge.name}-reader-{number}") for number in (1, 2)]
         # Somebody can do everything.
         self.agents.append(Agent(self, self.edges[-1], f"{self.edges[-1].name}-jack", list(SKILLS), 4))
 
@@ -193,6 +201,9 @@ class World:
                 machine.process.fuse = None
                 if machine.process.paused:
                     machine.process.resume()
+            if machine.version == skew.TOO_NEW:
+                machine.crash(power=False, silent=False)
+                machine.version = skew.NEWER
             machine.boot()
         for agent in self.agents:
             agent.come_back()
@@ -240,7 +251,7 @@ class World:
     def _end(self) -> None:
         self._over = True
         self.clones.end()
-        for program in (*self.publishers, *self.submitters, *self.agents):
+        for program in (*self.publishers, *self.submitters, *self.agents, *self.subscribers):
             program.stop()
         for machine in self.machines:
             if machine.process is not None:
@@ -275,6 +286,8 @@ class World:
         spec.attempt_timeout_duration.CopyFrom(duration_to_pb(rng.choice((20.0, 60.0))))
         if rng.random() < 0.15:
             spec.deadline_time.CopyFrom(timestamp_to_pb(self.hub.clock.wall() + rng.choice((3.0, 30.0))))
+        if has_skew(self.seed):
+            skew.add_unknown(spec)
         return spec
 
     # --- telling ------------------------------------------------------------------------------------------------------
