@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from edgenode.link.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model import selector
 from edgenode.link.model.agent import Health
@@ -65,6 +65,7 @@ class Dispatcher:
         self._parked: set[Demand] = set()  # demands nobody here fits
         self._settled = 0.0  # until then agents of before the restart may come back
         self._fit: dict[Demand, bool] = {}  # whether somebody here fits, until an agent changes
+        self._noting: set[str] = set()  # tasks whose hand-over is being stored
         self._pumping = False
         self._closed = False
         self.on_load: Callable[[str], None] = lambda agent: None
@@ -128,6 +129,7 @@ class Dispatcher:
             else:
                 stored.append((live, worker))
         if stored:
+            self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
         if len(assigned) == ASSIGN_LIMIT:
             self._kick()
@@ -135,13 +137,18 @@ class Dispatcher:
     def _begin(self, live: LiveTask, worker: Worker) -> None:
         live.attempts += 1
         live.agent = agent_resource(self._book.node, worker.name)
+        agent = self._registry.get(worker.name)
+        live.agent_instance = agent.instance_id if agent is not None else ""
         live.started = self._book.clock.monotonic()
         live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
         self.on_load(worker.name)
 
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
         """Work that must not run twice is known to the store before an agent sees it."""
-        await self._book.write([live for live, _ in pairs])
+        try:
+            await self._book.write([live for live, _ in pairs])
+        finally:
+            self._noting.difference_update(live.task_id for live, _ in pairs)
         reach(Failpoint.HANDOVER_NOTED)
         untouched: list[LiveTask] = []
         for live, worker in pairs:
@@ -153,13 +160,17 @@ class Dispatcher:
             self._scheduler.finished(worker, None, self._book.clock.monotonic())
             self._add_credits(worker, 1)
             if wanted:
-                live.attempts -= 1
-                live.agent = ""
-                live.apply(TaskEvent.RELEASE, self._book.clock.wall())
-                self.enqueue(live, first=True)
+                self._untouched(live)
                 untouched.append(live)
         if untouched:
-            await self._book.write([live for live in untouched if self._book.has(live)])
+            await self._store_untouched(untouched)
+
+    def _untouched(self, live: LiveTask) -> None:
+        """No agent has seen the attempt."""
+        live.attempts -= 1
+        live.agent = live.agent_instance = ""
+        live.apply(TaskEvent.RELEASE, self._book.clock.wall())
+        self.enqueue(live, first=True)
 
     def _hand_over(self, live: LiveTask, worker: Worker) -> None:
         stream = self._streams[worker.name]
@@ -285,12 +296,50 @@ class Dispatcher:
             live.timer.cancel()
         live.attempts = attempt
         live.agent = agent_resource(self._book.node, agent)
+        live.agent_instance = ""  # it was seen
         live.sink = stream
         live.started = self._book.clock.monotonic()
         self._scheduler.worker(agent).in_flight += 1
         timeout = live.spec.attempt_timeout or self._book.settings.attempt_timeout
         live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
         return live
+
+    def unclaimed(self, agent: str, instance: str) -> None:
+        """A process of the agent is back and has named what it works on: what else was handed to the agent it does not have.
+
+        The process it was handed to never saw it: the node or the stream went before the assignment arrived, so it is
+        offered again. Any other cannot know whether it ran, and nobody comes with the result any more: it fails.
+        """
+        name = agent_resource(self._book.node, agent)
+        ended: list[LiveTask] = []
+        untouched: list[LiveTask] = []
+        for live in [live for live in self._book.live.values() if live.agent == name and self._adrift(live)]:
+            if live.cancel_requested:
+                problem = Cancelled("CANCELLED", "cancelled on request").problem
+                self._book.decide(live, TaskEvent.CANCEL, problem=problem)
+                ended.append(live)
+            elif live.agent_instance == instance and live.state is TaskState.ASSIGNED:
+                if live.timer is not None:
+                    live.timer.cancel()
+                    live.timer = None
+                self._untouched(live)
+                self._book.tell_watchers(live)
+                untouched.append(live)
+            else:
+                self._book.decide(live, TaskEvent.FAIL, problem=_without_result(live))
+                ended.append(live)
+        if ended:
+            self._book.spawn(self._book.commit_outcomes(ended))
+        if untouched:
+            self._book.spawn(self._store_untouched(untouched))
+
+    async def _store_untouched(self, lives: Sequence[LiveTask]) -> None:
+        await self._book.write([live for live in lives if self._book.has(live)])
+
+    def _adrift(self, live: LiveTask) -> bool:
+        """Whether it was handed over and nobody speaks for it now."""
+        waiting = live.sink is None and live.state in _RUNNING and live.task_id not in self._noting
+        return waiting and not (live.call or live.finishing or live.holder)
 
     def detach(self, agent: str, stream: WorkerStream) -> None:
         """The agent's stream is gone."""
@@ -480,3 +529,11 @@ class Dispatcher:
         if live.holder or live.state not in _RUNNING:
             live.state = TaskState.WORKING
         self._book.decide(live, TaskEvent.FAIL if output is None else TaskEvent.SUCCEED, output=output, problem=problem)
+
+
+def _without_result(live: LiveTask) -> Problem:
+    return Unavailable(
+        "AGENT_LOST",
+        f"{live.agent} came back and knows nothing of it; it may have run",
+        hint="see whether it did; replay it if not",
+    ).problem

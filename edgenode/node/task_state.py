@@ -50,6 +50,7 @@ class LiveTask:
 
     __slots__ = (
         "agent",
+        "agent_instance",
         "answers",
         "attempts",
         "call",
@@ -96,6 +97,7 @@ class LiveTask:
         self.reason = ""
         self.attempts = 0
         self.agent = ""
+        self.agent_instance = ""  # the process of it that the attempt was handed to
         self.holder = ""
         self.fence = 0
         self.sequence = 1

@@ -54,6 +54,7 @@ CREATE TABLE task (
     input_request BLOB,
     answers BLOB,
     history BLOB NOT NULL,
+    agent_instance TEXT NOT NULL,
     run_seconds REAL NOT NULL
 ) STRICT;
 CREATE UNIQUE INDEX task_request ON task (request_id) WHERE request_id <> '';
@@ -67,15 +68,15 @@ CREATE INDEX task_ended ON task (run_seconds) WHERE state >= 8;
 _COLUMNS = (
     "task_id, state, state_reason, skill, context_id, origin_node, holder_node, fence, attempt_count, agent, sequence,"
     " level, submit_time, update_time, next_attempt_time, offer_sequence, cancel_requested, replay_of, request_id,"
-    " idempotency_key, fingerprint, spec, output, problem, input_request, answers, history"
+    " idempotency_key, fingerprint, spec, output, problem, input_request, answers, history, agent_instance"
 )
 _INSERT = (
-    f"INSERT INTO task ({_COLUMNS}, run_seconds) VALUES ({', '.join('?' * 27)}, {run_time.NOW}) ON CONFLICT DO NOTHING"
+    f"INSERT INTO task ({_COLUMNS}, run_seconds) VALUES ({', '.join('?' * 28)}, {run_time.NOW}) ON CONFLICT DO NOTHING"
 )
 _UPDATE = (
     "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
     " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, output = ?, problem = ?,"
-    f" input_request = ?, answers = ?, history = ?, run_seconds = {run_time.NOW}"
+    f" input_request = ?, answers = ?, history = ?, agent_instance = ?, run_seconds = {run_time.NOW}"
     " WHERE task_id = ? AND state < 8 AND fence <= ?"
 )
 _SUMMARY = (
@@ -127,6 +128,7 @@ def insert_row(live: LiveTask, *, state: TaskState | None = None) -> Row:
         live.fingerprint,
         seal(live.task_id, "spec", live.spec.wire),
         *_blobs(live),
+        live.agent_instance,
     )
 
 
@@ -146,6 +148,7 @@ def update_row(live: LiveTask) -> Row:
         live.offer_sequence,
         live.cancel_requested,
         *_blobs(live),
+        live.agent_instance,
         live.task_id,
         live.fence,
     )
@@ -326,6 +329,7 @@ def revive_facts(row: Row, live: LiveTask) -> None:
     live.cancel_requested = bool(row[16])
     live.replay_of, live.request_id = row[17], row[18]
     live.fingerprint = row[20]
+    live.agent_instance = row[27]
     live.state = TaskState(state)
     live.level = Level(level)
 

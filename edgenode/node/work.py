@@ -176,6 +176,7 @@ class WorkStream:
                     self._frames.open(64).cancels.append(key)
                 else:
                     self._hold(live)
+            self._engine.dispatcher.unclaimed(self.agent, self.instance_id)
             self._take(first)
             self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
             await self._reader

@@ -140,8 +140,12 @@ class House:
         await self.close()
         await self.open()
 
-    async def agent(self, name: str, *skills: str, credit: int = 8, cost: float = 0.0, attach: bool = True) -> Agent:
-        request = registry_service_pb2.RegisterAgentRequest(instance_id="i", incarnation=1, cost=cost)
+    async def agent(
+        self, name: str, *skills: str, credit: int = 8, cost: float = 0.0, attach: bool = True, instance: str = "i"
+    ) -> Agent:
+        request = registry_service_pb2.RegisterAgentRequest(
+            instance_id=instance, incarnation=1 + (instance != "i"), cost=cost
+        )
         request.card.name = name
         for skill in skills:
             request.card.skills.add(id=skill, name=skill)

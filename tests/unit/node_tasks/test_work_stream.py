@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import pytest
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.model.task import TaskState
+from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
+from edgenode.node.task_state import LiveTask
 from edgenode.node.work import WorkStream
 from tests.unit.node_tasks.harness import FLAKY, House, house
 
-WAIT = 2
+WAIT, FAIL = 2, 3
 Request = task_service_pb2.WorkTasksRequest
 
 
@@ -46,10 +49,12 @@ class Wire:
 
 
 @asynccontextmanager
-async def stream(h: House) -> AsyncIterator[tuple[Wire, WorkStream]]:
-    await h.agent("worker", "work", attach=False)
+async def stream(
+    h: House, instance: str = "i", *attempts: task_service_pb2.AttemptKey
+) -> AsyncIterator[tuple[Wire, WorkStream]]:
+    await h.agent("worker", "work", attach=False, instance=instance)
     wire = Wire()
-    attach = task_service_pb2.WorkAttach(agent="worker", instance_id="i")
+    attach = task_service_pb2.WorkAttach(agent="worker", instance_id=instance, attempts=attempts)
     served = WorkStream(h.engine, h.registry, cast(Context, wire), attach)
     run = asyncio.create_task(served.run(Request(attach=attach, credit_count=4)))
     await wire.until(lambda: wire.told.HasField("attached"))
@@ -99,3 +104,77 @@ async def test_attempts_that_are_given_up_are_forgotten_though_the_agent_says_no
         await h.turn(300)
         assert slow.state is TaskState.RETRY_WAIT
         assert served.attempt_count == 0
+
+
+async def noted(h: House, on_lost: int, restarted: bool) -> LiveTask:
+    """A task that was noted as handed to the agent, which never heard of it: the node or the stream went first."""
+    agent = await h.agent("worker", "work")
+    live = await h.accepted(on_lost=on_lost)
+    await h.turn()
+    assert agent.assigned == [live]
+    assert await h.state(live.task_id) is TaskState.ASSIGNED
+    if restarted:
+        await h.restart()
+    else:
+        h.engine.dispatcher.detach("worker", agent)
+    return h.engine.book.live[live.task_id]
+
+
+@pytest.mark.parametrize("on_lost", [WAIT, FAIL])
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_work_its_agent_never_saw_is_assigned_again_when_the_agent_is_back(
+    tmp_path: Path, on_lost: int, restarted: bool
+) -> None:
+    async with house(tmp_path) as h:
+        live = await noted(h, on_lost, restarted)
+        async with stream(h) as (wire, _):
+            await wire.until(lambda: wire.told.assignments)
+            (assignment,) = wire.told.assignments
+            assert (assignment.key.task_id, assignment.key.attempt_number) == (live.task_id, 1)
+            result = task_service_pb2.AttemptResult(key=assignment.key, state=task_pb2.TASK_STATE_COMPLETED)
+            wire.requests.put_nowait(Request(results=[result]))
+            await wire.until(lambda: wire.told.confirmations)
+        assert await h.state(live.task_id) is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_work_that_its_agent_names_goes_on_there(tmp_path: Path, restarted: bool) -> None:
+    async with house(tmp_path) as h:
+        live = await noted(h, WAIT, restarted)
+        key = task_service_pb2.AttemptKey(task_id=live.task_id, attempt_number=1)
+        async with stream(h, "i", key) as (wire, served):
+            await h.turn(100)
+            assert served.attempt_count == 1
+            assert not wire.told.assignments
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_work_an_agent_started_again_knows_nothing_of_fails(tmp_path: Path, restarted: bool) -> None:
+    """The process before it may have done the work: it must not run twice, and nobody comes with the result."""
+    async with house(tmp_path) as h:
+        live = await noted(h, WAIT, restarted)
+        async with stream(h, "another") as (wire, _):
+            await h.turn()
+            assert not wire.told.assignments
+        assert await h.state(live.task_id) is TaskState.FAILED
+        assert (await h.stored(live.task_id)).problem.reason == "AGENT_LOST"
+
+
+async def test_work_its_agent_spoke_of_and_does_not_name_is_not_assigned_again(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        live = await noted(h, WAIT, restarted=False)
+        live.apply(TaskEvent.BEGIN, h.clock.wall())
+        async with stream(h) as (wire, _):
+            await h.turn()
+            assert not wire.told.assignments
+        assert await h.state(live.task_id) is TaskState.FAILED
+
+
+async def test_a_cancelled_task_its_agent_never_saw_ends(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        live = await noted(h, WAIT, restarted=False)
+        live.cancel_requested = True
+        async with stream(h) as (wire, _):
+            await h.turn()
+            assert not wire.told.assignments
+        assert await h.state(live.task_id) is TaskState.CANCELED
