@@ -246,7 +246,7 @@ class EntryApplier:
         self, connection: sqlite3.Connection, grant: sync_pb2.TaskGrant, now_time: float
     ) -> tuple[LiveTask | None, sync_pb2.TaskEntry | None]:
         try:
-            spec = self.spec(grant.spec, now_time)
+            spec = self.spec(grant.spec)
         except EdgenodeError as error:
             return None, give_back(grant.task_id, grant.fence, error.problem)
         live = LiveTask(grant.task_id, spec, grant.origin_node, now_time)
@@ -277,14 +277,12 @@ class EntryApplier:
         task_store.update(connection, [task_store.update_row(live)])
         return live, None
 
-    def spec(self, message: task_pb2.TaskSpec, now_time: float) -> TaskSpec:
+    def spec(self, message: task_pb2.TaskSpec) -> TaskSpec:
         """The checked spec of a grant; a deadline in the past is left to the engine, which expires the task."""
         return task_spec_from_proto(
             message,
             limits=self._limits(),
-            now=min(now_time, timestamp_from_pb(message.deadline_time) - 1)
-            if message.HasField("deadline_time")
-            else now_time,
+            now=None,
             node=self._node,
         )
 

@@ -9,7 +9,7 @@ Blobs are sealed (`edgenode.link.store.seals`), each by whoever writes it, and o
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,12 +185,14 @@ def decode_answers(task_id: str, stored: bytes | None) -> dict[str, task_pb2.Tas
     return dict(task_service_pb2.Assignment.FromString(unseal(task_id, "answers", stored)).answers)
 
 
-def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Known | None]:
-    """Insert tasks; for each None, or the row that has its id, request id or idempotency key already."""
+def insert(connection: sqlite3.Connection, rows: Sequence[Row], late: Collection[int] = ()) -> list[Known | None]:
+    """Insert tasks but for those with `late` indices; for each None, or the row that has its id or a key of it already."""
     results: list[Known | None] = []
     inserted = 0
-    for row in rows:
-        if connection.execute(_INSERT, row).rowcount:
+    for number, row in enumerate(rows):
+        if number in late:
+            results.append(_find(connection, row))
+        elif connection.execute(_INSERT, row).rowcount:
             inserted += 1
             results.append(None)
         else:
@@ -200,14 +202,14 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[Known | 
     return results
 
 
-def _find(connection: sqlite3.Connection, row: Row) -> Known:
+def _find(connection: sqlite3.Connection, row: Row) -> Known | None:
     task_id, request_id, idempotency_key = row[0], row[18], row[19]
     found = connection.execute(
         "SELECT task_id, fingerprint, state FROM task WHERE task_id = ?"
         " OR (request_id <> '' AND request_id = ?) OR (idempotency_key <> '' AND idempotency_key = ?)",
         (task_id, request_id, idempotency_key),
     ).fetchone()
-    return Known(found[0], found[1], TaskState(found[2]))
+    return None if found is None else Known(found[0], found[1], TaskState(found[2]))
 
 
 def update(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,7 +37,7 @@ from edgenode.link.model.names import make_id
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, OnLost, TaskSpec, TaskState
 from edgenode.link.ports import Clock, Rng
-from edgenode.link.protocol.tasks import TaskEvent
+from edgenode.link.protocol.tasks import TaskEvent, is_past, past_deadline
 from edgenode.link.store.database import Database
 from edgenode.link.store.seals import TaskDamaged
 from edgenode.node import task_entries, task_store
@@ -109,9 +109,8 @@ class TaskEngine:
         rows, acknowledged = await self.book.database.read(
             lambda connection: (task_store.load_live(connection), task_entries.acknowledged(connection, TASK_LOG))
         )
-        now_time = self.book.clock.wall()
         for row in sorted(rows, key=task_store.offer_sequence):
-            self._revive(row, now_time)
+            self._revive(row)
         # What the hub had before the stop is not acknowledged a second time.
         self.hub.acknowledged(acknowledged)
         self.book.sweep()
@@ -130,11 +129,11 @@ class TaskEngine:
         await self.book.stop()
         await self._refusals.close()
 
-    def _revive(self, row: task_store.Row, now_time: float) -> None:
+    def _revive(self, row: task_store.Row) -> None:
         live = LiveTask(row[0], TaskSpec(task_store.skill(row), b""), row[5], row[12])
         try:
             message = task_pb2.TaskSpec.FromString(task_store.spec_wire(row))
-            live = LiveTask(row[0], self.applier.spec(message, now_time), row[5], row[12])
+            live = LiveTask(row[0], self.applier.spec(message), row[5], row[12])
             task_store.revive(row, live)
         except TaskDamaged as damaged:
             task_store.revive_facts(row, live)
@@ -192,16 +191,23 @@ class TaskEngine:
         now_time = self.book.clock.wall()
         lives = [self._new_live(task, now_time) for task in new]
         rows = [task_store.insert_row(live) for live in lives]
-        offers = [task_entries.offer(live) if live.holder else None for live in lives]
+        # One that is late is refused, but for a repetition: that names the task which came in time.
+        late = {number for number, live in enumerate(lives) if is_past(live.spec.deadline, now_time)}
+        offers = [
+            task_entries.offer(live) if live.holder and number not in late else None
+            for number, live in enumerate(lives)
+        ]
 
         def store(connection: sqlite3.Connection) -> tuple[list[task_store.Known | None], list[int]]:
-            return _store_new(connection, rows, offers, now_time)
+            return _store_new(connection, rows, late, offers, now_time)
 
         known, sequences = await self.book.database.write(store, size=size)
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []
-        for task, live, found, sequence in zip(new, lives, known, sequences, strict=True):
-            if found is None:
+        for number, (task, live, found, sequence) in enumerate(zip(new, lives, known, sequences, strict=True)):
+            if found is None and number in late:
+                results.append(Submitted(problem=past_deadline(live.spec.deadline, now_time).problem))
+            elif found is None:
                 live.offer_sequence = sequence
                 self._admit(live, task.on_end)
                 results.append(Submitted(live.task_id, live))
@@ -213,10 +219,13 @@ class TaskEngine:
     def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True) -> LiveTask:
         """Run a task without storing it. `on_end` gets it with output or problem, at the latest at its deadline.
 
-        Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT, LINK_DOWN), ResourceExhausted (QUEUE_FULL).
+        Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT, LINK_DOWN), ResourceExhausted (QUEUE_FULL),
+        DeadlineExceeded (PAST_DEADLINE).
         """
         self._check_accepting(1)
         now_time = self.book.clock.wall()
+        if is_past(spec.deadline, now_time):
+            raise past_deadline(spec.deadline, now_time)
         self._calls += 1
         live = LiveTask(f"call-{self._calls}", spec, self.book.node, now_time, call=True)
         live.listeners.append(on_end)
@@ -361,11 +370,12 @@ class TaskEngine:
 def _store_new(
     connection: sqlite3.Connection,
     rows: Sequence[task_store.Row],
+    late: Collection[int],
     offers: Sequence[sync_pb2.TaskEntry | None],
     now_time: float,
 ) -> tuple[list[task_store.Known | None], list[int]]:
-    """Insert rows and append the offers of those that are new; (known rows, offer sequences or 0)."""
-    known = task_store.insert(connection, rows)
+    """Insert rows but for the late ones, and append the offers of those that are new; (known rows, offer sequences or 0)."""
+    known = task_store.insert(connection, rows, late)
     new_offers = [
         (number, offer)
         for number, (found, offer) in enumerate(zip(known, offers, strict=True))

@@ -16,6 +16,7 @@ from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Applied, Lane
 from edgenode.link.ports import Clock
+from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.protocol.timers import Timer
 from edgenode.link.store.seals import TASK_DAMAGED, TaskDamaged
 from hub.services.alarm import Alarm
@@ -250,7 +251,8 @@ class Dispatcher:
             with_spec=True,
         )
         known: list[TaskRecord] = []
-        decide = self._mover.submit(tasks, self._clock.wall())
+        now = self._clock.wall()
+        decide = self._mover.submit(tasks, now)
 
         def remember(rows: Tasks, applied: int) -> Decision:
             known[:] = rows.values()
@@ -261,8 +263,10 @@ class Dispatcher:
         submissions = Submissions(known)
         answers: list[TaskRecord | EdgenodeError] = []
         for task in tasks:
-            first = submissions.first(task) or task
-            if first.damaged:
+            first = submissions.first(task)
+            if first is None:
+                answers.append(past_deadline(task.deadline, now) if is_past(task.deadline, now) else task)
+            elif first.damaged:
                 answers.append(TaskDamaged(first.task_id))
             else:
                 answers.append(first if first.spec == task.spec else conflict(first))

@@ -286,7 +286,7 @@ class EntryReader:
     def _event(self, node: str, entry: sync_pb2.TaskEntry, now: float) -> tuple[str, TaskMove | Restated]:
         match entry.WhichOneof("entry"):
             case "offer":
-                return entry.offer.task_id, self._offer(node, entry.offer, now)
+                return entry.offer.task_id, self._offer(node, entry.offer)
             case "report":
                 return entry.report.task.task_id, report_event(entry.report.task)
             case "returned":
@@ -302,10 +302,10 @@ class EntryReader:
             case other:
                 raise bad_entry(f"an entry of kind {other} does not go up")
 
-    def _offer(self, node: str, offer: sync_pb2.TaskOffer, now: float) -> Offered | Unacceptable:
+    def _offer(self, node: str, offer: sync_pb2.TaskOffer) -> Offered | Unacceptable:
         check_task_id(offer.task_id)
         try:
-            spec = checked_spec(offer.spec, self._limits, now, node)
+            spec = checked_spec(offer.spec, self._limits, node)
             submit_time = timestamp_from_pb(offer.submit_time, "submit_time")
             return Offered(record_of(offer.task_id, node, spec, submit_time), offer.again)
         except EdgenodeError as error:
@@ -318,12 +318,9 @@ def check_task_id(task_id: str) -> None:
         raise bad_entry("a task without a proper id")
 
 
-def checked_spec(spec: task_pb2.TaskSpec, limits: TaskLimits, now: float, node: str) -> TaskSpec:
+def checked_spec(spec: task_pb2.TaskSpec, limits: TaskLimits, node: str) -> TaskSpec:
     """The spec of an entry, checked. A deadline in the past is no fault of the entry: the mover expires the task."""
-    checked_at = now
-    if spec.HasField("deadline_time"):
-        checked_at = min(now, timestamp_from_pb(spec.deadline_time, "spec.deadline_time") - 1)
-    return task_spec_from_proto(spec, limits=limits, now=checked_at, node=node)
+    return task_spec_from_proto(spec, limits=limits, now=None, node=node)
 
 
 def answer_event(given: sync_pb2.TaskAnswer) -> Answered:

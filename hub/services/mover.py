@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from edgenode.link.errors import AlreadyExists, FailedPrecondition
 from edgenode.link.model.task import TaskState
-from edgenode.link.protocol.tasks import TaskEvent
+from edgenode.link.protocol.tasks import TaskEvent, is_past
 from hub.services import restating, upstream
 from hub.services.book import Book, Terms
 from hub.services.moves import Codec, Entry, ParentMove, Restated
@@ -118,13 +118,13 @@ class Mover:
         return decide
 
     def submit(self, tasks: Sequence[TaskRecord], now: float) -> Decide:
-        """Store tasks of the hub's own callers, but for those whose request id or idempotency key is known."""
+        """Store tasks of the hub's own callers, but for those that are late or known by request id or idempotency key."""
 
         def decide(known: Tasks, _: int) -> Decision:
             book = Book(self.terms, known, now)
             submissions = Submissions(known.values())
             for task in tasks:
-                if submissions.first(task) is None:
+                if submissions.first(task) is None and not is_past(task.deadline, now):
                     book.put(task)
                     submissions.add(task)
             return book.decision

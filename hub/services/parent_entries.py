@@ -39,7 +39,7 @@ class ParentReader:
     def _event(self, entry: sync_pb2.TaskEntry, now: float) -> tuple[str, ParentMove]:
         match entry.WhichOneof("entry"):
             case "grant":
-                return entry.grant.task_id, self._grant(entry.grant, now)
+                return entry.grant.task_id, self._grant(entry.grant)
             case "report":
                 return entry.report.task.task_id, report_event(entry.report.task)
             case "revoke":
@@ -53,17 +53,17 @@ class ParentReader:
             case other:
                 raise bad_entry(f"an entry of kind {other} does not come down")
 
-    def _grant(self, grant: sync_pb2.TaskGrant, now: float) -> Granted | GrantRefused:
+    def _grant(self, grant: sync_pb2.TaskGrant) -> Granted | GrantRefused:
         check_task_id(grant.task_id)
         try:
-            return Granted(self._granted(grant, now))
+            return Granted(self._granted(grant))
         except EdgenodeError as error:
             return GrantRefused(grant.task_id, grant.fence, error.problem)
 
-    def _granted(self, grant: sync_pb2.TaskGrant, now: float) -> TaskRecord:
+    def _granted(self, grant: sync_pb2.TaskGrant) -> TaskRecord:
         if grant.spec.agent:
             grant.spec.agent = seen_from(self._child, grant.spec.agent)
-        spec = checked_spec(grant.spec, self._limits, now, "")
+        spec = checked_spec(grant.spec, self._limits, "")
         origin = f"{PARENT}/{grant.origin_node}"
         record = record_of(grant.task_id, origin, spec, timestamp_from_pb(grant.submit_time, "submit_time"))
         answers = sync_pb2.TaskGrant(answers=grant.answers).SerializeToString()

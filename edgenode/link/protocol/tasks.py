@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgenode.link.errors import FailedPrecondition
+from edgenode.link.errors import DeadlineExceeded, FailedPrecondition
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import OnLost, RetryPolicy, TaskState
 
@@ -101,3 +101,18 @@ def after_failure(problem: Problem, policy: RetryPolicy, attempts: int, chance: 
 def after_loss(on_lost: OnLost) -> TaskEvent | None:
     """What follows when the agent is lost for good: RETRY counts as a failed attempt, None keeps waiting."""
     return {OnLost.RETRY: TaskEvent.RETRY, OnLost.FAIL: TaskEvent.FAIL, OnLost.WAIT: None}[on_lost]
+
+
+def is_past(deadline: float, now: float) -> bool:
+    """Whether a task with that deadline (0: none) comes too late."""
+    return 0 < deadline <= now
+
+
+def past_deadline(deadline: float, now: float, field: str = "spec") -> DeadlineExceeded:
+    """The refusal of one that does."""
+    return DeadlineExceeded(
+        "PAST_DEADLINE",
+        f"{field}.deadline_time passed {now - deadline:.3f} s ago",
+        hint="give a later deadline; check the clocks of both machines",
+        field=f"{field}.deadline_time",
+    )

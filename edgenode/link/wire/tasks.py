@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.errors import DeadlineExceeded, InvalidArgument
+from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import selector
 from edgenode.link.model.names import agent_resource, check_skill, parse_agent_resource
 from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskSpec
+from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.wire import checks
 from edgenode.link.wire.values import duration_from_pb, timestamp_from_pb
 
@@ -18,6 +19,7 @@ _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _DEFAULT_RETRY = RetryPolicy()
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
+_EARLIEST = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,13 @@ class TaskLimits:
 
 
 def task_spec_from_proto(
-    message: task_pb2.TaskSpec, *, limits: TaskLimits, now: float, node: str, field: str = "spec"
+    message: task_pb2.TaskSpec, *, limits: TaskLimits, now: float | None, node: str, field: str = "spec"
 ) -> TaskSpec:
     """The checked spec with defaults applied; `wire` is the whole message, so that equal specs are equal bytes.
 
-    `now` is the wall clock in seconds. An agent's bare name becomes its full name on `node`, in `wire` as well, because the
-    task may run elsewhere. Raises InvalidArgument naming the field, ResourceExhausted (INPUT_TOO_LARGE) and
-    DeadlineExceeded (PAST_DEADLINE).
+    `now` is the wall clock in seconds; None where a deadline in the past is no fault of the spec. An agent's bare name becomes
+    its full name on `node`, in `wire` as well, because the task may run elsewhere. Raises InvalidArgument naming the field,
+    ResourceExhausted (INPUT_TOO_LARGE) and DeadlineExceeded (PAST_DEADLINE).
     """
     checks.fits(len(message.input), limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
     check_skill(message.skill, f"{field}.skill")
@@ -87,17 +89,13 @@ def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-def _deadline(message: task_pb2.TaskSpec, now: float, field: str) -> float:
+def _deadline(message: task_pb2.TaskSpec, now: float | None, field: str) -> float:
     if not message.HasField("deadline_time"):
         return 0.0
-    deadline = timestamp_from_pb(message.deadline_time, f"{field}.deadline_time")
-    if deadline <= now:
-        raise DeadlineExceeded(
-            "PAST_DEADLINE",
-            f"{field}.deadline_time passed {now - deadline:.3f} s ago",
-            hint="give a later deadline; check the clocks of both machines",
-            field=f"{field}.deadline_time",
-        )
+    # 0 stands for none.
+    deadline = max(timestamp_from_pb(message.deadline_time, f"{field}.deadline_time"), _EARLIEST)
+    if now is not None and is_past(deadline, now):
+        raise past_deadline(deadline, now, field)
     return deadline
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.errors import ResourceExhausted
+from edgenode.link.errors import DeadlineExceeded, ResourceExhausted
 from edgenode.link.model.agent import AgentView
 from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.model.task import OnLost, TaskState
@@ -228,6 +228,27 @@ async def test_the_same_submission_of_a_damaged_task_is_refused(desk: Desk) -> N
     (answer,) = await desk.dispatcher.submit([msgspec.structs.replace(record, task_id="u")])
     assert isinstance(answer, TaskDamaged)
     assert (await desk.task("t")).state is TaskState.FAILED
+
+
+@pytest.mark.parametrize("key", ["idempotency_key", "request_id"])
+async def test_what_was_submitted_in_time_is_known_after_its_deadline_and_nothing_new_is_taken(
+    desk: Desk, key: str
+) -> None:
+    deadline = time.time() + 0.2
+    record = TaskRecord("t", "hub", Demand("code.metrics"), 5, submit_time=1.0, spec=b"s", deadline=deadline)
+    record = msgspec.structs.replace(record, **{key: "k"})
+    (first,) = await desk.dispatcher.submit([record])
+    await desk.until("t", lambda task: task.state is TaskState.EXPIRED)
+    again = msgspec.structs.replace(record, task_id="u")
+    late = msgspec.structs.replace(record, task_id="v", **{key: "other"})
+    known, refused, unkeyed = await desk.dispatcher.submit([again, late, msgspec.structs.replace(late, **{key: ""})])
+    assert isinstance(first, TaskRecord)
+    assert isinstance(known, TaskRecord)
+    assert known.task_id == first.task_id == "t"
+    for problem in (refused, unkeyed):
+        assert isinstance(problem, DeadlineExceeded)
+        assert problem.reason == "PAST_DEADLINE"
+    assert [row.task_id for _, row in await desk.store.page(TaskFilter())] == ["t"]
 
 
 async def test_tasks_given_back_one_after_the_other_are_all_granted_again(desk: Desk) -> None:

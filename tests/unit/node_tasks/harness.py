@@ -159,7 +159,7 @@ class House:
     def spec(self, skill: str = "work", **fields: object) -> TaskSpec:
         message = task_pb2.TaskSpec(skill=skill, **fields)  # type: ignore[arg-type]
         limits = self.engine.book.settings.limits
-        return task_spec_from_proto(message, limits=limits, now=self.clock.wall(), node="north")
+        return task_spec_from_proto(message, limits=limits, now=None, node="north")
 
     async def submit(
         self, skill: str = "work", request_id: str = "", fingerprint: bytes = b"", **fields: object
@@ -185,6 +185,12 @@ class House:
         task = await self.database.read(lambda connection: task_store.fetch(connection, task_id, "north"))
         assert task is not None
         return task
+
+    async def accepted_count(self) -> int:
+        """How many tasks the ledger says were accepted."""
+        return await self.database.read(
+            lambda connection: logs.counters(connection, task_store.COUNTER).get(task_store.ACCEPTED, 0)
+        )
 
     async def state(self, task_id: str) -> TaskState:
         return TaskState((await self.stored(task_id)).state)

@@ -1,11 +1,19 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.link.errors import EdgenodeError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+from edgenode.link.errors import (
+    DeadlineExceeded,
+    EdgenodeError,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from edgenode.link.model.dead_letter import LetterBounds
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
@@ -164,6 +172,26 @@ async def test_same_key_same_task_other_spec_conflict(tmp_path: Path) -> None:
         assert (await h.submit(request_id="r")).task_id == again.task_id
         await h.restart()
         assert (await h.submit(request_id="r")).task_id == again.task_id
+
+
+@pytest.mark.parametrize("key", ["idempotency_key", "request_id"])
+async def test_what_was_submitted_in_time_is_known_after_its_deadline_and_nothing_new_is_taken(
+    tmp_path: Path, key: str
+) -> None:
+    async with house(tmp_path) as h:
+        fields: dict[str, Any] = {key: "k", "deadline_time": timestamp_to_pb(h.clock.wall() + 10)}
+        first = await h.submit(**fields)
+        await h.turn(20)
+        assert await h.state(first.task_id) is TaskState.EXPIRED
+        assert (await h.submit(**fields)).task_id == first.task_id
+        for late in (fields | {key: "other"}, fields | {key: ""}):
+            refused = await h.submit(**late)
+            assert refused.problem is not None
+            assert refused.problem.reason == "PAST_DEADLINE"
+        count = await h.database.read(lambda connection: connection.execute("SELECT count(*) FROM task").fetchone()[0])
+        assert (count, await h.accepted_count()) == (1, 1)
+        with pytest.raises(DeadlineExceeded, match="PAST_DEADLINE"):
+            h.engine.start_call(h.spec(**{"deadline_time": fields["deadline_time"]}), lambda _: None)
 
 
 async def test_restart_takes_up_everything(tmp_path: Path) -> None:
