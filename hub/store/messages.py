@@ -149,12 +149,34 @@ def _known_entries(connection: sqlite3.Connection, intake: Intake, segment: Segm
             "SELECT max(sequence) FROM inbox_cursor WHERE epoch = ? AND lane = ?", key
         ).fetchone()[0]
         known = max((sequence for sequence in (known, cursor) if sequence is not None), default=None)
-        connection.execute(
-            "INSERT INTO known_origin (node, epoch, lane, sequence) VALUES (?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
-            (intake.node, *key, segment.origin_sequence + segment.count - 1),
-        )
+        _note_origin(connection, intake, segment)
     return 0 if known is None else int(min(max(known - segment.origin_sequence + 1, 0), segment.count))
+
+
+def _note_origin(connection: sqlite3.Connection, intake: Intake, segment: Segment) -> None:
+    """Remember how far the entries of an epoch came over a link under a later one.
+
+    Of each origin the newest epochs are kept, as many as cursors of a lane and for the same reason: its log is read in order,
+    so whoever sends has passed what is before them, and keeps nothing that old to fill up others.
+    """
+    last = segment.origin_sequence + segment.count - 1
+    noted = connection.execute(
+        "UPDATE known_origin SET sequence = max(sequence, ?) WHERE epoch = ? AND lane = ? AND node = ?",
+        (last, segment.origin_epoch, intake.lane, intake.node),
+    )
+    if noted.rowcount:
+        return
+    of_origin = (intake.node, segment.origin_node, intake.lane)
+    connection.execute(
+        "INSERT INTO known_origin (node, origin_node, lane, epoch, sequence) VALUES (?, ?, ?, ?, ?)",
+        (*of_origin, segment.origin_epoch, last),
+    )
+    connection.execute(
+        "DELETE FROM known_origin WHERE node = :node AND origin_node = :origin AND lane = :lane AND origin_number <="
+        " (SELECT origin_number FROM known_origin WHERE node = :node AND origin_node = :origin AND lane = :lane"
+        " ORDER BY origin_number DESC LIMIT 1 OFFSET :kept)",
+        {**dict(zip(("node", "origin", "lane"), of_origin, strict=True)), "kept": inbox.KEPT_CURSORS},
+    )
 
 
 def _drop_oldest(connection: sqlite3.Connection, log_id: int, keep_bytes: int) -> int:

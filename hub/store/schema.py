@@ -100,12 +100,15 @@ CREATE TABLE desired_state (
     problem BLOB NOT NULL DEFAULT x''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE known_origin (
+    origin_number INTEGER PRIMARY KEY,
     node TEXT NOT NULL,
+    origin_node TEXT NOT NULL,
     lane INTEGER NOT NULL,
     epoch TEXT NOT NULL,
-    sequence INTEGER NOT NULL,
-    PRIMARY KEY (epoch, lane, node)
-) STRICT, WITHOUT ROWID;
+    sequence INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX known_origin_epoch ON known_origin (epoch, lane, node);
+CREATE INDEX known_origin_age ON known_origin (node, origin_node, lane, origin_number);
 CREATE TABLE hub (fence_base INTEGER NOT NULL) STRICT;
 INSERT INTO hub VALUES (0);
 """

@@ -11,7 +11,7 @@ from edgenode.link.errors import Internal
 from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.scheduler import Demand
-from edgenode.link.store import logs
+from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from hub.services.entries import cut_messages
 from hub.services.ledger import ledger_lines
@@ -256,6 +256,39 @@ async def test_what_two_copies_of_a_disk_append_is_never_taken_for_the_same(stor
         ("original's c", "original", 3),
         ("d", "restarted" if restarted else "original", 4),
     ]
+    assert await store.unbalanced() == []
+
+
+async def test_what_is_remembered_of_restarts_with_a_backlog_is_bounded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process sends what the one before it left, over a link of its own and through a hub, where others do the same."""
+    monkeypatch.setattr(inbox, "KEPT_CURSORS", 4)
+    origins = ("", "west", "east")
+
+    def left_by(number: int, origin: str) -> Segment:
+        made = keyed(f"{origin or 'north'}-{number}", number, f"{origin}{number}")
+        return dataclasses.replace(made, origin_node=origin)
+
+    def sent(number: int, base: int, *left: int) -> list[Intake]:
+        direct = tuple(left_by(old, "") for old in left)
+        below = tuple(left_by(old, origin) for old in left for origin in origins[1:])
+        return [
+            Intake("north", Lane.MESSAGE, f"north-{number}", base, direct),
+            Intake("hub", Lane.MESSAGE, f"hub-{number}", 2 * base - 1, below),
+        ]
+
+    for number in range(1, 21):
+        for intake in sent(number + 1, number, number):
+            await store.messages.append(intake)
+    rows = "SELECT origin_node, count(*) FROM known_origin GROUP BY 1 ORDER BY 1"
+    counts = await store.database.read(lambda connection: connection.execute(rows).fetchall())
+    assert counts == [("hub/east", 4), ("hub/west", 4), ("north", 4)]
+    held = await stored(store)
+    assert len(held) == 60
+    for intake in sent(22, 17, 17, 18, 19, 20):  # acknowledgements were lost
+        await store.messages.append(intake)
+    assert await stored(store) == held
     assert await store.unbalanced() == []
 
 
