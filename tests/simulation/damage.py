@@ -184,17 +184,13 @@ def tasks_of(payload: bytes) -> set[str]:
     return tasks
 
 
-def whole_end(sql: sqlite3.Connection, state: logs.LogState, acked: int) -> int:
-    """Where a log ends without what is noted as lost there; `acked` if nothing else is behind that."""
-    last = state.last
-    ranges = sql.execute(
-        "SELECT first_sequence, last_sequence FROM lost_range WHERE log_id = ? ORDER BY first_sequence DESC",
-        (state.log_id,),
-    )
-    for first, end in ranges.fetchall():
-        if end >= last:
-            last = first - 1
-    return max(last, min(acked, state.last))
+def last_held(sql: sqlite3.Connection, log_id: int) -> int:
+    """The last entry that a log still holds, 0 if it holds none: a gap behind it is told with the next entry."""
+    row = sql.execute(
+        "SELECT position, entry_count FROM segment WHERE position >= ? AND position < ? ORDER BY position DESC LIMIT 1",
+        (logs.row_at(log_id, 0), logs.row_at(log_id + 1, 0)),
+    ).fetchone()
+    return 0 if row is None else int(logs.row_place(row[0])[1] + row[1] - 1)
 
 
 def messages_of(payload: bytes) -> list[tuple[str, int]]:

@@ -26,7 +26,7 @@ from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
 from hub.store.records import PARENT
 from tests.simulation import bounds, tree
-from tests.simulation.damage import whole_end
+from tests.simulation.damage import last_held
 from tests.simulation.machines import Edge, Hub, Machine
 from tests.simulation.tree import ChildHub
 
@@ -300,8 +300,7 @@ class Oracle:
         for lane, log_name in up_logs.items():
             state = logs.log_state(sql, log_name)
             acked = logs.consumers(sql, state.log_id)[parent]
-            # A gap at the end of a log is told with the next entry.
-            last = whole_end(sql, state, acked)
+            last = last_held(sql, state.log_id)
             if _cursor(hub, name, lane) < last:
                 return f"{name} {lane.name}: the hub has not come to {last}"
             if acked < last:
