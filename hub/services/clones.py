@@ -11,7 +11,7 @@ nothing, of either of the two.
   greeting lives. Meanwhile the session of the other one is not touched.
 - The newest process lives if it said anything after it was let in; a process that got its Welcome does at once. One that
   never did may have died before its successor started, its greeting overtaken by that of its successor. Then the one that
-  proved alive is the newest from here on, and the other one is outdated and must prove itself.
+  proved alive is the newest from here on, and known to live; the other one is outdated and must prove itself.
 So a node is quarantined when each of the two was heard after the hub had let the other one in: both were up at the same
 time. Two that live change places once at most before that is known.
 
@@ -90,6 +90,7 @@ class CloneWatch:
         if not self._newest_lives(node, newest):
             _log.info("%s: the process %s lives, %s never said more than its greeting", node, boot_id, newest)
             await self._fleet.forget_processes(node, boot_id)
+            self._answered[node] = boot_id  # by its challenge: it need not say more before the other one is found out
             return
         await self._enrollment.quarantine(node, self._clock.wall())
         error = cloned(node)
