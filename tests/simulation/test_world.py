@@ -20,9 +20,7 @@ def test_nothing_is_lost_and_everything_comes_to_rest(first: int) -> None:
 
 
 # 1073: an edge restored by command gave its grants back, and the hub, which had seen nothing of it since, was not told.
-# 163: a hub below another one was started anew, and what had changed of an agent meanwhile stayed unknown above.
-# 955: a hub below another one was restored, and what it had forgotten of the grants from above never ended.
-@pytest.mark.parametrize("seed", [1073, 163, 955])
+@pytest.mark.parametrize("seed", [1073])
 def test_a_seed_that_failed_once_holds(seed: int) -> None:
     World(seed).run()
 
