@@ -182,16 +182,19 @@ class Authority:
         """
         key = check_csr(csr)
         name = edge_name(self.trust_domain, node)
-        return _issued(node, build_edge(name, generation, key, self._edge_ca, self._clock.wall(), self._leaf_life), key)
+        # By a clock that is behind it would end before its CA began, and prove nothing for ever.
+        now = max(self._clock.wall(), self._edge_ca.certificate.not_valid_before_utc.timestamp() + CLOCK_SKEW)
+        return _issued(node, build_edge(name, generation, key, self._edge_ca, now, self._leaf_life), key)
 
     def read_edge(self, certificate: bytes) -> IssuedCertificate:
-        """What a certificate (DER) that this authority signed says; it may have expired, or be from a retired edge-ca.
+        """What a certificate (DER) that this authority signed says, whatever its dates; it may be from a retired edge-ca.
 
         Raises Unauthenticated (BAD_CERTIFICATE) for any other.
         """
         leaf = certificate_from_der(certificate)
-        # Expired is forgiven, not yet valid is not.
-        at = min(self._clock.wall(), leaf.not_valid_after_utc.timestamp())
+        # Expired is forgiven, and so is not yet valid: it was signed here, when the clock was wrong.
+        begin, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        at = min(max(self._clock.wall(), begin), end)
         issuer = next((retired for retired in self._retired if issued_by(leaf, retired)), self._edge_ca.certificate)
         name = verify_chain(leaf, issuer, self._root, CLIENT_AUTH, at)
         key = leaf.public_key()

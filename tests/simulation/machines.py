@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import shutil
@@ -11,6 +12,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
 
 from edgenode.api.enrollment.v1 import enrollment_service_pb2
 from edgenode.api.sync.v1 import sync_service_pb2
@@ -294,6 +297,11 @@ class Edge(Machine):
         return rpc.serve(unary)
 
 
+@functools.lru_cache(maxsize=64)
+def _begin_time(certificate: bytes) -> float:
+    return x509.load_pem_x509_certificate(certificate).not_valid_before_utc.timestamp()
+
+
 class _SyncDoor:
     """network.Listener of the hub's sync port."""
 
@@ -305,7 +313,8 @@ class _SyncDoor:
         return self._hub.process if self._hub.serving else None
 
     def trusts(self, certificate: bytes) -> bool:
-        return self._hub.clock.wall() <= read_client_certificate(certificate).expire_time
+        begin = _begin_time(certificate)
+        return begin <= self._hub.clock.wall() <= read_client_certificate(certificate).expire_time
 
     def method(self, name: str) -> tuple[Any, Any]:
         return self._hub.sync_service.Sync, sync_service_pb2.SyncRequest.FromString

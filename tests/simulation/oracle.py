@@ -26,7 +26,7 @@ from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
 from hub.store.records import PARENT
 from tests.simulation import bounds, tree
-from tests.simulation.damage import last_held
+from tests.simulation.damage import MESSAGES, last_held
 from tests.simulation.machines import Edge, Hub, Machine
 from tests.simulation.tree import ChildHub
 
@@ -279,7 +279,7 @@ class Oracle:
             if not machine.serving or machine.disk.sql is None:
                 return f"{machine.name} is not up"
         for publisher in world.publishers:
-            if not publisher.settled:
+            if not publisher.settled and not self._ends_in_a_gap(publisher.edge):
                 return f"{publisher.name} waits for acknowledgements"
         for submitter in world.submitters:
             for submitted in submitter.open:
@@ -290,6 +290,13 @@ class Oracle:
         waiting = (self._waits(dialer) for dialer in world.dialers)
         lacking = (subscriber.lacks() for subscriber in world.subscribers)
         return next(filter(None, itertools.chain(waiting, lacking)), "")
+
+    def _ends_in_a_gap(self, edge: Edge) -> bool:
+        """Whether the last messages are given up: publishers hear of the hub again with the next one, which tells the gap."""
+        assert edge.disk.sql is not None
+        state = logs.log_state(edge.disk.sql, MESSAGES)
+        lost = "SELECT 1 FROM lost_range WHERE log_id = ? AND last_sequence >= ?"
+        return edge.disk.sql.execute(lost, (state.log_id, state.last)).fetchone() is not None
 
     def _waits(self, dialer: Edge | ChildHub) -> str:
         """What a link has not carried yet."""

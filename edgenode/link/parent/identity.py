@@ -52,6 +52,7 @@ _CERTIFICATE_BEGIN = b"-----BEGIN CERTIFICATE-----"
 # What a refused renewal waits at least: only an operator can change the answer.
 _REFUSED_RETRY_SECONDS = 300.0
 _LONGEST_WAIT = 60.0  # seconds without a look at the wall clock
+_EARLY_INTERVAL = 60.0  # seconds between two renewals because the certificate is not valid yet
 _SPACING_SHARE = 0.1  # of a certificate's life passes at least before it is renewed
 
 # Looking at the hub's certificate: how long it may take, how often, and OpenSSL's codes for dates that do not fit.
@@ -257,6 +258,9 @@ async def trusts_hub(identity: NodeIdentity) -> bool:
 class Renewer:
     """Renews the identity at 60 % +-10 % of its life, also when it has long expired, until cancelled.
 
+    A certificate that is not valid yet was made when the hub's clock was wrong, or the clock here is wrong now. It is renewed
+    when the node dials; where the clock here is the wrong one that fails, for the hub's certificate does not fit it either.
+
     `on_renewed` gets the new identity on the event loop: the link dials with it and then drains the old channel.
 
     A hub whose CA was rotated shows a certificate that the identity cannot place. Then the fleet's certificates are fetched
@@ -281,11 +285,12 @@ class Renewer:
         self.identity = identity
         self.problem: Problem | None = None  # why the last attempt failed; None after a success
         self.due_time = self._due(identity)
+        self._early_time = 0.0  # monotonic; when a certificate that is not valid yet may be renewed
         self._changing = asyncio.Lock()  # the directory, by one at a time
         self._look_time = 0.0  # monotonic; when the hub's certificate may be looked at again
 
     def wake(self) -> None:
-        """Look at the wall clock again: it was set, or the device slept. Call it when the hub refuses the certificate."""
+        """Look at the wall clock again: it was set, or the device slept. Call it when the node dials."""
         self._look_again.set()
 
     async def run(self) -> None:
@@ -301,12 +306,14 @@ class Renewer:
         # The timer counts monotonic time, which neither a set clock nor a suspended device moves: hence a look now and
         # then, and `wake`.
         while (delay := self.due_time - self._clock.wall()) > 0:
-            self._look_again.clear()
             try:
                 async with asyncio.timeout(min(delay, _LONGEST_WAIT)):
                     await self._look_again.wait()
             except TimeoutError:
                 continue
+            self._look_again.clear()
+            if self._early():
+                return
 
     async def _renew(self) -> None:
         """Try until it is done."""
@@ -325,12 +332,16 @@ class Renewer:
                     backoff.pace(_REFUSED_RETRY_SECONDS)
             else:
                 self.identity, self.problem = identity, None
+                self._early_time = self._clock.monotonic() + _EARLY_INTERVAL
                 _log.info("identity renewed: generation %d", identity.generation)
                 self._on_renewed(identity)
                 return
             delay = backoff.next_delay(self._clock.monotonic())
             _log.warning("renewal failed, again in %.0f s: %s", delay, self.problem)
             await asyncio.sleep(delay)
+            if self._clock.wall() < self.due_time and not self._early():
+                self.problem = None  # the clock was set right
+                return
 
     async def refresh_trust(self) -> bool:
         """Call it when the hub could not be reached: looks whether its CA was rotated; true if that was it.
@@ -356,6 +367,10 @@ class Renewer:
             return False  # out of reach, as was known
         _log.warning("the fleet's CA was rotated; the root vouches for the new one")
         return True
+
+    def _early(self) -> bool:
+        """Whether the certificate is not valid yet, and was not made just now."""
+        return self._clock.wall() < self.identity.not_before and self._clock.monotonic() >= self._early_time
 
     def _due(self, identity: NodeIdentity) -> float:
         return renewal_time(identity.not_before, identity.expire_time, self._rng)

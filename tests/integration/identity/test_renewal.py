@@ -3,6 +3,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,13 +131,13 @@ async def test_a_damaged_pending_key_is_replaced(tmp_path: Path, fleet: "Fleet",
 
 async def test_a_copied_state_directory_is_found_out(tmp_path: Path, fleet: "Fleet", north: NodeIdentity) -> None:
     shutil.copytree(tmp_path / "identity", tmp_path / "copy" / "identity")
-    copy = load_identity(tmp_path / "copy")
-    assert copy is not None
+    copied = load_identity(tmp_path / "copy")
+    assert copied is not None
     renewed = await renew(tmp_path, north, fleet)
     presented = certificates_from_pem(renewed.pair.certificate_chain, "x")[0]
     await fleet.store.admit(fleet.authority.read_edge(certificate_to_der(presented)), fleet.clock.wall())
     with pytest.raises(PermissionDenied) as refusal:
-        await renew(tmp_path / "copy", copy, fleet)
+        await renew(tmp_path / "copy", copied, fleet)
     assert refusal.value.reason == "STALE_GENERATION"
 
 
@@ -274,6 +275,38 @@ async def test_the_renewer_looks_again_when_the_clock_was_set(
         fleet.clock.offset = 5 * DAY
         renewer.wake()
         assert (await renewed.next()).generation == 2
+
+
+async def test_a_certificate_from_the_future_is_renewed_when_the_node_dials(
+    tmp_path: Path, fleet: "Fleet", north: NodeIdentity
+) -> None:
+    fleet.clock.offset = 365 * DAY
+    identity = await renew(tmp_path, north, fleet)
+    fleet.clock.offset = 0
+    assert identity.not_before > fleet.clock.wall()
+    renewed = Renewed()
+    renewer = Renewer(tmp_path, identity, fleet.clock, random.Random(1), renewed)
+    async with running(renewer):
+        renewer.wake()
+        fresh = await renewed.next()
+        assert fresh.generation == 3
+        assert fresh.not_before < fleet.clock.wall()
+
+
+async def test_the_renewer_gives_up_what_only_a_wrong_clock_asked_for(
+    tmp_path: Path, fleet: "Fleet", north: NodeIdentity
+) -> None:
+    clock = copy(fleet.clock)
+    clock.offset = -DAY
+    fleet.service.lose = 1
+    renewer = Renewer(tmp_path, north, clock, random.Random(1), Renewed())
+    async with running(renewer):
+        renewer.wake()
+        await eventually(lambda: renewer.problem is not None)
+        clock.offset = 0
+        await eventually(lambda: renewer.problem is None)
+    assert fleet.service.calls.count("Renew") == 1
+    assert renewer.identity == north
 
 
 async def test_the_renewer_says_why_it_is_refused(tmp_path: Path, fleet: "Fleet", north: NodeIdentity) -> None:
