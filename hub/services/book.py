@@ -288,6 +288,13 @@ class Book:
         )
         self.send(node, self._codec.grant(after))
 
+    def grant_again(self, task: TaskRecord) -> None:
+        """Its holder may have forgotten it. The fence is a new one: what it still says of the former grant is outdated."""
+        after = self.change(task, fence=max(task.fence, self._terms.fence_base()) + 1)
+        self.send(task.holder, self._codec.grant(after))
+        if task.cancel_reason is not None:
+            self.send(task.holder, self._codec.cancel(task.task_id, task.cancel_reason))
+
     def expire(self, task: TaskRecord) -> None:
         """Its deadline passed."""
         problem = Problem(

@@ -152,6 +152,15 @@ class Dispatcher:
         _log.warning("%s is asked what tasks it has: %s", node, describe(restate_id))
         await self._commit(Selection(), self._mover.ask(node, restate_id, self._clock.wall()))
 
+    async def grant_again(self, node: str) -> None:
+        """A hub below came back with an older disk, and the grants that it lacks are not kept any more."""
+        _log.warning("%s came back with an older disk: it is granted again what it holds", node)
+        await self._go_through(
+            lambda after: Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH, with_spec=True),
+            lambda: self._mover.grant_again(node, self._clock.wall()),
+            lambda: True,
+        )
+
     async def _settle(self, node: str, asked: str) -> None:
         """The node has said all: decide what is still in doubt."""
         await self._settle_doubts(node, asked)

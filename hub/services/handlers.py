@@ -95,6 +95,10 @@ class FleetHandlers:
         """See LinkHandlers."""
         await self._dispatcher.ask(node, restate_id, await self._fleet.fence_base())
 
+    async def grant_again(self, node: str) -> None:
+        """See LinkHandlers."""
+        await self._dispatcher.grant_again(node)
+
     def node_connected(self, node: str, applied_version: int) -> None:
         """See LinkHandlers."""
         self._dispatcher.node_back(node)

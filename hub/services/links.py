@@ -51,6 +51,10 @@ class LinkHandlers(Protocol):
         """A session begins, and the node is to say again what tasks it has."""
         ...
 
+    async def grant_again(self, node: str) -> None:
+        """A session begins, and the node, a hub, may lack grants that it had."""
+        ...
+
     def node_connected(self, node: str, applied_version: int) -> None:
         """A session was established."""
         ...
@@ -196,9 +200,8 @@ class Links:
 
     async def _admit(self, node: str, hello: Hello) -> int:
         # A hub below this one has tasks of its own to tell apart from those of its nodes: it is not asked.
-        tasks = (
-            None if hello.hub else TaskLane(by_lane(hello.heads).get(Lane.TASK), by_lane(hello.cursors).get(Lane.TASK))
-        )
+        lane = TaskLane(by_lane(hello.heads).get(Lane.TASK), by_lane(hello.cursors).get(Lane.TASK))
+        tasks = None if hello.hub else lane
         while True:
             row = await self._fleet.open_session(
                 node, hello.boot_id, hello.generation, hello.software, self._clock.wall(), hello.hub, tasks
@@ -210,6 +213,8 @@ class Links:
         self._unwelcome.pop(node, None)
         if row.restate_id and tasks is not None:
             await self._handlers.ask_again(node, row.restate_id)
+        elif tasks is None and await self._fleet.lacks_tasks(node, lane):
+            await self._handlers.grant_again(node)
         return row.fence
 
     def established(self, node: str, link: LinkConnection) -> None:

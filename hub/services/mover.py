@@ -176,6 +176,17 @@ class Mover:
 
         return decide
 
+    def grant_again(self, node: str, now: float) -> Decide:
+        """The node may have forgotten what was selected, which it holds."""
+
+        def decide(known: Tasks, _: int) -> Decision:
+            book = Book(self.terms, known, now)
+            for task in known.values():
+                book.grant_again(task)
+            return book.decision
+
+        return decide
+
     def park(self, reasons: Mapping[WaitKey, str], now: float) -> Decide:
         """Nobody fits these queues: say so in the rows and to the origins."""
 

@@ -7,7 +7,7 @@ under this hub's own fences, and each report of it goes up under the parent's. S
 hub's row is the truth about who holds the task at that hop; the id is the same on all of them.
 
 A hub that was restored has forgotten grants. The parent does not ask it what it has, as it asks a node: it grants again what
-this hub holds (`hub.store.restating.in_force`), and this hub asks its nodes, before it grants anything.
+this hub holds (`hub.store.restating.in_force`, `lacks`), and this hub asks its nodes, before it grants anything.
 
 A grant that nobody here fits any more is given back. If the task began elsewhere its row goes with it, since nobody would
 tell this hub of its end; if it began here the parent holds it again.

@@ -205,6 +205,10 @@ class SqliteFleetStore:
 
         await self._database.write(run)
 
+    async def lacks_tasks(self, node: str, tasks: restating.TaskLane) -> bool:
+        """See FleetStore."""
+        return await self._database.read(lambda connection: restating.lacks(connection, node, task_log(node), tasks))
+
     async def settled(self, node: str, restate_id: str) -> None:
         """See FleetStore."""
         await self._database.write(lambda connection: restating.settled(connection, node, restate_id))

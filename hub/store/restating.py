@@ -101,11 +101,22 @@ def fence_base(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT fence_base FROM hub").fetchone()[0])
 
 
+def lacks(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> bool:
+    """Whether a hub below has forgotten what it had of its task log, and some of that is not kept any more."""
+    if NODE_FORGOT not in _forgotten(connection, node, log_name, lane):
+        return False
+    own = logs.head(connection, log_name, Lane.TASK)
+    cursor = lane.cursor
+    had = 0 if cursor is None or not cursor.epoch else resume_point(own, cursor)
+    acknowledged = logs.consumers(connection, logs.log_state(connection, log_name).log_id).get(node, 0)
+    return had < min(acknowledged, own.first - 1)
+
+
 def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int) -> bool:
     """Whether a grant that the node had before may be given to it again as it is.
 
     A hub below is not asked what it has: it asks its own nodes, and grants nothing before they have answered. So it gets all
-    that it holds; what is to end follows in the same log.
+    that it holds; what is to end follows in the same log. What is not kept any more is granted anew: see `lacks`.
     """
     row = connection.execute(
         "SELECT 1 FROM task WHERE task_id = ? AND holder = ? AND fence = ? AND state < 8 AND (on_lost = 1"

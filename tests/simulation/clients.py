@@ -334,6 +334,10 @@ class Agent(Program):
         if self.rpc is not None:
             self.rpc.break_off()
 
+    def can(self, skill: str) -> bool:
+        """Whether it does this, and is or will be there."""
+        return skill in self._skills and not self.gone
+
     def come_back(self) -> None:
         """See leave."""
         self.away = self.gone

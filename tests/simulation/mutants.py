@@ -268,6 +268,11 @@ def ask_no_hub_below(patch: Patch) -> None:
     patch.setattr(restating, "in_force", in_force)
 
 
+def grant_nothing_again(patch: Patch) -> None:
+    """A hub that comes back without grants that are not kept any more is left to miss them."""
+    patch.setattr(restating, "lacks", lambda *_: False)
+
+
 def trust_segments(patch: Patch) -> None:
     """What a log's segment says is believed, whatever became of its bytes."""
     patch.setattr(logs, "segment_checksum", lambda facts, payload: 0)
@@ -370,4 +375,5 @@ MUTANTS: dict[str, Mutant] = {
     "write anew what is carried": Mutant(write_anew_what_is_carried, ("other version",), 4),
     "compare no versions": Mutant(compare_no_versions, ("other version",), 4),
     "ask no hub below": Mutant(ask_no_hub_below, ("hub restored",), 39),
+    "grant nothing again": Mutant(grant_nothing_again, (), 12355),
 }

@@ -24,7 +24,7 @@ from edgenode.node import ledger as edge_ledger
 from hub.services.ledger import ledger_lines
 from hub.store.fleet import UP_LOGS
 from hub.store.link import ledger_facts as hub_facts
-from hub.store.records import PARENT
+from hub.store.records import KEPT, PARENT
 from tests.simulation import bounds, tree
 from tests.simulation.damage import MESSAGES, last_held
 from tests.simulation.machines import Edge, Hub, Machine
@@ -324,12 +324,30 @@ class Oracle:
     def _may_hang(self, submitted: Submitted) -> bool:
         """A task that waits for an agent which has forgotten it, or never heard of it, as it was asked to.
 
-        Or for word that a disk destroyed.
+        Or for word that a disk destroyed, or in a fleet that took it back from its parent and has nobody left for it.
         """
-        return self.world.damages.may_hang(submitted.task_id) or (
-            int(submitted.spec.on_lost) == OnLost.WAIT
-            and (submitted.task_id in self.abandoned or self._waits_for_agent(submitted.task_id))
+        return (
+            self.world.damages.may_hang(submitted.task_id)
+            or self._kept_for_nobody(submitted)
+            or (
+                int(submitted.spec.on_lost) == OnLost.WAIT
+                and (submitted.task_id in self.abandoned or self._waits_for_agent(submitted.task_id))
+            )
         )
+
+    def _kept_for_nobody(self, submitted: Submitted) -> bool:
+        """A hub that took it back does not offer it to its parent again: it waits, PARKED, for somebody to come."""
+        for hub in self.world.hubs[1:]:
+            assert hub.disk.sql is not None
+            kept = hub.disk.sql.execute(
+                "SELECT 1 FROM task WHERE task_id = ? AND upstream = ? AND holder = '' AND state = ?",
+                (submitted.task_id, KEPT, int(TaskState.PARKED)),
+            ).fetchone()
+            if kept is not None:
+                return not any(
+                    agent.can(submitted.spec.skill) for agent in self.world.agents if hub in tree.way_up(agent.edge)
+                )
+        return False
 
     def _waits_for_agent(self, task_id: str) -> bool:
         for edge in self.world.edges:

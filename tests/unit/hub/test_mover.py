@@ -130,6 +130,18 @@ def test_offer_grant_report(rows: Rows) -> None:
     assert rows.logs == {"north": ["grant t 1"], "south": ["report WORKING", "report COMPLETED"]}
 
 
+def test_a_holder_that_has_forgotten_its_grant_gets_it_again(rows: Rows) -> None:
+    held(rows, on_lost=OnLost.WAIT)
+    rows.intake("south", CancelAsked("t", "enough"))
+    rows.logs.clear()
+    rows.run(rows.mover.grant_again("north", rows.now))
+    assert rows.logs == {"north": ["grant t 2", "cancel t enough"]}
+    rows.intake("north", Returned("t", 1, "from before"))
+    assert (rows.task.holder, rows.task.fence) == ("north", 2), "what it says of the former grant is outdated"
+    rows.report("north", 2, TaskState.CANCELED)
+    assert rows.task.state is TaskState.CANCELED
+
+
 @pytest.mark.parametrize("state", list(TaskState))
 def test_only_the_holder_with_the_present_fence_is_believed(rows: Rows, state: TaskState) -> None:
     held(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -220,6 +221,30 @@ async def test_both_sides_are_found_out(world: World) -> None:
     assert await ask(world, head, LaneCursor(Lane.TASK, epoch, 6)) == "h"
     assert await ask(world, LaneHead(Lane.TASK, "other", 1, 9), LaneCursor(Lane.TASK, "unknown", 1)) == "hn"
     assert await world.fleet.fence_base() > before
+
+
+async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) -> None:
+    head = LaneHead(Lane.TASK, "up", 1, 9)
+    assert await ask(world, head, None) == ""
+
+    def fill(connection: sqlite3.Connection) -> str:
+        log = logs.log_state(connection, task_log("north"))
+        logs.append(connection, log.log_id, [Segment(1, b"x", 1.0)] * 5)
+        logs.acknowledge(connection, log.log_id, "north", 4)
+        return log.epoch
+
+    epoch = await world.hub.write(fill)
+
+    async def lacks(cursor: LaneCursor | None) -> bool:
+        return await world.fleet.lacks_tasks("north", TaskLane(head, cursor))
+
+    assert not await lacks(LaneCursor(Lane.TASK, epoch, 1)), "all comes again"
+    await world.hub.write(
+        lambda c: Retention(acked_bytes=0, acked_seconds=0).trim(c, logs.log_state(c, task_log("north")).log_id, 100)
+    )
+    assert await lacks(LaneCursor(Lane.TASK, epoch, 1))
+    assert await lacks(None)
+    assert not await lacks(LaneCursor(Lane.TASK, epoch, 4)), "it has forgotten nothing"
 
 
 async def test_the_hub_begins_anew(world: World) -> None:
