@@ -135,13 +135,14 @@ class HubTasks:
 
     def _follow_report(self, task: task_pb2.Task, ended: list[LiveTask]) -> None:
         live = self._book.live.get(task.task_id)
-        if live is None or live.finishing:
+        state = TaskState(task.state)
+        # The row took this report: an end that was decided here meanwhile and is not stored yet will not be.
+        if live is None or (live.finishing and not state.terminal):
             return
         live.attempts, live.agent, live.holder = task.attempt_count, task.agent, task.holder_node or live.holder
         live.output = task.output if task.HasField("output") else None
         live.problem = problem_from_pb(task.problem) if task.HasField("problem") else None
         live.input_request = task.input_request if task.HasField("input_request") else None
-        state = TaskState(task.state)
         if state.terminal:
             self._end(live, state, task.state_reason)
             ended.append(live)
