@@ -370,6 +370,15 @@ class TestHub:
             await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
             assert await h.state(live.task_id) is TaskState.COMPLETED
 
+    async def test_an_end_from_the_hub_stands_over_one_that_is_not_stored(self, tmp_path: Path) -> None:
+        async with house(tmp_path, Link()) as h:
+            live = await h.accepted(scope=FLEET)
+            done = ended(live)
+            h.engine.dispatcher.expire(live)
+            report = task_pb2.Task(task_id=live.task_id, state=task_pb2.TASK_STATE_COMPLETED, fence=1)
+            await h.absorb(sync_pb2.TaskEntry(report=sync_pb2.TaskReport(task=report)))
+            assert (await done).state is await h.state(live.task_id) is TaskState.COMPLETED
+
     async def test_offers_survive_a_restart(self, tmp_path: Path) -> None:
         async with house(tmp_path, Link()) as h:
             live = await h.accepted(scope=FLEET)
