@@ -479,7 +479,8 @@ class Oracle:
     def _outcome_is_latest(self, submitted: Submitted, hub: Hub) -> None:
         """A hub that granted it to one of its nodes took the result of nobody it had taken it from before.
 
-        A node that has ended it already says so again under a newer fence; another node's grant outdates it.
+        A node that has ended it already says so again under a newer fence; another node's grant outdates it. Where the
+        origin has run it itself, its submitter is told at once, and the hub may have taken another's result meanwhile.
         """
 
         def granted(agent: str) -> bool:
@@ -488,7 +489,7 @@ class Oracle:
         agent, *_, fence = submitted.output.decode().split()
         attempts = self._attempts.get(submitted.task_id, ())
         last = max((attempt.fence for attempt in attempts if granted(attempt.agent)), default=0)
-        if granted(agent) and int(fence):
+        if granted(agent) and int(fence) and agent.partition("-")[0] != submitted.edge:
             self.world.check(int(fence) >= last, f"{submitted.key} has the result of fence {fence}, not {last}")
 
 
