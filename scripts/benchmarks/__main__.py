@@ -7,10 +7,13 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from scripts.benchmarks import cases
+from scripts.benchmarks.chart import chart
+from scripts.benchmarks.peer_set import PEERS, Peer
 from scripts.benchmarks.processes import Bed, Failed, cores
 from scripts.benchmarks.results import Metric, table
 
@@ -24,12 +27,15 @@ def main() -> int:
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
     try:
-        metrics = measure(chosen, cases.Effort(arguments.rounds, arguments.scale), arguments.dir)
+        peers = PEERS if arguments.peers else {}
+        metrics = measure(chosen, cases.Effort(arguments.rounds, arguments.scale), arguments.dir, peers)
     except Failed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     machine = _machine(load_before)
     missed = [metric.name for metric in metrics if metric.met is False]
+    if arguments.plot:
+        arguments.plot.write_text(chart(metrics))
     if arguments.json:
         print(json.dumps({"machine": machine, "metrics": [metric.as_dict() for metric in metrics], "missed": missed}))
     else:
@@ -40,8 +46,8 @@ def main() -> int:
     return 1 if arguments.check and missed else 0
 
 
-def measure(chosen: list[str], effort: cases.Effort, root: Path) -> list[Metric]:
-    """Run cases on one edge; its footprint before and after them. Raises Failed."""
+def measure(chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[str, Sequence[Peer]]) -> list[Metric]:
+    """Run cases on one edge, beside their `peers`; its footprint before and after them. Raises Failed."""
     metrics = [cases.bare_fsync(root)]
     footprint = "footprint" in chosen
     with cases.scratch(root) as folder, Bed(folder) as bed:
@@ -51,7 +57,7 @@ def measure(chosen: list[str], effort: cases.Effort, root: Path) -> list[Metric]
         for name in chosen:
             if name in TRAFFIC:
                 _say(name)
-                metrics += TRAFFIC[name](bed, effort)
+                metrics += TRAFFIC[name](bed, effort, peers.get(name, ()))
         if footprint and len(chosen) > 1:
             metrics += cases.after(bed.edge)
     if footprint:
@@ -80,6 +86,10 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=f"{', '.join(CASES)}; all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one to warm up (5)")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure NATS, JetStream, AutoGen and huey too, in the same rounds"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a bar chart of the rates as SVG")
     parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a median misses its floor")
     parser.add_argument(
@@ -91,6 +101,8 @@ def _parse() -> argparse.Namespace:
         parser.error("at least one round, and a scale above 0")
     if not arguments.dir.is_dir():
         parser.error(f"--dir: there is no directory {arguments.dir}")
+    if arguments.plot and not arguments.plot.absolute().parent.is_dir():
+        parser.error(f"--plot: there is no directory {arguments.plot.parent}")
     return arguments
 
 

@@ -8,13 +8,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarks.processes import Bed, Child, CpuMeter
-from scripts.benchmarks.results import Floor, Metric
+from scripts.benchmarks.peer_set import AUTOGEN, HUEY, JETSTREAM, NATS, NotInstalled, Peer, install
+from scripts.benchmarks.processes import Bed, Child, CpuMeter, Failed
+from scripts.benchmarks.results import LIMIT, Budget, Floor, Metric
 
 MB = 1_000_000
 IDLE_SECONDS = 10.0
@@ -28,74 +29,136 @@ class Effort:
     scale: float = 1.0
 
 
-def publish(bed: Bed, effort: Effort) -> list[Metric]:
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Who is measured beside us: its client, and how many items a round has. `alone`: items one at a time; 0 for not."""
+
+    name: str
+    client: Child
+    count: int
+    at_once: int
+    alone: int
+
+
+class Case:
+    """One kind of traffic: ours and the rivals', turn by turn within each round."""
+
+    def __init__(self, bed: Bed, effort: Effort, kind: str, agents: int) -> None:
+        self._bed = bed
+        self._effort = effort
+        self._kind = kind
+        self._own = bed.agents(agents)
+        self._client = bed.client()
+        self._rivals: list[Rival] = []
+        self._reasons: dict[str, str] = {}
+        self._agents = agents
+
+    def run(self, many: Metric, alone: Metric, load: tuple[int, int, int], peers: Sequence[Peer]) -> list[Metric]:
+        """`load`: items of a round, how many at once, items of a round one at a time. A peer that fails is not run."""
+        count, at_once, lone = load
+        try:
+            # A bare round is short: it has more items, so that it lasts.
+            self._rivals.append(Rival(LIMIT, self._bed.bare(self._agents), count * 4, at_once, lone))
+            for peer in peers:
+                self._add(peer)
+            self._many(many, count, at_once)
+            self._lone(alone, lone)
+            for metric in (many, alone):
+                metric.not_run |= {name: why for name, why in self._reasons.items() if name not in metric.rivals}
+        finally:
+            self._bed.end_peers()
+            self._bed.end([self._client, *self._own])
+        return [many, alone]
+
+    def _add(self, peer: Peer) -> None:
+        try:
+            install(peer.packages)
+            client = self._bed.peer(peer.commands())
+        except (NotInstalled, Failed, OSError) as error:
+            self._reasons[peer.name] = str(error)
+            return
+        self._rivals.append(Rival(peer.name, client, peer.count, peer.at_once, peer.alone))
+
+    def _many(self, metric: Metric, count: int, at_once: int) -> None:
+        """One round to warm up, then those that count."""
+        count = max(int(count * self._effort.scale), at_once)
+        self._client.ask({"kind": self._kind, "count": count // 4, "at_once": at_once})
+        self._each(metric, lambda rival: self._theirs(rival, share=4))
+        for _ in range(self._effort.rounds):
+            meter = CpuMeter([self._client, self._bed.edge, *self._own])
+            seconds = self._client.ask({"kind": self._kind, "count": count, "at_once": at_once})["seconds"]
+            own, elsewhere = meter.read()
+            spent: dict[str, float] = {}
+            for name, cpu in own.items():
+                role = f"{name.partition('-')[0]} CPU us"
+                spent[role] = spent.get(role, 0.0) + cpu / count * 1e6
+            metric.add(count / seconds, **spent, **{"cores busy elsewhere": elsewhere})
+            self._each(metric, lambda rival: metric.against(rival.name, self._theirs(rival)))
+
+    def _theirs(self, rival: Rival, share: int = 1) -> float:
+        """Items a second of one round of a rival."""
+        count = max(int(rival.count * self._effort.scale) // share, rival.at_once)
+        told = rival.client.ask({"kind": self._kind, "count": count, "at_once": rival.at_once})
+        return count / float(told["seconds"])
+
+    def _lone(self, metric: Metric, count: int) -> None:
+        count = max(int(count * self._effort.scale), 10)
+        for _ in range(self._effort.rounds):
+            meter = CpuMeter([self._client, self._bed.edge, *self._own])
+            answer = self._client.ask({"kind": self._kind, "count": count, "at_once": 1})
+            _, elsewhere = meter.read()
+            metric.add(
+                answer["p50_seconds"] * 1e3, **{"p99": answer["p99_seconds"] * 1e3, "cores busy elsewhere": elsewhere}
+            )
+            self._each(metric, lambda rival: self._their_latency(metric, rival))
+
+    def _their_latency(self, metric: Metric, rival: Rival) -> None:
+        if rival.alone:
+            count = max(int(rival.alone * self._effort.scale), 10)
+            told = rival.client.ask({"kind": self._kind, "count": count, "at_once": 1})
+            metric.against(rival.name, told["p50_seconds"] * 1e3)
+
+    def _each(self, metric: Metric, step: Callable[[Rival], object]) -> None:
+        for rival in list(self._rivals):
+            try:
+                step(rival)
+            except (Failed, OSError) as error:
+                if rival.name == LIMIT:
+                    raise
+                self._rivals.remove(rival)
+                self._reasons[rival.name] = str(error)
+                metric.drop(rival.name, str(error))
+
+
+def publish(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Durable messages: fsync before each acknowledgement."""
-    client = bed.client()
-    metric = Metric("publish, 8192 at once", "msg/s", Floor(40_000))
-    alone = Metric("publish, one at a time: p50", "ms")
-    _rounds(metric, effort, "publish", 200_000, 8192, client, [bed.edge])
-    _lone_rounds(alone, effort, "publish", 500, client, [bed.edge])
-    bed.end([client])
-    return [metric, alone]
+    budget = Budget(Floor(100_000), {LIMIT: Floor(0.5), JETSTREAM: Floor(20)})
+    many = Metric("publish, 8192 at once", "msg/s", Floor(40_000), budget)
+    alone = Metric("publish, one at a time: p50", "ms", budget=Budget(None, {JETSTREAM: Floor(1, least=False)}))
+    return Case(bed, effort, "publish", 0).run(many, alone, (200_000, 8192, 500), peers)
 
 
-def call(bed: Bed, effort: Effort) -> list[Metric]:
+def call(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Calls to one agent: never stored."""
-    agents = bed.agents(1)
-    client = bed.client()
-    many = Metric("call, 64 at once", "calls/s", Floor(8_000))
-    alone = Metric("call, one at a time: p50", "ms")
-    _rounds(many, effort, "call", 20_000, 64, client, [bed.edge, *agents])
-    _lone_rounds(alone, effort, "call", 1_000, client, [bed.edge, *agents])
-    bed.end([client, *agents])
-    return [many, alone]
+    budget = Budget(Floor(15_000), {NATS: Floor(1.5), AUTOGEN: Floor(10)})
+    many = Metric("call, 64 at once", "calls/s", Floor(8_000), budget)
+    alone = Metric("call, one at a time: p50", "ms", budget=Budget(None, {NATS: Floor(1, least=False)}))
+    return Case(bed, effort, "call", 1).run(many, alone, (20_000, 64, 1_000), peers)
 
 
-def task(bed: Bed, effort: Effort) -> list[Metric]:
+def task(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Durable tasks: submitted, run by one of two agents, result seen."""
-    agents = bed.agents(2)
-    client = bed.client()
-    many = Metric("task, 2048 at once", "tasks/s", Floor(2_000))
+    budget = Budget(Floor(8_000), {HUEY: Floor(10)})
+    many = Metric("task, 2048 at once", "tasks/s", Floor(2_000), budget)
     alone = Metric("task, one at a time: p50", "ms")
-    _rounds(many, effort, "task", 10_000, 2048, client, [bed.edge, *agents])
-    _lone_rounds(alone, effort, "task", 300, client, [bed.edge, *agents])
-    bed.end([client, *agents])
-    return [many, alone]
-
-
-def _rounds(
-    metric: Metric, effort: Effort, kind: str, count: int, at_once: int, client: Child, others: list[Child]
-) -> None:
-    """One round to warm up, then those that count."""
-    count = max(int(count * effort.scale), at_once)
-    client.ask({"kind": kind, "count": count // 4, "at_once": at_once})
-    for _ in range(effort.rounds):
-        meter = CpuMeter([client, *others])
-        seconds = client.ask({"kind": kind, "count": count, "at_once": at_once})["seconds"]
-        own, elsewhere = meter.read()
-        spent: dict[str, float] = {}
-        for name, cpu in own.items():
-            role = f"{name.partition('-')[0]} CPU us"
-            spent[role] = spent.get(role, 0.0) + cpu / count * 1e6
-        metric.add(count / seconds, **spent, **{"cores busy elsewhere": elsewhere})
-
-
-def _lone_rounds(metric: Metric, effort: Effort, kind: str, count: int, client: Child, others: list[Child]) -> None:
-    count = max(int(count * effort.scale), 10)
-    for _ in range(effort.rounds):
-        meter = CpuMeter([client, *others])
-        answer = client.ask({"kind": kind, "count": count, "at_once": 1})
-        _, elsewhere = meter.read()
-        metric.add(
-            answer["p50_seconds"] * 1e3, **{"p99": answer["p99_seconds"] * 1e3, "cores busy elsewhere": elsewhere}
-        )
+    return Case(bed, effort, "task", 2).run(many, alone, (10_000, 2048, 300), peers)
 
 
 def idle(edge: Child) -> list[Metric]:
     """An edge that nobody uses: memory, CPU."""
-    resident = Metric("edge RSS idle after start", "MB", Floor(70, least=False))
+    resident = Metric("edge RSS idle after start", "MB", Floor(70, least=False), Budget(Floor(55, least=False)))
     resident.add(edge.resident_bytes() / MB)
-    cpu = Metric(f"edge CPU idle, {IDLE_SECONDS:g} s", "% of a core")
+    cpu = Metric(f"edge CPU idle, {IDLE_SECONDS:g} s", "% of a core", budget=Budget(Floor(0.5, least=False)))
     before = edge.cpu_seconds()
     time.sleep(IDLE_SECONDS)
     cpu.add((edge.cpu_seconds() - before) / IDLE_SECONDS * 100)
@@ -111,7 +174,7 @@ def after(edge: Child) -> list[Metric]:
 
 def starts(root: Path, rounds: int) -> list[Metric]:
     """Cold starts: a new process on a new state directory, until it says that it serves."""
-    metric = Metric("edge start to ready", "s")
+    metric = Metric("edge start to ready", "s", budget=Budget(Floor(0.7, least=False)))
     for _ in range(rounds):
         with scratch(root) as folder, Bed(folder) as bed:
             metric.add(bed.edge.start_seconds)
@@ -122,7 +185,7 @@ def installed() -> list[Metric]:
     """What the packages an edge needs take on disk, compiled files included."""
     names = required("edgenode")
     size = sum(_size(importlib.metadata.distribution(name)) for name in names)
-    metric = Metric("core dependencies installed", "MB")
+    metric = Metric("core dependencies installed", "MB", budget=Budget(Floor(30, least=False)))
     metric.add(size / MB, packages=len(names))
     return [metric]
 

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import psutil
 
 EDGENODE = str(Path(sysconfig.get_path("scripts")) / "edgenode")
+PEER_PREFIX = "peer-"
 STOP_TIMEOUT = 20.0
 ANSWER_TIMEOUT = 120.0  # seconds until a process that says nothing is killed
 
@@ -28,7 +31,8 @@ class Failed(Exception):
 class Child:
     """A process that says `ready` on standard output. What it writes to standard error goes to `log`."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, ready: str = "ready") -> None:
+        """`ready`: how the line on standard output begins that says it serves."""
         self.name = name
         self._log = log
         started = time.perf_counter()
@@ -38,7 +42,7 @@ class Child:
             )
         self.usage = psutil.Process(self.process.pid)
         try:
-            self.expect("ready")
+            self.expect(ready)
         except Failed:
             self.stop()
             raise
@@ -96,6 +100,7 @@ class Bed:
         self._folder = folder
         self._state = folder / "edge"
         self._children: list[Child] = []
+        self._bare: list[Child] = []
         self.edge = self._start("edge", [EDGENODE, "run", "--state", str(self._state), "--log-level", "warning"])
 
     def __enter__(self) -> Bed:
@@ -115,20 +120,46 @@ class Bed:
         """An SDK client that does rounds of traffic on request."""
         return self._module("client", "traffic")
 
+    def bare(self, agents: int) -> Child:
+        """The client of the bare limit; behind it a bare node and at least so many agents, kept to the end."""
+        wanted = ["node", "client", *["agent"] * agents]
+        for role in wanted[len(self._bare) :]:
+            command = [sys.executable, "-m", "scripts.benchmarks.bare", role, "--folder", str(self._folder)]
+            self._bare.append(self._start(f"bare-{role}-{len(self._bare)}", command))
+        return self._bare[1]
+
+    def peer(self, commands: Sequence[PeerCommand]) -> Child:
+        """The client of a peer, its last process, with the others before it."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder, prefix="p"))
+        return [self._start(PEER_PREFIX + peer.name, peer.arguments(folder), peer.ready) for peer in commands][-1]
+
     def end(self, children: Iterable[Child]) -> None:
         """Stop some of the processes before the others."""
         for child in children:
             child.stop()
             self._children.remove(child)
 
+    def end_peers(self) -> None:
+        """Stop every process of a peer, newest first."""
+        self.end([child for child in reversed(self._children) if child.name.startswith(PEER_PREFIX)])
+
     def _module(self, name: str, module: str) -> Child:
         command = [sys.executable, "-m", f"scripts.benchmarks.{module}", "--state", str(self._state), "--name", name]
         return self._start(name, command)
 
-    def _start(self, name: str, command: Sequence[str]) -> Child:
-        child = Child(name, command, self._folder / f"{name}.log")
+    def _start(self, name: str, command: Sequence[str], ready: str = "ready") -> Child:
+        child = Child(name, command, self._folder / f"{name}.log", ready)
         self._children.append(child)
         return child
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCommand:
+    """A process of a peer. `arguments` makes its command line for a folder; `ready` begins the line that says it serves."""
+
+    name: str
+    arguments: Callable[[Path], Sequence[str]]
+    ready: str = "ready"
 
 
 class CpuMeter:

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import sys
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edgenode.link.model.task import Level
 from edgenode.sdk import Client
-
-PAYLOAD = bytes(range(256))
+from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, serve
 
 
 class Traffic:
@@ -46,41 +41,13 @@ class Traffic:
 
     async def round(self, kind: str, count: int, at_once: int) -> dict[str, Any]:
         """Do `count` items, `at_once` awaited at any time."""
-        operation: Callable[[], Awaitable[None]] = {"publish": self.publish, "call": self.call, "task": self.task}[kind]
-        share, more = divmod(count, at_once)
-        latencies: list[float] = []
-        clock = time.perf_counter
-
-        async def lone(times: int) -> None:
-            for _ in range(times):
-                began = clock()
-                await operation()
-                latencies.append(clock() - began)
-
-        async def one_of_many(times: int) -> None:
-            for _ in range(times):
-                await operation()
-
-        worker = lone if at_once == 1 else one_of_many
-        began = clock()
-        async with asyncio.TaskGroup() as group:
-            for number in range(at_once):
-                group.create_task(worker(share + (number < more)))
-        answer: dict[str, Any] = {"seconds": clock() - began}
-        if latencies:
-            latencies.sort()
-            answer["p50_seconds"] = latencies[len(latencies) // 2]
-            answer["p99_seconds"] = latencies[len(latencies) * 99 // 100]
-        return answer
+        operations: dict[str, Operation] = {"publish": self.publish, "call": self.call, "task": self.task}
+        return await measure(operations[kind], count, at_once)
 
 
 async def _serve(state: str) -> None:
-    loop = asyncio.get_running_loop()
     async with Client(state=state) as client:
-        traffic = Traffic(client)
-        print("ready", flush=True)
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            print(json.dumps(await traffic.round(**json.loads(line))), flush=True)
+        await serve(Traffic(client).round)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,15 @@ import sys
 
 from tests.architecture.source import ROOT
 
+BESIDE_A_LIMIT = {
+    "publish, 8192 at once",
+    "publish, one at a time: p50",
+    "call, 64 at once",
+    "call, one at a time: p50",
+    "task, 2048 at once",
+    "task, one at a time: p50",
+}
+
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.benchmarks", *arguments]
@@ -21,9 +30,12 @@ def test_every_kind_of_traffic_is_measured() -> None:
     measured = {metric["name"].partition(",")[0]: metric["median"] for metric in told["metrics"]}
     assert {"publish", "call", "task"} < set(measured)
     assert all(value > 0 for value in measured.values())
+    limits = [metric["limit"] for metric in told["metrics"] if metric["name"] in BESIDE_A_LIMIT]
+    assert len(limits) == len(BESIDE_A_LIMIT)
+    assert all(limit["ratio"] > 0 for limit in limits)
     assert set(told["missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
 
 
 def test_wrong_arguments_are_refused() -> None:
-    for arguments in (("nonsense",), ("--rounds", "0"), ("--dir", "/nonexistent")):
+    for arguments in (("nonsense",), ("--rounds", "0"), ("--dir", "/nonexistent"), ("--plot", "/nonexistent/a.svg")):
         assert bench(*arguments).returncode == 2

@@ -1,0 +1,59 @@
+"""One round of a measurement, the same for every client of it: ours, the bare limit's and the peers'.
+
+It needs the standard library alone, as the peers' programs run in an environment of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Operation = Callable[[], Awaitable[None]]
+
+PAYLOAD = bytes(range(256))
+
+
+async def measure(operation: Operation, count: int, at_once: int) -> dict[str, Any]:
+    """Do `operation` `count` times, `at_once` awaited at any time: seconds, and percentiles when each is alone."""
+    share, more = divmod(count, at_once)
+    latencies: list[float] = []
+    clock = time.perf_counter
+
+    async def lone(times: int) -> None:
+        for _ in range(times):
+            began = clock()
+            await operation()
+            latencies.append(clock() - began)
+
+    async def one_of_many(times: int) -> None:
+        for _ in range(times):
+            await operation()
+
+    worker = lone if at_once == 1 else one_of_many
+    began = clock()
+    async with asyncio.TaskGroup() as group:
+        for number in range(at_once):
+            group.create_task(worker(share + (number < more)))
+    return answer(clock() - began, latencies)
+
+
+def answer(seconds: float, latencies: list[float]) -> dict[str, Any]:
+    """What a client says of a round."""
+    told: dict[str, Any] = {"seconds": seconds}
+    if latencies:
+        latencies.sort()
+        told["p50_seconds"] = latencies[len(latencies) // 2]
+        told["p99_seconds"] = latencies[len(latencies) * 99 // 100]
+    return told
+
+
+async def serve(round_of: Callable[..., Awaitable[dict[str, Any]]]) -> None:
+    """Say ready, then answer each line of JSON on standard input with `round_of(**it)`, until the input ends."""
+    loop = asyncio.get_running_loop()
+    print("ready", flush=True)
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        print(json.dumps(await round_of(**json.loads(line))), flush=True)
