@@ -312,12 +312,11 @@ class Oracle:
                 return f"{name} {lane.name}: the hub has not come to {last}"
             if acked < last:
                 return f"{name} {lane.name}: {last - acked} entries wait for the hub"
-        for log_name, last, acked in hub.execute(
-            "SELECT log.name, next_sequence - 1, acked_sequence FROM log JOIN consumer USING (log_id)"
-            " WHERE log.name LIKE ?",
+        for log_name, log_id, acked in hub.execute(
+            "SELECT log.name, log_id, acked_sequence FROM log JOIN consumer USING (log_id) WHERE log.name LIKE ?",
             (f"down/{name}/%",),
-        ):
-            if acked < last:
+        ).fetchall():
+            if acked < (last := last_held(hub, log_id)):
                 return f"{log_name}: {last - acked} entries wait for the edge"
         return self._registry_difference(dialer, hub)
 
