@@ -13,6 +13,7 @@ from typing import Any
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.model.task import OnLost
+from edgenode.link.protocol.greeting import SessionConfig
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
 from tests.simulation import bounds, faults, skew, tree
 from tests.simulation.clients import Agent, Publisher, Submitter
@@ -31,6 +32,8 @@ from tests.simulation.tree import ChildHub
 
 STORMS = (15.0, 20.0, 25.0, 45.0)  # seconds with traffic and faults
 PATIENCE = 400.0  # seconds to come to rest after them
+# Seconds for fresh traffic; a frame lost within a stream, as wild roads do, is found at the session's stall timeout.
+FRESH_PATIENCE = SessionConfig().stall_timeout + 30.0
 AUDITS = 5
 SKILLS = ("paint", "weld", "count")
 MAX_TASKS_LEFT = 60  # asyncio tasks of one process at rest
@@ -230,7 +233,7 @@ class World:
 
         self.loop.soon(begin)
         self._look_again = self.loop.now + 0.5
-        if not self._until(self.loop.now + 90.0, self._at_rest):
+        if not self._until(self.loop.now + FRESH_PATIENCE, self._at_rest):
             self._raise(f"fresh traffic does not flow: {self.oracle.unsettled()}")
 
     def _bounded(self) -> None:
