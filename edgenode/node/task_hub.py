@@ -79,11 +79,11 @@ class HubTasks:
         problems = {rejection.sequence: rejection.problem for rejection in rejections}
         if not problems:
             return
-        for _, live in [pair for pair in self._offered if pair[0] in problems]:
-            if not live.finishing:
-                problem = problems[live.offer_sequence]
-                live.problem = problem
-                self._end(live, TaskState.FAILED, problem.reason)
+        for sequence, live in [pair for pair in self._offered if pair[0] in problems]:
+            # The row took it: an end that was decided here meanwhile and is not stored yet will not be.
+            if self._book.live.get(live.task_id) is live:
+                live.problem, live.output = problems[sequence], None
+                self._end(live, TaskState.FAILED, live.problem.reason)
 
     def _end(self, live: LiveTask, state: TaskState, reason: str) -> None:
         """Its end is stored already; everyone may know."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -232,3 +233,9 @@ async def house(path: Path, link: Link | None = None) -> AsyncIterator[House]:
         yield made
     finally:
         await made.close()
+
+
+def ended(live: LiveTask) -> asyncio.Future[LiveTask]:
+    future: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
+    live.listeners.append(future.set_result)
+    return future

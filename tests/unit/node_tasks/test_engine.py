@@ -20,15 +20,9 @@ from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import dead_letters
 from edgenode.link.wire.values import timestamp_to_pb
 from edgenode.node.task_state import LiveTask
-from tests.unit.node_tasks.harness import FLAKY, House, Link, grant, house
+from tests.unit.node_tasks.harness import FLAKY, House, Link, ended, grant, house
 
 FLEET = 2
-
-
-def ended(live: LiveTask) -> "asyncio.Future[LiveTask]":
-    future: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
-    live.listeners.append(future.set_result)
-    return future
 
 
 async def test_submit_run_result(tmp_path: Path) -> None:

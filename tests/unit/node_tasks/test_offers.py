@@ -1,5 +1,6 @@
 """What an edge offers to the hub is at the hub, ended, or here; also over restarts and refusals."""
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from edgenode.link.store.outbox import SqliteOutbox
 from edgenode.node import task_store
 from edgenode.node.message_log import PARENT
 from edgenode.node.task_book import TASK_LOG
-from tests.unit.node_tasks.harness import FLAKY, House, Link, house
+from tests.unit.node_tasks.harness import FLAKY, House, Link, ended, house
 
 FLEET = 2
 
@@ -45,6 +46,19 @@ async def test_a_task_offered_after_it_waited_here_can_be_rejected(tmp_path: Pat
         assert await h.state(live.task_id) is TaskState.FAILED
         await h.restart()
         assert not h.engine.book.live
+
+
+async def test_a_rejection_stands_over_an_end_that_is_not_stored(tmp_path: Path) -> None:
+    async with house(tmp_path, Link()) as h:
+        outbox = await outbox_of(h)
+        live = await h.accepted(scope=FLEET)
+        await h.turn()
+        done = ended(live)
+        refused = asyncio.ensure_future(outbox.acknowledged(Lane.TASK, "epoch", 1, [Rejection(1, FLAKY)]))
+        await asyncio.sleep(0)
+        h.engine.dispatcher.expire(live)
+        await refused
+        assert (await done).state is await h.state(live.task_id) is TaskState.FAILED
 
 
 async def test_what_the_hub_had_before_a_restart_is_durable_there(tmp_path: Path) -> None:
