@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,22 +37,27 @@ class _Publishing:
     level: Level
     timeout: float
 
-    async def send(self, client: Client, data: bytes) -> Receipt:
-        body, media = typed_payload(data, self.text, self.content_type)
-        return await client.publish(
-            self.topic, body, key=self.key, level=self.level, wait=self.timeout, content_type=media
+    async def send(self, client: Client, data: Sequence[bytes]) -> list[Receipt]:
+        typed = [typed_payload(payload, self.text, self.content_type) for payload in data]
+        return await client.publish_many(
+            self.topic,
+            [body for body, _ in typed],
+            key=self.key,
+            level=self.level,
+            wait=self.timeout,
+            content_type=typed[0][1],
         )
 
     async def send_one(self, state: Path, data: bytes) -> tuple[int, Level]:
         async with node_client(state) as client:
-            return 1, (await self.send(client, data)).level
+            return 1, (await self.send(client, [data]))[0].level
 
     async def send_lines(self, state: Path) -> tuple[int, Level]:
         """(how many, lowest level reached). Lines that arrive together are sent together."""
         count, reached = 0, self.level
         async with node_client(state) as client:
             async for lines in line_chunks(sys.stdin.buffer):
-                receipts = await asyncio.gather(*(self.send(client, line) for line in lines))
+                receipts = await self.send(client, lines)
                 count += len(receipts)
                 reached = min(reached, *(receipt.level for receipt in receipts))
         return count, reached

@@ -14,27 +14,29 @@ MAX_BATCH = 1024
 MAX_KEY = 256
 MAX_TRACEPARENT = 128
 MAX_KNOWN_TOPICS = 4096
+MAX_KNOWN_MEDIA_TYPES = 256
 
 
 class MessageRules:
-    """Checks messages; `max_payload` in bytes. Topics that passed are remembered, so that most checks are a look-up."""
+    """Checks messages; `max_payload` in bytes. Topics and media types that passed are remembered: most checks look them up."""
 
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
         self._topics: set[str] = set()
+        self._media_types = {""}
 
     def refusals(self, messages: Sequence[message_pb2.Message], size: int) -> list[tuple[int, Problem]]:
         """(index, problem) of the messages that are refused; `size` is that of all of them, serialised."""
         # Nothing in a frame is larger than the frame: small frames, the usual ones, need no look at each payload.
         small = size <= self.max_payload
-        topics = self._topics
+        topics, media_types = self._topics, self._media_types
         refused: list[tuple[int, Problem]] = []
         for index, message in enumerate(messages):
             if (
                 message.topic in topics
                 and (small or len(message.payload) <= self.max_payload)
                 and len(message.key) <= MAX_KEY
-                and not message.content_type
+                and message.content_type in media_types
                 and not message.traceparent
                 and not message.headers
             ):
@@ -54,7 +56,11 @@ class MessageRules:
             self._topics.add(message.topic)
         checks.fits(len(message.payload), self.max_payload, "payload", "MESSAGE_TOO_LARGE")
         checks.short(message.key, MAX_KEY, "key")
-        checks.media_type(message.content_type, "content_type")
+        if message.content_type not in self._media_types:
+            checks.media_type(message.content_type, "content_type")
+            if len(self._media_types) >= MAX_KNOWN_MEDIA_TYPES:
+                self._media_types = {""}
+            self._media_types.add(message.content_type)
         checks.short(message.traceparent, MAX_TRACEPARENT, "traceparent")
         if message.headers:
             checks.free_facts(message.headers, "headers")

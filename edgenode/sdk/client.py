@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
@@ -18,14 +18,14 @@ from edgenode.api.message.v1 import message_service_pb2_grpc
 from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, FailedPrecondition
+from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, FailedPrecondition, InvalidArgument
 from edgenode.link.model.names import make_id
 from edgenode.link.model.task import Level, Scope, TaskState
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
 from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
-from edgenode.sdk.publisher import Publisher, Receipt
+from edgenode.sdk.publisher import MAX_FRAME_BYTES, MAX_FRAME_COUNT, OVERHEAD, Group, Place, Publisher, Receipt
 from edgenode.sdk.rpc import ANSWER_TIMEOUT, Patience
 from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
 from edgenode.sdk.streams import Conversation, Line
@@ -36,7 +36,8 @@ from edgenode.sdk.watching import watch
 
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
-_MESSAGE_OVERHEAD = 32
+_LOCAL = Level.DURABLE_LOCAL
+_MAX_SIZE = MAX_MESSAGE_BYTES + OVERHEAD
 
 Answer = TypeVar("Answer")
 
@@ -317,14 +318,59 @@ class Client:
         if self._channel is None:
             raise _not_open()
         publisher = self._publisher
-        size = len(data)
-        if size > MAX_MESSAGE_BYTES:
-            raise publisher.too_large(size)
-        if not publisher.window.take(size + _MESSAGE_OVERHEAD):
-            await publisher.window.wait(size + _MESSAGE_OVERHEAD)
-        if level <= Level.DURABLE_LOCAL:
-            return await publisher.publish(topic, key, data, content_type, headers, traceparent, False)
-        return await publisher.hub_receipt(topic, key, data, content_type, headers, traceparent, wait)
+        size = len(data) + OVERHEAD
+        if size > _MAX_SIZE:
+            raise publisher.too_large(len(data))
+        if not publisher.window.take(size):
+            await publisher.window.wait(size)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        hub = level > _LOCAL
+        try:
+            publisher.publish(future, topic, key, data, content_type, headers, traceparent, hub)
+        except InvalidArgument:
+            publisher.window.give(1, size)
+            raise
+        return await publisher.one(future, wait) if hub else await future
+
+    async def publish_many(
+        self,
+        topic: str,
+        payloads: Iterable[object],
+        *,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        level: Level = Level.DURABLE_LOCAL,
+        wait: float = 30.0,
+        content_type: str = "",
+        traceparent: str = "",
+    ) -> list[Receipt]:
+        """Publishes messages with all but their payload in common, in order; returns when all are durable on the node.
+
+        It gives what as many `publish` give, for a fraction of the work. Raises as `publish` does: nothing was sent if a
+        payload cannot be; of what the node refuses, the first error, once all that it took is durable.
+        """
+        items = [encode(payload, content_type) for payload in payloads]
+        if self._channel is None:
+            raise _not_open()
+        if not items:
+            return []
+        publisher, hub = self._publisher, level > _LOCAL
+        largest = max(len(data) for data, _ in items)
+        if largest > MAX_MESSAGE_BYTES:
+            raise publisher.too_large(largest)
+        group = Group(len(items))
+        places = [Place(group, index) for index in range(len(items))]
+        for first, last, size in _bites([len(data) + OVERHEAD for data, _ in items]):
+            await publisher.window.wait(size, last - first)
+            for index in range(first, last):
+                data, media_type = items[index]
+                try:
+                    publisher.publish(places[index], topic, key, data, media_type, headers, traceparent, hub)
+                except InvalidArgument:  # what all have in common: it is the first that is refused
+                    publisher.window.give(last - first, size)
+                    raise
+        await (publisher.many(group, places, wait) if hub else group.settled())
+        return [_receipt(outcome) for outcome in group.outcomes]
 
     def subscribe(
         self,
@@ -394,3 +440,20 @@ class Client:
 
 def _not_open() -> FailedPrecondition:
     return FailedPrecondition("CLIENT_CLOSED", "the client is not open", hint="async with Client() as client: ...")
+
+
+def _bites(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """(first, behind the last, size together) of items that go into one frame each."""
+    first = total = 0
+    for index, size in enumerate(sizes):
+        if index > first and (index - first >= MAX_FRAME_COUNT or total + size > MAX_FRAME_BYTES):
+            yield first, index, total
+            first, total = index, 0
+        total += size
+    yield first, len(sizes), total
+
+
+def _receipt(outcome: Receipt | EdgenodeError | None) -> Receipt:
+    if not isinstance(outcome, Receipt):
+        raise outcome if outcome is not None else AssertionError("a message has no outcome")
+    return outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -165,6 +165,11 @@ class Context:
         """Like Client.publish, with this task's trace."""
         options.setdefault("traceparent", self._assignment.spec.traceparent)
         return await self._client.publish(topic, payload, **options)
+
+    async def publish_many(self, topic: str, payloads: Iterable[object], **options: Any) -> list[Receipt]:
+        """Like Client.publish_many, with this task's trace."""
+        options.setdefault("traceparent", self._assignment.spec.traceparent)
+        return await self._client.publish_many(topic, payloads, **options)
 
     def wait(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
         """From a sync skill's thread: runs one of the coroutines above and returns its result."""

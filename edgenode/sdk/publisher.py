@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
 
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.api.receipt.v1 import receipt_pb2
@@ -26,12 +28,12 @@ from edgenode.sdk.window import Window
 
 MAX_FRAME_COUNT = 1024
 MAX_FRAME_BYTES = 256 * 1024
-_OVERHEAD = 32  # bytes a message takes beside its texts and payload, roughly
+OVERHEAD = 32  # bytes a message takes beside its texts and payload, roughly
 _WINDOW_COUNT = 32 * 1024
 _WINDOW_BYTES = 16 * 1024 * 1024
 
 
-class Receipt(NamedTuple):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """A message is stored. (producer, sequence) names it; `epoch` is that of the node's log that holds it."""
 
     level: Level
@@ -40,16 +42,86 @@ class Receipt(NamedTuple):
     epoch: str
 
 
+class Waiter(Protocol):
+    """Who waits for the outcome of one message: a future, or a place in a group."""
+
+    def done(self) -> bool:
+        """Whether it has its outcome, or does not want it any more."""
+        ...
+
+    def set_result(self, receipt: Receipt, /) -> None:
+        """The message is stored."""
+        ...
+
+    def set_exception(self, error: EdgenodeError, /) -> None:
+        """It is not, or nobody knows."""
+        ...
+
+
+class Group:
+    """Messages whose outcomes are awaited together: in their order, `outcomes` has the receipt or error of each."""
+
+    __slots__ = ("_future", "_left", "outcomes")
+
+    def __init__(self, count: int) -> None:
+        self.outcomes: list[Receipt | EdgenodeError | None] = [None] * count
+        self._left = count
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, index: int, outcome: Receipt | EdgenodeError) -> None:
+        """The outcome of one of them; the first one counts."""
+        self.outcomes[index] = outcome
+        self._left -= 1
+        if not self._left and not self._future.done():
+            self._future.set_result(None)
+
+    def wants(self, index: int) -> bool:
+        """Whether somebody still waits for the outcome of this one."""
+        return self.outcomes[index] is None and not self._future.cancelled()
+
+    async def settled(self, timeout: float | None = None) -> bool:
+        """Wait for all of them, up to `timeout` seconds; whether all have their outcome. Who gives up wants none."""
+        try:
+            if self._left:
+                await asyncio.wait([self._future], timeout=timeout)
+        except asyncio.CancelledError:
+            self._future.cancel()
+            raise
+        return not self._left
+
+
+class Place:
+    """One message of a group."""
+
+    __slots__ = ("_group", "_index")
+
+    def __init__(self, group: Group, index: int) -> None:
+        self._group = group
+        self._index = index
+
+    def done(self) -> bool:
+        """See Waiter."""
+        return not self._group.wants(self._index)
+
+    def set_result(self, receipt: Receipt) -> None:
+        """See Waiter."""
+        self._group.settle(self._index, receipt)
+
+    def set_exception(self, error: EdgenodeError) -> None:
+        """See Waiter."""
+        self._group.settle(self._index, error)
+
+
 class _Frame:
     """Messages sent together; `first` is the number of the first, `done` how many were acknowledged."""
 
-    __slots__ = ("add", "done", "first", "futures", "hub", "request", "sealed", "size")
+    __slots__ = ("add", "done", "first", "hub", "request", "sealed", "size", "waiters")
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.request = pb.PublishRequest(first_sequence=first)
         self.add = self.request.batch.messages.add
-        self.futures: list[asyncio.Future[Receipt]] = []
+        self.waiters: list[Waiter] = []
         self.hub: set[int] = set()
         self.size = 0
         self.done = 0
@@ -59,7 +131,7 @@ class _Frame:
         """Begin with what is not acknowledged."""
         if self.done:
             del self.request.batch.messages[: self.done]
-            del self.futures[: self.done]
+            del self.waiters[: self.done]
             self.first += self.done
             self.request.first_sequence = self.first
             self.hub = {number for number in self.hub if number >= self.first}
@@ -80,8 +152,8 @@ class Publisher:
         self._wants_hub = False
         self._stream_has_hub = False
         self._answered_gap = False
-        self._hub_waits: deque[tuple[int, asyncio.Future[Receipt]]] = deque()
-        self._local_enough: set[asyncio.Future[Receipt]] = set()  # waited for the hub long enough
+        self._hub_waits: deque[tuple[int, Waiter]] = deque()
+        self._local_enough: set[Waiter] = set()  # waited for the hub long enough
         self._problems: dict[int, Problem] = {}
         self._epoch = ""
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
@@ -90,6 +162,7 @@ class Publisher:
 
     def publish(
         self,
+        waiter: Waiter,
         topic: str,
         key: str,
         payload: bytes,
@@ -97,24 +170,27 @@ class Publisher:
         headers: Mapping[str, str] | None,
         traceparent: str,
         hub: bool,
-    ) -> asyncio.Future[Receipt]:
-        """Adds a message for which room was taken in the window; the future ends with its receipt or error."""
-        size = len(payload) + _OVERHEAD
+    ) -> None:
+        """Adds a message for which room was taken in the window; `waiter` gets its receipt or error.
+
+        Raises InvalidArgument (BAD_MESSAGE), after which its room is still to be given back.
+        """
+        size = len(payload) + OVERHEAD
         frames = self._frames
         frame = frames[-1] if self._unsent else None
         if (
             frame is None
             or frame.sealed
-            or len(frame.futures) >= MAX_FRAME_COUNT
+            or len(frame.waiters) >= MAX_FRAME_COUNT
             or frame.size + size > MAX_FRAME_BYTES
         ):
             frame = _Frame(self._next)
             frames.append(frame)
             self._unsent += 1
-        messages = frame.add
+        add = frame.add
         try:
-            if content_type or headers or traceparent:
-                messages(
+            if headers or traceparent:
+                add(
                     topic=topic,
                     key=key,
                     payload=payload,
@@ -123,13 +199,12 @@ class Publisher:
                     traceparent=traceparent,
                 )
             else:
-                messages(topic=topic, key=key, payload=payload)
+                add(topic=topic, key=key, payload=payload, content_type=content_type)
         except (TypeError, ValueError) as error:
             self._undo(frame)
-            self.window.give(1, size)
             raise InvalidArgument("BAD_MESSAGE", str(error), hint="topic, key and headers are text") from error
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        frame.futures.append(future)
+        waiters = frame.waiters
+        waiters.append(waiter)
         frame.size += size
         if hub:
             frame.hub.add(self._next)
@@ -137,26 +212,15 @@ class Publisher:
                 self._wants_hub = True
                 self.restart()
         self._next += 1
-        if len(frame.futures) == 1:
+        if len(waiters) == 1:
             self.wake()
-        return future
 
-    async def hub_receipt(
-        self,
-        topic: str,
-        key: str,
-        payload: bytes,
-        content_type: str,
-        headers: Mapping[str, str] | None,
-        traceparent: str,
-        wait: float,
-    ) -> Receipt:
-        """Publishes and waits up to `wait` seconds for the hub, after that for the node alone."""
-        future = self.publish(topic, key, payload, content_type, headers, traceparent, hub=True)
+    async def one(self, future: asyncio.Future[Receipt], wait: float) -> Receipt:
+        """The receipt of a message sent for the hub: after `wait` seconds the node alone is enough."""
         try:
             await asyncio.wait([future], timeout=wait)
             if not future.done():
-                self._settle_for_local(future)
+                self._settle_for_local([future])
             return await future
         except asyncio.CancelledError:
             future.cancel()
@@ -164,17 +228,27 @@ class Publisher:
         finally:
             self._local_enough.discard(future)
 
-    def _settle_for_local(self, future: asyncio.Future[Receipt]) -> None:
+    async def many(self, group: Group, places: Collection[Place], wait: float) -> None:
+        """Likewise the receipts of a group."""
+        try:
+            if not await group.settled(wait):
+                self._settle_for_local([place for place in places if not place.done()])
+                await group.settled()
+        finally:
+            self._local_enough.difference_update(places)
+
+    def _settle_for_local(self, waiters: Sequence[Waiter]) -> None:
+        left = set(waiters)
         for sequence, waiting in self._hub_waits:
-            if waiting is future:
-                future.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
-                return
-        self._local_enough.add(future)
+            if waiting in left:
+                left.discard(waiting)
+                waiting.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
+        self._local_enough |= left
 
     def _undo(self, frame: _Frame) -> None:
         messages = frame.request.batch.messages
-        del messages[len(frame.futures) :]
-        if not frame.futures:
+        del messages[len(frame.waiters) :]
+        if not frame.waiters:
             self._frames.pop()
             self._unsent -= 1
 
@@ -223,30 +297,30 @@ class Publisher:
             self._acknowledge(frame.durable_local_sequence)
         hub = frame.durable_hub_sequence
         while self._hub_waits and self._hub_waits[0][0] <= hub:
-            sequence, future = self._hub_waits.popleft()
-            if not future.done():
-                future.set_result(Receipt(Level.DURABLE_HUB, self._producer, sequence, self._epoch))
+            sequence, waiter = self._hub_waits.popleft()
+            if not waiter.done():
+                waiter.set_result(Receipt(Level.DURABLE_HUB, self._producer, sequence, self._epoch))
 
     def _acknowledge(self, acked: int) -> None:
-        """Ends the futures of everything up to `acked`."""
+        """Tells everybody who waits for a message up to `acked`."""
         frames, producer, epoch, problems = self._frames, self._producer, self._epoch, self._problems
         level = Level.DURABLE_LOCAL
         count = size = 0
         while frames and frames[0].first + frames[0].done <= acked:
             frame = frames[0]
-            futures = frame.futures
-            end = min(len(futures), acked - frame.first + 1)
+            waiters = frame.waiters
+            end = min(len(waiters), acked - frame.first + 1)
             sequence = frame.first + frame.done
             simple = not problems and not frame.hub
-            for future in futures[frame.done : end] if frame.done or end < len(futures) else futures:
-                if not future.done():
+            for waiter in waiters[frame.done : end] if frame.done or end < len(waiters) else waiters:
+                if not waiter.done():
                     if simple:
-                        future.set_result(Receipt(level, producer, sequence, epoch))
+                        waiter.set_result(Receipt(level, producer, sequence, epoch))
                     else:
-                        self._settle(frame, sequence, future)
+                        self._settle(frame, sequence, waiter)
                 sequence += 1
             count += end - frame.done
-            if end < len(futures):
+            if end < len(waiters):
                 frame.done = end
                 break
             size += frame.size
@@ -258,14 +332,14 @@ class Publisher:
             self._problems = {key: value for key, value in problems.items() if key > acked}
         self.window.give(count, size)
 
-    def _settle(self, frame: _Frame, sequence: int, future: asyncio.Future[Receipt]) -> None:
+    def _settle(self, frame: _Frame, sequence: int, waiter: Waiter) -> None:
         problem = self._problems.get(sequence)
         if problem is not None:
-            future.set_exception(from_problem(problem))
-        elif sequence in frame.hub and future not in self._local_enough:
-            self._hub_waits.append((sequence, future))
+            waiter.set_exception(from_problem(problem))
+        elif sequence in frame.hub and waiter not in self._local_enough:
+            self._hub_waits.append((sequence, waiter))
         else:
-            future.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
+            waiter.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
 
     def wanted(self) -> bool:
         """See Conversation."""
@@ -290,9 +364,9 @@ class Publisher:
 
     def _restart_numbers(self) -> None:
         """A fresh producer: what is unacknowledged is numbered from 1 again."""
-        for sequence, future in self._hub_waits:
-            if not future.done():  # stored here once; whether the hub has it cannot be learnt any more
-                future.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
+        for sequence, waiter in self._hub_waits:
+            if not waiter.done():  # stored here once; whether the hub has it cannot be learnt any more
+                waiter.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
         self._hub_waits.clear()
         self._problems.clear()
         self._producer = self._mint()
@@ -302,16 +376,16 @@ class Publisher:
             hub = {number - frame.first for number in frame.hub}
             frame.first = frame.request.first_sequence = self._next
             frame.hub = {index + self._next for index in hub}
-            self._next += len(frame.futures)
+            self._next += len(frame.waiters)
 
     def failed(self, error: EdgenodeError) -> None:
         """See Conversation."""
         count = size = 0
         for frame in self._frames:
-            for future in frame.futures[frame.done :]:
-                if not future.done():
-                    future.set_exception(from_problem(error.problem))
-            count += len(frame.futures) - frame.done
+            for waiter in frame.waiters[frame.done :]:
+                if not waiter.done():
+                    waiter.set_exception(from_problem(error.problem))
+            count += len(frame.waiters) - frame.done
             size += frame.size
         self._frames.clear()
         self._unsent = 0

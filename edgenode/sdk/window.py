@@ -9,8 +9,8 @@ from collections import deque
 class Window:
     """Counts items and bytes that wait for the node; who comes when it is full waits in line.
 
-    Room is taken for a waiter at the moment it is woken, so late comers never overtake. One large item always fits into
-    an empty window.
+    Room is taken for a waiter at the moment it is woken, so late comers never overtake. What is too large for
+    it always fits into an empty window.
     """
 
     __slots__ = ("_bytes", "_count", "_max_bytes", "_max_count", "_waiters")
@@ -20,27 +20,27 @@ class Window:
         self._max_bytes = max_bytes
         self._count = 0
         self._bytes = 0
-        self._waiters: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[None], int, int]] = deque()
 
-    def take(self, size: int) -> bool:
-        """Takes room for one item of `size` bytes if there is some and nobody waits."""
-        if self._waiters or not self._fits(size):
+    def take(self, size: int, count: int = 1) -> bool:
+        """Takes room for `count` items of `size` bytes together if there is some and nobody waits."""
+        if self._waiters or not self._fits(size, count):
             return False
-        self._count += 1
+        self._count += count
         self._bytes += size
         return True
 
-    async def wait(self, size: int) -> None:
+    async def wait(self, size: int, count: int = 1) -> None:
         """Waits its turn; the room is taken when it returns."""
-        if self.take(size):
+        if self.take(size, count):
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((future, size))
+        self._waiters.append((future, size, count))
         try:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self.give(1, size)  # woken and cancelled in the same turn
+                self.give(count, size)  # woken and cancelled in the same turn
             else:
                 self._wake()
             raise
@@ -52,16 +52,16 @@ class Window:
         if self._waiters:
             self._wake()
 
-    def _fits(self, size: int) -> bool:
-        return not self._count or (self._count < self._max_count and self._bytes + size <= self._max_bytes)
+    def _fits(self, size: int, count: int) -> bool:
+        return not self._count or (self._count + count <= self._max_count and self._bytes + size <= self._max_bytes)
 
     def _wake(self) -> None:
         while self._waiters:
-            future, size = self._waiters[0]
+            future, size, count = self._waiters[0]
             if not future.done():
-                if not self._fits(size):
+                if not self._fits(size, count):
                     return
-                self._count += 1
+                self._count += count
                 self._bytes += size
                 future.set_result(None)
             self._waiters.popleft()

@@ -8,12 +8,22 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarks.peer_set import AUTOGEN, HUEY, JETSTREAM, NATS, NotInstalled, Peer, install
+from scripts.benchmarks.peer_set import (
+    AUTOGEN,
+    HUEY,
+    JETSTREAM,
+    JETSTREAM_BATCHES,
+    JETSTREAM_DEFAULT,
+    NATS,
+    NotInstalled,
+    Peer,
+    install,
+)
 from scripts.benchmarks.processes import Bed, Child, CpuMeter, Failed
 from scripts.benchmarks.results import LIMIT, Budget, Floor, Metric
 
@@ -40,6 +50,17 @@ class Rival:
     alone: int
 
 
+@dataclass(frozen=True, slots=True)
+class Many:
+    """A rate: what is asked of our client, how many items a round has and how many are awaited, and which peers it meets."""
+
+    metric: Metric
+    kind: str
+    count: int
+    at_once: int
+    peers: frozenset[str]
+
+
 class Case:
     """One kind of traffic: ours and the rivals', turn by turn within each round."""
 
@@ -53,22 +74,26 @@ class Case:
         self._reasons: dict[str, str] = {}
         self._agents = agents
 
-    def run(self, many: Metric, alone: Metric, load: tuple[int, int, int], peers: Sequence[Peer]) -> list[Metric]:
-        """`load`: items of a round, how many at once, items of a round one at a time. A peer that fails is not run."""
-        count, at_once, lone = load
+    def run(self, rates: Sequence[Many], alone: Metric, lone: int, peers: Sequence[Peer]) -> list[Metric]:
+        """`lone`: items of a round one at a time. A peer that fails is not run."""
+        most = max(rates, key=lambda many: many.count)
         try:
             # A bare round is short: it has more items, so that it lasts.
-            self._rivals.append(Rival(LIMIT, self._bed.bare(self._agents), count * 4, at_once, lone))
+            self._rivals.append(Rival(LIMIT, self._bed.bare(self._agents), most.count * 4, most.at_once, lone))
             for peer in peers:
                 self._add(peer)
-            self._many(many, count, at_once)
+            for many in rates:
+                self._many(many)
             self._lone(alone, lone)
-            for metric in (many, alone):
-                metric.not_run |= {name: why for name, why in self._reasons.items() if name not in metric.rivals}
+            met = [(many.metric, many.peers) for many in rates]
+            for metric, names in [*met, (alone, frozenset(peer.name for peer in peers if peer.alone))]:
+                metric.not_run |= {
+                    name: why for name, why in self._reasons.items() if name in names and name not in metric.rivals
+                }
         finally:
             self._bed.end_peers()
             self._bed.end([self._client, *self._own])
-        return [many, alone]
+        return [*(many.metric for many in rates), alone]
 
     def _add(self, peer: Peer) -> None:
         try:
@@ -79,21 +104,23 @@ class Case:
             return
         self._rivals.append(Rival(peer.name, client, peer.count, peer.at_once, peer.alone))
 
-    def _many(self, metric: Metric, count: int, at_once: int) -> None:
+    def _many(self, many: Many) -> None:
         """One round to warm up, then those that count."""
-        count = max(int(count * self._effort.scale), at_once)
-        self._client.ask({"kind": self._kind, "count": count // 4, "at_once": at_once})
-        self._each(metric, lambda rival: self._theirs(rival, share=4))
+        metric, count = many.metric, max(int(many.count * self._effort.scale), many.at_once)
+        asked = {"kind": many.kind, "at_once": many.at_once}
+        names = many.peers | {LIMIT}
+        self._client.ask({**asked, "count": count // 4})
+        self._each(metric, names, lambda rival: self._theirs(rival, share=4))
         for _ in range(self._effort.rounds):
             meter = CpuMeter([self._client, self._bed.edge, *self._own])
-            seconds = self._client.ask({"kind": self._kind, "count": count, "at_once": at_once})["seconds"]
+            seconds = self._client.ask({**asked, "count": count})["seconds"]
             own, elsewhere = meter.read()
             spent: dict[str, float] = {}
             for name, cpu in own.items():
                 role = f"{name.partition('-')[0]} CPU us"
                 spent[role] = spent.get(role, 0.0) + cpu / count * 1e6
             metric.add(count / seconds, **spent, **{"cores busy elsewhere": elsewhere})
-            self._each(metric, lambda rival: metric.against(rival.name, self._theirs(rival)))
+            self._each(metric, names, lambda rival: metric.against(rival.name, self._theirs(rival)))
 
     def _theirs(self, rival: Rival, share: int = 1) -> float:
         """Items a second of one round of a rival."""
@@ -110,16 +137,16 @@ class Case:
             metric.add(
                 answer["p50_seconds"] * 1e3, **{"p99": answer["p99_seconds"] * 1e3, "cores busy elsewhere": elsewhere}
             )
-            self._each(metric, lambda rival: self._their_latency(metric, rival))
+            names = {rival.name for rival in self._rivals if rival.alone}
+            self._each(metric, names, lambda rival: self._their_latency(metric, rival))
 
     def _their_latency(self, metric: Metric, rival: Rival) -> None:
-        if rival.alone:
-            count = max(int(rival.alone * self._effort.scale), 10)
-            told = rival.client.ask({"kind": self._kind, "count": count, "at_once": 1})
-            metric.against(rival.name, told["p50_seconds"] * 1e3)
+        count = max(int(rival.alone * self._effort.scale), 10)
+        told = rival.client.ask({"kind": self._kind, "count": count, "at_once": 1})
+        metric.against(rival.name, told["p50_seconds"] * 1e3)
 
-    def _each(self, metric: Metric, step: Callable[[Rival], object]) -> None:
-        for rival in list(self._rivals):
+    def _each(self, metric: Metric, names: Collection[str], step: Callable[[Rival], object]) -> None:
+        for rival in [rival for rival in self._rivals if rival.name in names]:
             try:
                 step(rival)
             except (Failed, OSError) as error:
@@ -133,9 +160,14 @@ class Case:
 def publish(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Durable messages: fsync before each acknowledgement."""
     budget = Budget(Floor(100_000), {LIMIT: Floor(0.5), JETSTREAM: Floor(20)})
-    many = Metric("publish, 8192 at once", "msg/s", Floor(40_000), budget)
+    each = Metric("publish, 8192 at once", "msg/s", Floor(40_000), budget)
+    many = Metric("publish_many, 8 of 1024 at once", "msg/s", Floor(80_000), Budget(None, {LIMIT: Floor(0.5)}))
     alone = Metric("publish, one at a time: p50", "ms", budget=Budget(None, {JETSTREAM: Floor(1, least=False)}))
-    return Case(bed, effort, "publish", 0).run(many, alone, (200_000, 8192, 500), peers)
+    rates = (
+        Many(each, "publish", 200_000, 8192, frozenset({JETSTREAM, JETSTREAM_DEFAULT})),
+        Many(many, "batches", 400_000, 8192, frozenset({JETSTREAM_BATCHES})),
+    )
+    return Case(bed, effort, "publish", 0).run(rates, alone, 500, peers)
 
 
 def call(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
@@ -143,7 +175,8 @@ def call(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     budget = Budget(Floor(15_000), {NATS: Floor(1.5), AUTOGEN: Floor(10)})
     many = Metric("call, 64 at once", "calls/s", Floor(8_000), budget)
     alone = Metric("call, one at a time: p50", "ms", budget=Budget(None, {NATS: Floor(1, least=False)}))
-    return Case(bed, effort, "call", 1).run(many, alone, (20_000, 64, 1_000), peers)
+    rates = (Many(many, "call", 20_000, 64, frozenset({NATS, AUTOGEN})),)
+    return Case(bed, effort, "call", 1).run(rates, alone, 1_000, peers)
 
 
 def task(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
@@ -151,7 +184,7 @@ def task(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     budget = Budget(Floor(8_000), {HUEY: Floor(10)})
     many = Metric("task, 2048 at once", "tasks/s", Floor(2_000), budget)
     alone = Metric("task, one at a time: p50", "ms")
-    return Case(bed, effort, "task", 2).run(many, alone, (10_000, 2048, 300), peers)
+    return Case(bed, effort, "task", 2).run((Many(many, "task", 10_000, 2048, frozenset({HUEY})),), alone, 300, peers)
 
 
 def idle(edge: Child) -> list[Metric]:

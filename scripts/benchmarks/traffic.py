@@ -2,7 +2,7 @@
 
 Each line of JSON on standard input asks for one round, {"kind": ..., "count": items, "at_once": how many are awaited at the
 same time}; its answer is a line with the seconds it took. A round counts only what has come back whole: the receipt of
-each message, the answer of each call, the result of each task.
+each message, the answer of each call, the result of each task. Of kind "batches" the messages go 1,024 in a call.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from edgenode.link.model.task import Level
 from edgenode.sdk import Client
 from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, serve
+
+BATCH = 1024
 
 
 class Traffic:
@@ -28,6 +30,12 @@ class Traffic:
         if receipt.level < Level.DURABLE_LOCAL:
             raise AssertionError(f"a receipt says {receipt.level}")
 
+    async def batch(self) -> None:
+        """Messages sent together, all durable on the node when this returns."""
+        receipts = await self._client.publish_many("bench.readings", [PAYLOAD] * BATCH)
+        if len(receipts) != BATCH or min(receipt.level for receipt in receipts) < Level.DURABLE_LOCAL:
+            raise AssertionError("a receipt is missing")
+
     async def call(self) -> None:
         """A call, answered."""
         if await self._client.call("echo", PAYLOAD) != PAYLOAD:
@@ -41,6 +49,11 @@ class Traffic:
 
     async def round(self, kind: str, count: int, at_once: int) -> dict[str, Any]:
         """Do `count` items, `at_once` awaited at any time."""
+        if kind == "batches":
+            batches = max(count // BATCH, 1)
+            told = await measure(self.batch, batches, max(at_once // BATCH, 1))
+            told["seconds"] *= count / (batches * BATCH)
+            return told
         operations: dict[str, Operation] = {"publish": self.publish, "call": self.call, "task": self.task}
         return await measure(operations[kind], count, at_once)
 

@@ -10,6 +10,7 @@ from tests.architecture.source import ROOT
 
 BESIDE_A_LIMIT = {
     "publish, 8192 at once",
+    "publish_many, 8 of 1024 at once",
     "publish, one at a time: p50",
     "call, 64 at once",
     "call, one at a time: p50",

@@ -73,7 +73,8 @@ def test_whoever_cannot_run_is_told_and_the_others_run(tmp_path: Path, monkeypat
     ]
     bed = FewProcesses(tmp_path)
     many, alone = Metric("many", "1/s"), Metric("alone", "ms")
-    cases.Case(bed, cases.Effort(2), "call", 0).run(many, alone, (100, 1, 10), peers)  # type: ignore[arg-type]
+    rate = cases.Many(many, "call", 100, 1, frozenset(peer.name for peer in peers))
+    cases.Case(bed, cases.Effort(2), "call", 0).run([rate], alone, 10, peers)  # type: ignore[arg-type]
     for metric in (many, alone):
         assert len(metric.samples) == len(metric.rivals["good"]) == 2
         assert set(metric.not_run) == {"absent", "broken", "short-lived"}

@@ -95,6 +95,16 @@ async def test_publishing(node: Node, frames: Counter[str], client: Client) -> N
     assert 0 < frames.total() <= 20
 
 
+async def test_publishing_many_at_once(node: Node, frames: Counter[str], client: Client) -> None:
+    await client.publish("hot.path", PAYLOAD)
+    frames.clear()
+    commits = node.rooms.database.commits
+    receipts = await client.publish_many("hot.path", [PAYLOAD] * COUNT)
+    assert [receipt.sequence for receipt in receipts] == list(range(2, COUNT + 2))
+    assert 0 < node.rooms.database.commits - commits <= 4
+    assert 0 < frames.total() <= 8
+
+
 @pytest.mark.usefixtures("agents")
 async def test_calls(node: Node, frames: Counter[str], client: Client) -> None:
     assert await client.call("echo", PAYLOAD) == PAYLOAD

@@ -22,7 +22,10 @@ from edgenode.link.wire.values import problem_to_pb
 
 
 class Messages(message_service_pb2_grpc.MessageServiceServicer):
-    """Stores frames by producer, once each; `hold` delays acknowledgements, `refuse` ends streams."""
+    """Stores frames by producer, once each; `hold` delays acknowledgements, `refuse` ends streams.
+
+    `reject` has errors by topic or payload.
+    """
 
     def __init__(self) -> None:
         self.stored: dict[str, list[message_pb2.Message]] = {}
@@ -51,8 +54,9 @@ class Messages(message_service_pb2_grpc.MessageServiceServicer):
                     self.duplicates += 1
                     continue
                 assert number == len(stored) + 1
-                if message.topic in self.reject:
-                    response.rejections.add(sequence=number, problem=problem_to_pb(self.reject[message.topic].problem))
+                error = self.reject.get(message.topic) or self.reject.get(message.payload.decode(errors="replace"))
+                if error is not None:
+                    response.rejections.add(sequence=number, problem=problem_to_pb(error.problem))
                 stored.append(message)
             first = False
             await self.hold.wait()

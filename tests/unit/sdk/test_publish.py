@@ -12,7 +12,7 @@ from edgenode.api.message.v1 import message_service_pb2 as mpb
 from edgenode.link.errors import InvalidArgument, ResourceExhausted
 from edgenode.link.model.task import Level
 from edgenode.sdk.client import Client
-from edgenode.sdk.publisher import Publisher
+from edgenode.sdk.publisher import OVERHEAD, Publisher, Receipt
 from edgenode.sdk.subscription import Gap, Subscription
 from tests.unit.sdk.fakes import FakeNode, fake_node, until
 
@@ -55,7 +55,7 @@ async def test_a_rejected_message_fails_alone(client: Client, node: FakeNode) ->
         client.publish("a", 1), client.publish("bad", 2), client.publish("a", 3), return_exceptions=True
     )
     assert isinstance(results[1], InvalidArgument)
-    assert [result.sequence for result in results if isinstance(result, tuple)] == [1, 3]
+    assert [result.sequence for result in results if isinstance(result, Receipt)] == [1, 3]
 
 
 async def test_what_is_not_text_is_refused_and_changes_nothing(client: Client, node: FakeNode) -> None:
@@ -107,9 +107,71 @@ def acknowledged(sequence: int) -> mpb.PublishResponse:
     return mpb.PublishResponse(durable_local_sequence=sequence, epoch="e")
 
 
-def publish(publisher: Publisher, payload: bytes) -> asyncio.Future[object]:
-    assert publisher.window.take(len(payload) + 32)
-    return publisher.publish("a", "", payload, "", None, "", False)  # type: ignore[return-value]
+async def test_messages_published_together_are_stored_in_order(client: Client, node: FakeNode) -> None:
+    receipts = await client.publish_many("a", range(3000), key="k")
+    assert [receipt.sequence for receipt in receipts] == list(range(1, 3001))
+    assert {receipt.level for receipt in receipts} == {Level.DURABLE_LOCAL}
+    assert stored(node) == [b"%d" % number for number in range(3000)]
+    assert node.messages.frames == 3
+    assert await client.publish_many("a", []) == []
+
+
+async def test_more_than_the_window_holds_is_published_together(client: Client, node: FakeNode) -> None:
+    payloads = [bytes([number]) * 200_000 for number in range(200)]  # the window holds about 83
+    assert len(await client.publish_many("a", payloads)) == 200
+    assert stored(node) == payloads
+    assert (await client.publish("a", 1)).sequence == 201  # all room was given back
+
+
+async def test_one_that_is_refused_among_many_is_told_when_the_rest_is_stored(client: Client, node: FakeNode) -> None:
+    node.messages.reject["2"] = InvalidArgument("BAD_PAYLOAD", "no")
+    with pytest.raises(InvalidArgument, match="BAD_PAYLOAD"):
+        await client.publish_many("a", range(2000))
+    assert len(stored(node)) == 2000
+    with pytest.raises(ResourceExhausted, match="MESSAGE_TOO_LARGE"):
+        await client.publish_many("a", [b"x", b"x" * 300_000])
+    with pytest.raises(InvalidArgument, match="BAD_MESSAGE"):
+        await client.publish_many("\ud800", [1, 2])
+    assert len(stored(node)) == 2000
+    assert client._publisher.window.take(16 * 1024 * 1024)
+
+
+async def test_many_wait_for_the_hub_and_then_for_the_node_alone(client: Client, node: FakeNode) -> None:
+    node.messages.hub = 100
+    await client.publish("a", 0)
+    receipts = await client.publish_many("a", range(200), level=Level.DURABLE_HUB, wait=0.1)
+    assert [receipt.level for receipt in receipts] == [Level.DURABLE_HUB] * 99 + [Level.DURABLE_LOCAL] * 101
+    assert [receipt.sequence for receipt in receipts] == list(range(2, 202))
+
+
+async def test_many_survive_a_break(client: Client, node: FakeNode) -> None:
+    node.messages.hold.clear()
+    publishing = asyncio.create_task(client.publish_many("a", range(2000)))
+    await until(lambda: len(stored(node)) >= 500)
+    await node.stop()
+    node.messages.hold.set()
+    await node.start()
+    assert len(await publishing) == 2000
+    assert stored(node) == [b"%d" % number for number in range(2000)]
+
+
+async def test_who_gives_up_on_many_leaves_no_trace(client: Client, node: FakeNode) -> None:
+    node.messages.hold.clear()
+    publishing = asyncio.create_task(client.publish_many("a", range(2000), level=Level.DURABLE_HUB))
+    await until(lambda: len(stored(node)) >= 500)
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    node.messages.hold.set()
+    assert (await client.publish("a", 1)).sequence == 2001
+    assert not client._publisher.wanted()  # the hub never took them
+    assert not client._publisher._local_enough
+
+
+def publish(publisher: Publisher, payload: bytes) -> asyncio.Future[Receipt]:
+    assert publisher.window.take(len(payload) + OVERHEAD)
+    future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+    publisher.publish(future, "a", "", payload, "", None, "", False)
+    return future
 
 
 async def test_a_sent_frame_never_changes() -> None:

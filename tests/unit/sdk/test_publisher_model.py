@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.link.errors import InvalidArgument, Unavailable
 from edgenode.link.wire.values import problem_to_pb
-from edgenode.sdk.publisher import Publisher
+from edgenode.sdk.publisher import OVERHEAD, Publisher, Receipt
 
 BAD = b"bad"
 
@@ -59,8 +59,10 @@ class Rig:
 
     def publish(self, bad: bool) -> None:
         payload = BAD if bad else b"%d" % len(self.futures)
-        assert self.publisher.window.take(len(payload) + 32)
-        self.futures.append((payload, self.publisher.publish("a", "", payload, "", None, "", False)))
+        assert self.publisher.window.take(len(payload) + OVERHEAD)
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self.publisher.publish(future, "a", "", payload, "", None, "", False)
+        self.futures.append((payload, future))
 
     def send(self) -> bool:
         frame = self.publisher.next_frame()
