@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Chunk, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 
 
 class Clock(Protocol):
@@ -62,14 +62,14 @@ class Outbox(Protocol):
 class Inbox(Protocol):
     """Where one side of a link puts what the other sends."""
 
-    async def cursors(self) -> Sequence[LaneCursor]:
-        """How far each lane was applied."""
+    async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
+        """How far each lane was applied; of a lane whose `heads` are given, how far that log or one it continues was."""
         ...
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         """Commit entries and cursor in one transaction; entries at or below the cursor are counted and discarded.
 
-        `gap` is the sender's reason why entries before `base` are missing, empty when none are.
+        `gap` says that the sender does not hold what is missing before `base`.
         """
         ...
 

@@ -24,7 +24,7 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.frames import AgentLoad
-from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
@@ -62,21 +62,21 @@ class EdgeInbox:
         self._engine = engine
         self._clock = clock
 
-    async def cursors(self) -> Sequence[LaneCursor]:
+    async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
         """See Inbox."""
-        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, PARENT))
+        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, PARENT, heads))
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         """See Inbox. It comes to its end even if the session is gone by then: memory must follow the store."""
         return await self._engine.book.finish(self._apply(lane, epoch, base, segments, gap))
 
-    async def _apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
-        if gap:
+    async def _apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
+        if gap is not None:
             _log.warning(
                 "the hub does not hold what is missing before entry %d of its %s lane (%s): counted as a gap",
                 base,
                 lane.name.lower(),
-                gap,
+                gap.reason,
             )
         now_time = self._clock.wall()
 

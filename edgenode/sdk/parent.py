@@ -19,7 +19,7 @@ from edgenode.link.errors import InvalidArgument, Unavailable
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import Hello, RegistryDelta
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Chunk, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
@@ -64,11 +64,11 @@ class _Inbox:
         self.duplicates = 0
         self._cursors: dict[Lane, tuple[str, int]] = {}
 
-    async def cursors(self) -> Sequence[LaneCursor]:
+    async def cursors(self, _heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
         """See Inbox."""
         return [LaneCursor(lane, *self._cursors.get(lane, ("", 0))) for lane in _LANES]
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         """See Inbox."""
         known, cursor = self._cursors.get(lane, (epoch, 0))
         if known != epoch:

@@ -15,7 +15,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import Aborted, EdgenodeError, InvalidArgument, PermissionDenied
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import AgentLoad, Hello, RegistryDelta
-from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Segment
+from edgenode.link.model.lanes import Applied, Gap, Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.model.names import parse_agent_resource
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock, Outbox
@@ -331,19 +331,19 @@ class NodeInbox:
         self._store = store
         self._lanes = lanes
 
-    async def cursors(self) -> Sequence[LaneCursor]:
+    async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
         """See Inbox."""
-        return await self._store.cursors(self._node)
+        return await self._store.cursors(self._node, heads)
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         """See Inbox."""
-        if gap:
+        if gap is not None:
             _log.warning(
                 "%s does not hold what is missing before entry %d of its %s lane (%s): counted as a gap",
                 self._node,
                 base,
                 lane.name.lower(),
-                gap,
+                gap.reason,
             )
         intake = Intake(self._node, lane, epoch, base, tuple(segments), gap)
         take = self._lanes.get(lane)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection
+from edgenode.link.model.lanes import Applied, Lane, LaneCursor, LaneHead, Rejection
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.store import dead_letters, inbox, logs
 from edgenode.link.store.database import Database
@@ -21,9 +21,9 @@ class SqliteLinkStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def cursors(self, node: str) -> Sequence[LaneCursor]:
+    async def cursors(self, node: str, heads: Sequence[LaneHead]) -> Sequence[LaneCursor]:
         """See LinkStore."""
-        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, node))
+        return await self._database.read(lambda connection: inbox.inbox_cursors(connection, node, heads))
 
     async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:
         """See LinkStore."""

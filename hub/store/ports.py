@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from edgenode.link.model.dead_letter import DeadLetter
-from edgenode.link.model.lanes import Applied, LaneCursor
+from edgenode.link.model.lanes import Applied, LaneCursor, LaneHead
 from edgenode.link.store.reading import Reading
 from hub.store.records import (
     AgentRow,
@@ -195,8 +195,8 @@ class MessageStore(Protocol):
 class LinkStore(Protocol):
     """The link's bookkeeping that belongs to no other store."""
 
-    async def cursors(self, node: str) -> Sequence[LaneCursor]:
-        """How far each of the node's lanes was applied."""
+    async def cursors(self, node: str, heads: Sequence[LaneHead]) -> Sequence[LaneCursor]:
+        """How far each of the node's lanes was applied: see Inbox."""
         ...
 
     async def refuse(self, intake: Intake, reason: str, message: str) -> Applied:

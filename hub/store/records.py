@@ -10,7 +10,7 @@ import msgspec
 
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.finding import Finding
-from edgenode.link.model.lanes import Applied, Lane, Segment
+from edgenode.link.model.lanes import Applied, Gap, Lane, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import OnLost, TaskState
 from edgenode.link.protocol.scheduler import Demand
@@ -124,7 +124,7 @@ class Intake:
     epoch: str
     base: int
     segments: tuple[Segment, ...]
-    gap: str = ""
+    gap: Gap | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -128,7 +128,8 @@ def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int
 
 def _forgotten(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> set[str]:
     forgotten = set()
-    applied = {cursor.lane: cursor for cursor in inbox.inbox_cursors(connection, node)}.get(Lane.TASK)
+    heads = () if lane.head is None else (lane.head,)
+    applied = {cursor.lane: cursor for cursor in inbox.inbox_cursors(connection, node, heads)}.get(Lane.TASK)
     if applied is not None and lane.head is not None and not _goes_on(lane.head, applied):
         forgotten.add(NODE_FORGOT)
     own = logs.head(connection, log_name, Lane.TASK)

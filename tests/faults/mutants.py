@@ -85,13 +85,13 @@ def forget_the_cursor() -> None:
     """The receiving side of the link says that it has nothing, and applies whatever comes, also what it has applied before."""
     from edgenode.link.store import inbox
 
-    def blind(connection: Any, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str) -> Any:
+    def blind(connection: Any, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: Any) -> Any:
         honest(connection, peer, lane, epoch, base, segments, gap)
         return inbox.Fresh(base, 0, tuple(segments))
 
     honest = inbox.accept
     inbox.accept = blind
-    inbox.inbox_cursors = lambda connection, peer: []
+    inbox.inbox_cursors = lambda connection, peer, heads=(): []
 
 
 def one_bad_entry_ends_the_batch() -> None:

@@ -122,7 +122,7 @@ def forget_the_cursor(patch: Patch) -> None:
     honest = inbox.accept
 
     def accept(
-        connection: sqlite3.Connection, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: str
+        connection: sqlite3.Connection, peer: str, lane: Any, epoch: str, base: int, segments: Any, gap: Any
     ) -> inbox.Fresh:
         fresh = honest(connection, peer, lane, epoch, base, segments, gap)
         connection.execute("UPDATE inbox_cursor SET sequence = ? WHERE peer = ? AND lane = ?", (base - 1, peer, lane))

@@ -40,6 +40,14 @@ class LaneHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """Why the sender does not hold entries before those it sends. `after`: the last of its log that the receiver had."""
+
+    reason: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejection:
     """An entry the other side could not take."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from edgenode.link.model import lanes
 from edgenode.link.model.frames import AgentLoad, Frame, Hello, Pace, Passthrough, RegistryDelta
-from edgenode.link.model.lanes import Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import Chunk, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Problem
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 
@@ -262,7 +262,7 @@ class Apply:
     epoch: str
     base: int
     segments: tuple[Segment, ...]
-    gap: str
+    gap: Gap | None
 
 
 @dataclass(frozen=True, slots=True)

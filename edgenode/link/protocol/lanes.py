@@ -21,7 +21,7 @@ from collections.abc import Mapping
 
 from edgenode.link.errors import FailedPrecondition, Internal
 from edgenode.link.model.frames import Ack, Batch, Credit
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead
+from edgenode.link.model.lanes import Applied, Chunk, Gap, Lane, LaneCursor, LaneHead
 from edgenode.link.protocol.events import Apply
 
 GAP_REASON = "NOT_HELD"
@@ -176,7 +176,8 @@ class LaneReceiver:
     def __init__(self, head: LaneHead, cursor: LaneCursor, window_bytes: int, window_count: int) -> None:
         self.lane = head.lane
         self.epoch = head.epoch
-        self._expected = resume_point(head, cursor) + 1
+        self._resumed = resume_point(head, cursor)
+        self._expected = self._resumed + 1
         self._window_bytes = window_bytes
         self._window_count = window_count
         self._held_bytes = 0
@@ -219,7 +220,7 @@ class LaneReceiver:
             run.append(self._queue.popleft())
         self._applying = tuple(run)
         segments = tuple(segment for batch in run for segment in batch.segments)
-        gap = (run[0].gap_reason or GAP_REASON) if run[0].gap_before else ""
+        gap = Gap(run[0].gap_reason or GAP_REASON, self._resumed) if run[0].gap_before else None
         return Apply(self.lane, self.epoch, run[0].base, segments, gap)
 
     def applied(self, epoch: str, result: Applied) -> Ack:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgenode.link.model.lanes import Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.lanes import Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Problem
 
 # Rejections kept with a cursor; a greeting carries them all.
@@ -24,16 +24,30 @@ KEPT_REJECTIONS = 256
 KEPT_CURSORS = 256
 
 
-def inbox_cursors(connection: sqlite3.Connection, peer: str) -> list[LaneCursor]:
-    """For each lane of a peer the cursor that moved last, with the newest of its rejections."""
+def inbox_cursors(connection: sqlite3.Connection, peer: str, heads: Sequence[LaneHead] = ()) -> list[LaneCursor]:
+    """For each lane of a peer the cursor that moved last, with the newest of its rejections.
+
+    Of copies of a disk each goes on with a log of its own. So where the `heads` of the peer's logs are given, it is the
+    last one that moved along that log, as long as there is one.
+    """
     rows = connection.execute(
         "SELECT lane, epoch, sequence, cursor_id, rejected_count FROM inbox_cursor WHERE cursor_id IN"
         " (SELECT max(cursor_id) FROM inbox_cursor WHERE peer = ? GROUP BY lane)",
         (peer,),
     ).fetchall()
+    newest = {row[0]: row for row in rows}
+    for head in heads:
+        epochs = (head.epoch, *(earlier.epoch for earlier in head.earlier))
+        if head.lane in newest and newest[head.lane][1] not in epochs:
+            known = connection.execute(
+                "SELECT lane, epoch, sequence, cursor_id, rejected_count FROM inbox_cursor WHERE peer = ? AND lane = ?"
+                f" AND epoch IN ({', '.join('?' * len(epochs))}) ORDER BY cursor_id DESC LIMIT 1",
+                (peer, head.lane, *epochs),
+            ).fetchone()
+            newest[head.lane] = known or newest[head.lane]
     return [
         LaneCursor(Lane(lane), epoch, sequence, _rejections(connection, cursor_id) if rejected else ())
-        for lane, epoch, sequence, cursor_id, rejected in rows
+        for lane, epoch, sequence, cursor_id, rejected in newest.values()
     ]
 
 
@@ -44,21 +58,15 @@ def _rejections(connection: sqlite3.Connection, cursor_id: int) -> tuple[Rejecti
     return tuple(Rejection(sequence, msgspec.msgpack.decode(problem, type=Problem)) for sequence, problem in rows)
 
 
-def begin(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, gap: str) -> int | None:
+def begin(connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, gap: Gap | None) -> int | None:
     """Where the cursor of an epoch that is new here begins; None if the epoch is known.
 
-    It may begin past 0: what the log held before went to earlier epochs. If the sender states a gap before `base`, the
-    newest of those tells what had come.
+    It may begin past 0: what the log held before went to earlier epochs.
     """
-    key = (peer, lane)
     known = "SELECT 1 FROM inbox_cursor WHERE peer = ? AND lane = ? AND epoch = ?"
-    if connection.execute(known, (*key, epoch)).fetchone() is not None:
+    if connection.execute(known, (peer, lane, epoch)).fetchone() is not None:
         return None
-    if not gap:
-        return base - 1
-    newest = "SELECT sequence FROM inbox_cursor WHERE peer = ? AND lane = ? ORDER BY cursor_id DESC LIMIT 1"
-    row = connection.execute(newest, key).fetchone()
-    return 0 if row is None else min(int(row[0]), base - 1)
+    return base - 1 if gap is None else min(gap.after, base - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,13 @@ class Fresh:
 
 
 def accept(
-    connection: sqlite3.Connection, peer: str, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str
+    connection: sqlite3.Connection,
+    peer: str,
+    lane: Lane,
+    epoch: str,
+    base: int,
+    segments: Sequence[Segment],
+    gap: Gap | None,
 ) -> Fresh:
     """Advance the cursor of (peer, lane, epoch) over a batch and return what of it was not applied before.
 

@@ -170,7 +170,7 @@ class AcceptingEnd:
         self._follow(node_name, child.outbox, driver)
         replica = await child.replica.load()
         heads = tuple(await child.outbox.heads())
-        cursors = tuple(await child.inbox.cursors())
+        cursors = tuple(await child.inbox.cursors(hello.heads))
         return Standing(heads, cursors, fence=fence, replica=replica)
 
     async def _supersede(self, node_name: str) -> None:

@@ -24,7 +24,7 @@ from edgenode.link.identity.certificates import (
 )
 from edgenode.link.identity.credentials import KeyPair, client_credentials
 from edgenode.link.identity.names import hub_host
-from edgenode.link.model.lanes import Applied, Lane, LaneCursor, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import SystemClock
 from edgenode.link.protocol.registry import RegistryLog
@@ -161,10 +161,10 @@ class FakeEdge(LinkEvents):
 
     # --- Inbox ---
 
-    async def cursors(self) -> Sequence[LaneCursor]:
-        return await self.database.read(lambda connection: inbox.inbox_cursors(connection, "hub"))
+    async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
+        return await self.database.read(lambda connection: inbox.inbox_cursors(connection, "hub", heads))
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         def run(connection: sqlite3.Connection) -> inbox.Fresh:
             return inbox.accept(connection, "hub", lane, epoch, base, segments, gap)
 

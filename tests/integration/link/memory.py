@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from edgenode.link.model.agent import RegistryEntry
 from edgenode.link.model.frames import RegistryDelta
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Chunk, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 
@@ -99,11 +99,11 @@ class MemoryInbox:
         self._poison = poison
         self._cursors: dict[Lane, tuple[str, int]] = {}
 
-    async def cursors(self) -> Sequence[LaneCursor]:
+    async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
         await asyncio.sleep(0)
         return [LaneCursor(lane, *self._cursors.get(lane, ("", 0))) for lane in (Lane.TASK, Lane.MESSAGE)]
 
-    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    async def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         self.overlaps += lane in self.applying
         self.applying.add(lane)
         self.peak_lanes = max(self.peak_lanes, len(self.applying))
@@ -116,7 +116,7 @@ class MemoryInbox:
         finally:
             self.applying.discard(lane)
 
-    def _commit(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    def _commit(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         known, cursor = self._cursors.get(lane, (epoch, 0))
         if known != epoch:
             cursor = 0

@@ -43,7 +43,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     logs.acknowledge(connection, log.log_id, PARENT, 3, rejected=1)
     letter = DeadLetter("entry", "device.cpu", PROBLEM, 0.0, "message", payload=b"x")
     dead_letters.add(connection, [letter], LetterBounds(10, 1000))
-    inbox.accept(connection, PARENT, Lane.TASK, "hubs", 1, [], "")
+    inbox.accept(connection, PARENT, Lane.TASK, "hubs", 1, [], None)
     connection.execute("UPDATE inbox_cursor SET sequence = 9, applied_count = 9")
     inbox.reject(connection, PARENT, Lane.TASK, "hubs", [Rejection(4, PROBLEM)])
 

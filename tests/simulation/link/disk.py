@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgenode.link.model.agent import RegistryEntry
-from edgenode.link.model.lanes import Applied, Chunk, Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.model.lanes import Applied, Chunk, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.protocol.registry import RegistryChanges, RegistryReplica
 from tests.simulation.link.world import World
@@ -188,11 +188,13 @@ class Disk:
         """The durable cursor."""
         return self.inbox[lane].cursors.get(epoch, 0)
 
-    def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: str) -> Applied:
+    def apply(self, lane: Lane, epoch: str, base: int, segments: Sequence[Segment], gap: Gap | None) -> Applied:
         """As `Inbox.apply` says; a hole that nobody stated is a failure of the run."""
         inbox = self.inbox[lane]
-        known = inbox.cursors.get(epoch, 0 if gap else base - 1)
-        self.world.check(base <= known + 1 or bool(gap), f"{self.name} applies {base} of {lane.name} after {known}")
+        known = inbox.cursors.get(epoch, base - 1 if gap is None else min(gap.after, base - 1))
+        self.world.check(
+            base <= known + 1 or gap is not None, f"{self.name} applies {base} of {lane.name} after {known}"
+        )
         inbox.epoch = epoch
         inbox.applied += [None] * (base - known - 1)
         rejections: list[Rejection] = []

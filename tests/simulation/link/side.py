@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from edgenode.link.model import frames as f
-from edgenode.link.model.lanes import Lane
+from edgenode.link.model.lanes import Gap, Lane
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.protocol import events as e
 from edgenode.link.protocol.backoff import ReconnectBackoff
@@ -173,7 +173,7 @@ class Side:
         for driver in list(self.drivers):
             driver.post(e.Appended(lane, last))
 
-    def apply(self, lane: Lane, epoch: str, base: int, segments: object, gap: str) -> object:
+    def apply(self, lane: Lane, epoch: str, base: int, segments: object, gap: Gap | None) -> object:
         """Apply, and look whether what is there now is what the other side produced, once and in order."""
         result = self.disk.apply(lane, epoch, base, segments, gap)  # type: ignore[arg-type]
         applied, produced = self.disk.inbox[lane].applied, self.other.disk.logs[lane].produced

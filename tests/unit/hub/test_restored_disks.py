@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgenode.api.message.v1 import message_pb2
-from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Segment
+from edgenode.link.model.lanes import Gap, Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.model.task import OnLost
 from edgenode.link.protocol.lanes import ahead, resume_point
 from edgenode.link.protocol.scheduler import Demand
@@ -94,14 +94,14 @@ class World:
     async def sync(self) -> None:
         """A session: greeting, everything that is missing, acknowledgement."""
         (head,) = await self.outbox.heads()
-        cursors = await self.hub.read(lambda connection: inbox.inbox_cursors(connection, "north"))
+        cursors = await self.hub.read(lambda connection: inbox.inbox_cursors(connection, "north", [head]))
         cursor = next((cursor for cursor in cursors if cursor.lane is Lane.MESSAGE), LaneCursor(Lane.MESSAGE, "", 0))
         if ahead({Lane.MESSAGE: head}, {}, {Lane.MESSAGE: cursor}):
             head = await self.outbox.renew_epoch(Lane.MESSAGE)
         after = resume_point(head, cursor)
         chunk = await self.outbox.read(Lane.MESSAGE, after, 10_000, 1 << 30)
         if chunk.segments:
-            gap = "NOT_HELD" if chunk.base > after + 1 else ""
+            gap = Gap("NOT_HELD", after) if chunk.base > after + 1 else None
             intake = Intake("north", Lane.MESSAGE, head.epoch, chunk.base, chunk.segments, gap)
             applied, _ = await self.messages.append(intake)
             await self.outbox.acknowledged(Lane.MESSAGE, head.epoch, applied.sequence, ())
@@ -207,7 +207,7 @@ async def test_both_sides_are_found_out(world: World) -> None:
         log = logs.log_state(connection, task_log("north"))  # type: ignore[arg-type]
         logs.append(connection, log.log_id, segments)  # type: ignore[arg-type]
         logs.acknowledge(connection, log.log_id, "north", 4)  # type: ignore[arg-type]
-        inbox.accept(connection, "north", Lane.TASK, "up", 1, segments, "")  # type: ignore[arg-type]
+        inbox.accept(connection, "north", Lane.TASK, "up", 1, segments, None)  # type: ignore[arg-type]
         return log.epoch
 
     epoch = await world.hub.write(fill)

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from edgenode.api.message.v1 import message_pb2
 from edgenode.link.errors import Internal
-from edgenode.link.model.lanes import Lane, Segment
+from edgenode.link.model.lanes import Gap, Lane, Segment
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.store import inbox, logs
@@ -155,7 +155,7 @@ async def test_cursor_rows_and_entries_are_one_transaction(store: Store) -> None
 
     with pytest.raises(ValueError, match="a defect"):
         await store.tasks.transact(Selection(), fail, intake)
-    assert await store.link.cursors("south") == []
+    assert await store.link.cursors("south", ()) == []
     seen: list[int] = []
 
     def decide(known: Tasks, applied_before: int) -> Decision:
@@ -168,7 +168,7 @@ async def test_cursor_rows_and_entries_are_one_transaction(store: Store) -> None
     assert committed.applied.sequence == 2
     await store.tasks.transact(Selection(task_ids=["t"]), decide, intake)
     assert seen == [0, 2]
-    (cursor,) = await store.link.cursors("south")
+    (cursor,) = await store.link.cursors("south", ())
     assert cursor.sequence == 2
     assert await store.unbalanced() == []
     state = await store.database.read(lambda connection: logs.log_state(connection, task_log("north")))
@@ -228,7 +228,7 @@ async def test_what_a_renewed_log_sends_again_is_known(store: Store) -> None:
     await store.messages.append(Intake("north", Lane.MESSAGE, "e3", 1, tuple(again)))
     assert await stored(store) == [("a", "e1", 1), ("b", "e1", 2), ("c", "e1", 3), ("d", "e2", 4)]
     assert await store.unbalanced() == []
-    (cursor,) = await store.link.cursors("north")
+    (cursor,) = await store.link.cursors("north", ())
     assert (cursor.epoch, cursor.sequence) == ("e3", 4)
 
 
@@ -322,7 +322,9 @@ async def test_a_lane_that_is_not_served_is_refused_entry_by_entry(store: Store)
 
 async def test_a_log_that_begins_later_balances_from_there(store: Store) -> None:
     await store.link.refuse(Intake("north", Lane.BULK, "e2", 11, (Segment(3, b"", 1.0),)), "NOT", "no")
-    await store.link.refuse(Intake("north", Lane.BULK, "e2", 20, (Segment(1, b"", 1.0),), "EXPIRED"), "NOT", "no")
+    await store.link.refuse(
+        Intake("north", Lane.BULK, "e2", 20, (Segment(1, b"", 1.0),), Gap("EXPIRED", 13)), "NOT", "no"
+    )
     (up,) = (await store.link.ledger()).uplinks
     assert (up.start, up.sequence, up.rejected, up.gap) == (10, 20, 4, 6)
     assert await store.unbalanced() == []

@@ -105,13 +105,13 @@ def test_all_that_it_has_with_the_hub_is_said_again_in_one_piece(db: sqlite3.Con
 def test_what_came_before_under_another_epoch_is_not_taken_again(db: sqlite3.Connection) -> None:
     """A restored hub does not know the epochs it had since: it sends what it kept under the next one."""
     before = [Segment(3, b"abc", 1.0), Segment(2, b"de", 1.0)]
-    inbox.accept(db, PARENT, Lane.TASK, "old", 1, before, "")
+    inbox.accept(db, PARENT, Lane.TASK, "old", 1, before, None)
     again = [
         Segment(3, b"abc", 1.0, "", "old", 1),
         Segment(4, b"defg", 1.0, "", "old", 4),
         Segment(1, b"h", 1.0),
     ]
-    fresh = inbox.accept(db, PARENT, Lane.TASK, "new", 1, again, "")
+    fresh = inbox.accept(db, PARENT, Lane.TASK, "new", 1, again, None)
     assert (fresh.base, fresh.skip) == (1, 0)
     fresh = without_known(db, PARENT, Lane.TASK, "new", fresh)
     assert (fresh.base, fresh.skip, [segment.payload for segment in fresh.segments]) == (4, 2, [b"defg", b"h"])

@@ -8,7 +8,7 @@ import pytest
 
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import frames as f
-from edgenode.link.model.lanes import Applied, Chunk, EpochEnd, Lane, LaneCursor
+from edgenode.link.model.lanes import Applied, Chunk, EpochEnd, Gap, Lane, LaneCursor
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.protocol import events as e
 from edgenode.link.protocol.events import SessionState
@@ -158,7 +158,7 @@ def test_both_sides_go_on_at_the_same_entry_of_a_log_that_a_new_process_opened()
     session, _ = established_accepting(standing(cursors=(LaneCursor(TASK, "log-0", 7),)), hello(log))
     batch = f.Batch(TASK, "log-1", 8, (segment(2),))
     (apply,) = only(session.handle(e.Received(batch), 0.0), e.Apply)
-    assert (apply.base, apply.gap) == (8, "")
+    assert (apply.base, apply.gap) == (8, None)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_nothing_is_acknowledged_before_it_is_committed() -> None:
     session, _ = established_accepting(standing(), hello(head(TASK, 0)))
     batch = f.Batch(TASK, "log-1", 1, (segment(2), segment(3)))
     effects = session.handle(e.Received(batch), 0.0)
-    assert effects == [e.Apply(TASK, "log-1", 1, batch.segments, "")]
+    assert effects == [e.Apply(TASK, "log-1", 1, batch.segments, None)]
     effects = session.handle(e.Applied(TASK, "log-1", Applied(5)), 0.0)
     assert effects == [e.Send(f.Ack(TASK, "log-1", 5, (), f.Credit(TASK, 20, 5)))]
 
@@ -243,7 +243,7 @@ def test_what_comes_during_an_apply_joins_the_next_one() -> None:
     session.handle(e.Received(f.Batch(TASK, "log-1", 9, (segment(),), True, "TRIMMED")), 0.0)
     session.handle(e.Received(f.Batch(TASK, "log-1", 10, (segment(),))), 0.0)
     (apply,) = only(session.handle(e.Applied(TASK, "log-1", Applied(3)), 0.0), e.Apply)
-    assert (apply.base, len(apply.segments), apply.gap) == (9, 2, "TRIMMED")
+    assert (apply.base, len(apply.segments), apply.gap) == (9, 2, Gap("TRIMMED", 0))
 
 
 def test_a_commit_that_falls_short_ends_the_session_without_an_acknowledgement() -> None:

@@ -25,7 +25,7 @@ def db() -> Iterator[sqlite3.Connection]:
     logs.append(connection, log.log_id, segments(3, 3, 3, 3, 3))
     logs.acknowledge(connection, log.log_id, "slow", 6, rejected=1)
     logs.trim(connection, log.log_id, keep_bytes=12)
-    inbox.accept(connection, "peer", Lane.TASK, "theirs", 11, segments(20), "")
+    inbox.accept(connection, "peer", Lane.TASK, "theirs", 11, segments(20), None)
     logs.count(connection, "published", "STORED", 15)
     yield connection
     connection.close()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgenode.link.model.lanes import Lane, LaneCursor, Segment
+from edgenode.link.model.lanes import EpochEnd, Gap, Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.protocol.lanes import resume_point
 from edgenode.link.store import inbox, logs
 
@@ -125,17 +125,17 @@ def test_processes_that_append_nothing_leave_a_bounded_trace(db: sqlite3.Connect
 
 
 def test_the_cursor_of_a_disk_that_is_back_counts_again(db: sqlite3.Connection) -> None:
-    inbox.accept(db, "north", Lane.TASK, "original", 1, [segment(4)], "")
-    inbox.accept(db, "north", Lane.TASK, "copy", 3, [segment(9)], "")
+    inbox.accept(db, "north", Lane.TASK, "original", 1, [segment(4)], None)
+    inbox.accept(db, "north", Lane.TASK, "copy", 3, [segment(9)], None)
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("copy", 11)]
-    inbox.accept(db, "north", Lane.TASK, "original", 5, [segment(1)], "")
+    inbox.accept(db, "north", Lane.TASK, "original", 5, [segment(1)], None)
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("original", 5)]
 
 
 def test_cursors_of_many_processes_are_bounded_and_still_add_up(db: sqlite3.Connection) -> None:
     total = inbox.KEPT_CURSORS + 20
     for number in range(total):
-        inbox.accept(db, "north", Lane.TASK, f"boot-{number}", 1 + 3 * number, [segment(3)], "")
+        inbox.accept(db, "north", Lane.TASK, f"boot-{number}", 1 + 3 * number, [segment(3)], None)
     rows = db.execute(
         "SELECT count(*), sum(applied_count), sum(sequence - start_sequence), min(start_sequence) FROM inbox_cursor"
     ).fetchone()
@@ -143,17 +143,29 @@ def test_cursors_of_many_processes_are_bounded_and_still_add_up(db: sqlite3.Conn
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [(f"boot-{total - 1}", 3 * total)]
 
 
+def test_of_copies_of_a_disk_each_goes_on_behind_what_was_applied_of_its_own_log(db: sqlite3.Connection) -> None:
+    inbox.accept(db, "north", Lane.TASK, "common", 1, [segment(4)], None)
+    inbox.accept(db, "north", Lane.TASK, "copy", 5, [segment(30)], None)
+    head = LaneHead(Lane.TASK, "original", 1, 9, (EpochEnd("common", 6),))
+    (cursor,) = inbox.inbox_cursors(db, "north", [head])
+    assert resume_point(head, cursor) == 4
+    inbox.accept(db, "north", Lane.TASK, "original", 8, [segment(2)], Gap("DAMAGED", resume_point(head, cursor)))
+    assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'original'").fetchone() == (3,)
+    stranger = LaneHead(Lane.TASK, "anew", 1, 9)
+    assert [cursor.epoch for cursor in inbox.inbox_cursors(db, "north", [stranger])] == ["original"]
+
+
 def test_a_gap_in_an_epoch_that_is_new_counts_from_what_came_before(db: sqlite3.Connection) -> None:
-    inbox.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], "")
-    inbox.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], "RETENTION")
+    inbox.accept(db, "north", Lane.TASK, "boot-1", 1, [segment(4)], None)
+    inbox.accept(db, "north", Lane.TASK, "boot-2", 8, [segment(1)], Gap("RETENTION", 4))
     assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'boot-2'").fetchone() == (3,)
 
 
 def test_gap_is_counted_when_stated(db: sqlite3.Connection) -> None:
-    fresh = inbox.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], "RETENTION")
+    fresh = inbox.accept(db, "north", Lane.TASK, "e", 7, [segment(2)], Gap("RETENTION", 0))
     assert (fresh.base, fresh.skip) == (7, 0)
     assert db.execute("SELECT sequence, applied_count, gap_count FROM inbox_cursor").fetchone() == (8, 2, 6)
-    inbox.accept(db, "north", Lane.TASK, "e2", 9, [segment(1)], "")
+    inbox.accept(db, "north", Lane.TASK, "e2", 9, [segment(1)], None)
     assert db.execute("SELECT gap_count FROM inbox_cursor WHERE epoch = 'e2'").fetchone() == (0,)
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("e2", 9)]
 
@@ -172,7 +184,7 @@ def test_every_entry_is_accepted_once_whatever_is_resent(resends: list[tuple[int
         part = [segment(n) for n in sizes[start : start + length]]
         if not part:
             continue
-        fresh = inbox.accept(db, "p", Lane.MESSAGE, "e", bases[start], part, "")
+        fresh = inbox.accept(db, "p", Lane.MESSAGE, "e", bases[start], part, None)
         sequence = fresh.base + fresh.skip
         taken.extend(range(sequence, fresh.base + sum(s.count for s in fresh.segments)))
         known = max(known, start + len(part))

@@ -23,7 +23,7 @@ def test_the_cursor_carries_the_newest_rejections_of_its_epoch() -> None:
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.execute("PRAGMA foreign_keys = ON")
     db.executescript(logs.SCHEMA)
-    inbox.accept(db, "north", Lane.TASK, "e", 1, [Segment(400, b"x", 1.0)], "")
+    inbox.accept(db, "north", Lane.TASK, "e", 1, [Segment(400, b"x", 1.0)], None)
     inbox.reject(db, "north", Lane.TASK, "e", rejections(*range(1, 301)))
     inbox.reject(db, "north", Lane.TASK, "e", rejections(400))
     (cursor,) = inbox.inbox_cursors(db, "north")
@@ -31,9 +31,9 @@ def test_the_cursor_carries_the_newest_rejections_of_its_epoch() -> None:
     assert cursor.rejections[-1].problem == PROBLEM
     assert cursor_from_pb(cursor_to_pb(cursor)) == cursor
     # Another process of the peer, and then the first again: what was rejected goes with its cursor.
-    inbox.accept(db, "north", Lane.TASK, "f", 401, [Segment(1, b"x", 1.0)], "")
+    inbox.accept(db, "north", Lane.TASK, "f", 401, [Segment(1, b"x", 1.0)], None)
     assert inbox.inbox_cursors(db, "north")[0].rejections == ()
-    inbox.accept(db, "north", Lane.TASK, "e", 401, [Segment(1, b"x", 1.0)], "")
+    inbox.accept(db, "north", Lane.TASK, "e", 401, [Segment(1, b"x", 1.0)], None)
     assert len(inbox.inbox_cursors(db, "north")[0].rejections) == inbox.KEPT_REJECTIONS
     db.close()
 
