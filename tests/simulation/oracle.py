@@ -285,6 +285,9 @@ class Oracle:
             for submitted in submitter.open:
                 if not self._may_hang(submitted):
                     return f"{submitted.key} ({submitted.task_id or 'no receipt'}) has not ended"
+        for edge in world.edges:
+            if edge.node is not None and any(live.finishing for live in edge.node.rooms.engine.book.live.values()):
+                return f"{edge.name} stores how a task ended"
         if clones := world.clones.unsettled():
             return clones
         waiting = (self._waits(dialer) for dialer in world.dialers)

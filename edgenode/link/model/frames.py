@@ -59,13 +59,13 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive entries of a lane from `base` on. `gap_reason` is empty unless `gap_before`."""
+    """Consecutive entries of a lane from `base` on. `missing`: so many before it are gone; why is `gap_reason`."""
 
     lane: Lane
     epoch: str
     base: int
     segments: tuple[Segment, ...]
-    gap_before: bool = False
+    missing: int = 0
     gap_reason: str = ""
 
     @property

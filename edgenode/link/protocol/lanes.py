@@ -126,8 +126,8 @@ class LaneSender:
         self._credit_bytes -= size
         self._credit_count -= count
         self._need_bytes = self._need_count = 1
-        gap = chunk.base > self._expected
-        batch = Batch(self.lane, self.epoch, chunk.base, chunk.segments[:taken], gap, GAP_REASON if gap else "")
+        missing = max(chunk.base - self._expected, 0)
+        batch = Batch(self.lane, self.epoch, chunk.base, chunk.segments[:taken], missing, GAP_REASON if missing else "")
         self.next = self._expected = batch.end + 1
         self.last = max(self.last, batch.end)
         return batch
@@ -176,8 +176,7 @@ class LaneReceiver:
     def __init__(self, head: LaneHead, cursor: LaneCursor, window_bytes: int, window_count: int) -> None:
         self.lane = head.lane
         self.epoch = head.epoch
-        self._resumed = resume_point(head, cursor)
-        self._expected = self._resumed + 1
+        self._expected = resume_point(head, cursor) + 1
         self._window_bytes = window_bytes
         self._window_count = window_count
         self._held_bytes = 0
@@ -196,8 +195,13 @@ class LaneReceiver:
             raise protocol_error(f"entries of epoch {batch.epoch!r} in a session of {self.epoch!r}", lane=batch.lane)
         if batch.base < 1 or not batch.segments or any(segment.count < 1 for segment in batch.segments):
             raise protocol_error("a batch without entries", lane=batch.lane)
-        if batch.base > self._expected and not batch.gap_before:
-            raise protocol_error(f"entries from {batch.base}, expected {self._expected}", lane=batch.lane)
+        if not 0 <= batch.missing < batch.base:
+            raise protocol_error(f"{batch.missing} entries gone before entry {batch.base}", lane=batch.lane)
+        if batch.base - batch.missing > self._expected:
+            raise protocol_error(
+                f"entries from {batch.base}, {batch.missing} before them gone, expected {self._expected}",
+                lane=batch.lane,
+            )
         self._hold(batch)
         self._queue.append(batch)
         self._expected = max(self._expected, batch.end + 1)
@@ -216,11 +220,12 @@ class LaneReceiver:
         if self._applying or not self._queue:
             return None
         run = [self._queue.popleft()]
-        while self._queue and self._queue[0].base == run[-1].end + 1 and not self._queue[0].gap_before:
+        while self._queue and self._queue[0].base == run[-1].end + 1 and not self._queue[0].missing:
             run.append(self._queue.popleft())
         self._applying = tuple(run)
         segments = tuple(segment for batch in run for segment in batch.segments)
-        gap = Gap(run[0].gap_reason or GAP_REASON, self._resumed) if run[0].gap_before else None
+        first = run[0]
+        gap = Gap(first.gap_reason or GAP_REASON, first.base - first.missing - 1) if first.missing else None
         return Apply(self.lane, self.epoch, run[0].base, segments, gap)
 
     def applied(self, epoch: str, result: Applied) -> Ack:

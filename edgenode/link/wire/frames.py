@@ -107,7 +107,7 @@ def _batch_to_pb(batch: frames.Batch) -> sync_pb2.Frame:
             epoch=batch.epoch,
             base_sequence=batch.base,
             segments=lanes.segments_to_pb(batch.segments),
-            gap_before=batch.gap_before,
+            missing_count=batch.missing,
             gap_reason=batch.gap_reason,
         )
     )
@@ -260,7 +260,7 @@ def _batch_from_pb(message: sync_pb2.Batch) -> frames.Batch:
         epoch=message.epoch,
         base=message.base_sequence,
         segments=lanes.segments_from_pb(message.segments),
-        gap_before=message.gap_before,
+        missing=message.missing_count,
         gap_reason=message.gap_reason,
     )
 

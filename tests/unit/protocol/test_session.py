@@ -162,20 +162,20 @@ def test_both_sides_go_on_at_the_same_entry_of_a_log_that_a_new_process_opened()
 
 
 @pytest.mark.parametrize(
-    ("cursor", "gap"), [(LaneCursor(TASK, "log-1", 2), True), (LaneCursor(TASK, "", 0), True), (None, True)]
+    ("cursor", "missing"), [(LaneCursor(TASK, "log-1", 2), 2), (LaneCursor(TASK, "", 0), 4), (None, 4)]
 )
-def test_entries_that_are_gone_are_stated_as_a_gap(cursor: LaneCursor | None, gap: bool) -> None:
+def test_entries_that_are_gone_are_stated_as_a_gap(cursor: LaneCursor | None, missing: int) -> None:
     cursors = () if cursor is None else (cursor,)
     session, _ = established_dialing(standing(head(TASK, 9, first=5)), welcome(cursors=cursors))
     (batch,) = sent(session.handle(e.ReadDone(TASK, Chunk(5, (segment(5),))), 0.0), f.Batch)
-    assert (batch.base, batch.gap_before, bool(batch.gap_reason)) == (5, gap, gap)
+    assert (batch.base, batch.missing, batch.gap_reason) == (5, missing, "NOT_HELD")
 
 
 def test_a_log_made_anew_has_no_gap_before_its_first_entry() -> None:
     cursors = (LaneCursor(TASK, "other", 80),)
     session, _ = established_dialing(standing(head(TASK, 9, first=5)), welcome(cursors=cursors))
     (batch,) = sent(session.handle(e.ReadDone(TASK, Chunk(5, (segment(5),))), 0.0), f.Batch)
-    assert (batch.base, batch.gap_before) == (5, False)
+    assert (batch.base, batch.missing) == (5, 0)
 
 
 def test_a_gap_is_stated_even_if_the_whole_rest_was_gone_at_first() -> None:
@@ -184,7 +184,7 @@ def test_a_gap_is_stated_even_if_the_whole_rest_was_gone_at_first() -> None:
     (read,) = only(session.handle(e.Appended(TASK, 12), 0.0), e.ReadLane)
     assert read.after == 9
     (batch,) = sent(session.handle(e.ReadDone(TASK, Chunk(10, (segment(3),))), 0.0), f.Batch)
-    assert (batch.base, batch.gap_before) == (10, True)
+    assert (batch.base, batch.missing) == (10, 7)
 
 
 def test_a_dialing_side_that_knows_less_than_its_peer_renews_its_log_and_dials_again() -> None:
@@ -240,10 +240,18 @@ def test_what_comes_during_an_apply_joins_the_next_one() -> None:
     effects = session.handle(e.Applied(TASK, "log-1", Applied(1)), 0.0)
     (apply,) = only(effects, e.Apply)
     assert (apply.base, len(apply.segments)) == (2, 2)
-    session.handle(e.Received(f.Batch(TASK, "log-1", 9, (segment(),), True, "TRIMMED")), 0.0)
+    session.handle(e.Received(f.Batch(TASK, "log-1", 9, (segment(),), 5, "TRIMMED")), 0.0)
     session.handle(e.Received(f.Batch(TASK, "log-1", 10, (segment(),))), 0.0)
     (apply,) = only(session.handle(e.Applied(TASK, "log-1", Applied(3)), 0.0), e.Apply)
-    assert (apply.base, len(apply.segments), apply.gap) == (9, 2, Gap("TRIMMED", 0))
+    assert (apply.base, len(apply.segments), apply.gap) == (9, 2, Gap("TRIMMED", 3))
+
+
+@pytest.mark.parametrize(("base", "missing"), [(9, 2), (9, -1), (9, 9), (2, 0)])
+def test_what_the_sender_does_not_state_as_gone_is_a_hole(base: int, missing: int) -> None:
+    """A batch that has overtaken others may state a gap of its own."""
+    session, _ = established_accepting(standing(), hello(head(TASK, 0)))
+    effects = session.handle(e.Received(f.Batch(TASK, "log-1", base, (segment(),), missing, "TRIMMED")), 0.0)
+    assert _reason(effects) == "PROTOCOL_ERROR"
 
 
 def test_a_commit_that_falls_short_ends_the_session_without_an_acknowledgement() -> None:

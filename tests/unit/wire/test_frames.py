@@ -42,7 +42,7 @@ FRAMES = st.one_of(
         words, words, numbers, several(heads), several(cursors), several(credits_), words, numbers, small, seconds,
         seconds,
     ),
-    st.builds(frames.Batch, lanes, words, numbers, several(segments), st.booleans(), words),
+    st.builds(frames.Batch, lanes, words, numbers, several(segments), numbers, words),
     st.builds(
         frames.Ack, lanes, words, numbers, several(st.builds(Rejection, numbers, problems)), st.none() | credits_
     ),

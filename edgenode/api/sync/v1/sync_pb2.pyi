@@ -150,20 +150,20 @@ class Segment(_message.Message):
     def __init__(self, entry_count: _Optional[int] = ..., payload: _Optional[bytes] = ..., accept_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., origin_node: _Optional[str] = ..., origin_epoch: _Optional[str] = ..., origin_sequence: _Optional[int] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("lane", "epoch", "base_sequence", "segments", "gap_before", "gap_reason")
+    __slots__ = ("lane", "epoch", "base_sequence", "segments", "missing_count", "gap_reason")
     LANE_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BASE_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
-    GAP_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    MISSING_COUNT_FIELD_NUMBER: _ClassVar[int]
     GAP_REASON_FIELD_NUMBER: _ClassVar[int]
     lane: Lane
     epoch: str
     base_sequence: int
     segments: _containers.RepeatedCompositeFieldContainer[Segment]
-    gap_before: bool
+    missing_count: int
     gap_reason: str
-    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., base_sequence: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., gap_before: bool = ..., gap_reason: _Optional[str] = ...) -> None: ...
+    def __init__(self, lane: _Optional[_Union[Lane, str]] = ..., epoch: _Optional[str] = ..., base_sequence: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., missing_count: _Optional[int] = ..., gap_reason: _Optional[str] = ...) -> None: ...
 
 class EntryRejection(_message.Message):
     __slots__ = ("sequence", "problem")
