@@ -30,7 +30,7 @@ from hub.services.recovery import Recovery
 from hub.services.view import FleetView
 from hub.store.ports import TaskStore
 from hub.store.records import PARENT, Change, Committed, Decide, Decision, Intake, Selection, TaskRecord, Tasks, WaitKey
-from hub.store.restating import describe, forgetful_hub
+from hub.store.restating import NOT_WAITED_FOR, describe, forgetful_hub
 
 GRANT_BATCH = 512
 SWEEP_BATCH = 500
@@ -152,14 +152,20 @@ class Dispatcher:
         _log.warning("%s is asked what tasks it has: %s", node, describe(restate_id))
         await self._commit(Selection(), self._mover.ask(node, restate_id, self._clock.wall()))
 
-    async def grant_again(self, node: str) -> None:
-        """A hub below came back with an older disk, and the grants that it lacks are not kept any more."""
-        _log.warning("%s came back with an older disk: it is granted again what it holds", node)
-        await self._go_through(
-            lambda after: Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH, with_spec=True),
-            lambda: self._mover.grant_again(node, self._clock.wall()),
-            lambda: True,
-        )
+    async def reconcile(self, node: str, grants: bool) -> None:
+        """This hub or one below came back with an older disk, and what it lacks of the other's log is not kept any more.
+
+        `grants`: it is the one below, which may lack what it holds.
+        """
+        _log.warning("%s came back with an older disk: tasks are told again", node if grants else "this hub")
+        if grants:
+            await self._go_through(
+                lambda after: Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH, with_spec=True),
+                lambda: self._mover.grant_again(node, self._clock.wall()),
+                lambda: True,
+            )
+        # What it offers again makes the row that is missing here, or is answered with the end that it does not know.
+        await self._commit(Selection(), self._mover.ask(node, NOT_WAITED_FOR, self._clock.wall()))
 
     async def _settle(self, node: str, asked: str) -> None:
         """The node has said all: decide what is still in doubt."""

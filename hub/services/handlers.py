@@ -95,9 +95,9 @@ class FleetHandlers:
         """See LinkHandlers."""
         await self._dispatcher.ask(node, restate_id, await self._fleet.fence_base())
 
-    async def grant_again(self, node: str) -> None:
+    async def reconcile(self, node: str, grants: bool) -> None:
         """See LinkHandlers."""
-        await self._dispatcher.grant_again(node)
+        await self._dispatcher.reconcile(node, grants)
 
     def node_connected(self, node: str, applied_version: int) -> None:
         """See LinkHandlers."""

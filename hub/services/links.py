@@ -51,8 +51,8 @@ class LinkHandlers(Protocol):
         """A session begins, and the node is to say again what tasks it has."""
         ...
 
-    async def grant_again(self, node: str) -> None:
-        """A session begins, and the node, a hub, may lack grants that it had."""
+    async def reconcile(self, node: str, grants: bool) -> None:
+        """A session begins, and the node, a hub, or this one lacks what the other said; `grants`: the node does."""
         ...
 
     def node_connected(self, node: str, applied_version: int) -> None:
@@ -199,7 +199,7 @@ class Links:
             self._unwelcome[node] = problem
 
     async def _admit(self, node: str, hello: Hello) -> int:
-        # A hub below this one has tasks of its own to tell apart from those of its nodes: it is not asked.
+        # A hub below this one has tasks of its own to tell apart from those of its nodes: its word is not waited for.
         lane = TaskLane(by_lane(hello.heads).get(Lane.TASK), by_lane(hello.cursors).get(Lane.TASK))
         tasks = None if hello.hub else lane
         while True:
@@ -213,8 +213,10 @@ class Links:
         self._unwelcome.pop(node, None)
         if row.restate_id and tasks is not None:
             await self._handlers.ask_again(node, row.restate_id)
-        elif tasks is None and await self._fleet.lacks_tasks(node, lane):
-            await self._handlers.grant_again(node)
+        elif tasks is None:
+            here, there = await self._fleet.lacks_tasks(node, lane)
+            if here or there:
+                await self._handlers.reconcile(node, there)
         return row.fence
 
     def established(self, node: str, link: LinkConnection) -> None:

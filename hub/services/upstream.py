@@ -6,8 +6,11 @@ end or grants it back. A task that the parent granted has the parent's fence in 
 under this hub's own fences, and each report of it goes up under the parent's. So every hop has its own numbers, and each
 hub's row is the truth about who holds the task at that hop; the id is the same on all of them.
 
-A hub that was restored has forgotten grants. The parent does not ask it what it has, as it asks a node: it grants again what
-this hub holds (`hub.store.restating.in_force`, `lacks`), and this hub asks its nodes, before it grants anything.
+A hub that was restored has forgotten grants. The parent does not wait for what it says it has, as for a node's word: it
+grants again what this hub holds (`hub.store.restating.in_force`), and this hub asks its nodes, before it grants anything.
+Where this hub has forgotten what the parent does not keep any more (`hub.store.restating.lacks`), it is granted anew all that
+it holds. Then, and where the parent has forgotten what is not kept here, this hub is asked, and offers again what it waits
+for: the parent has it again, or answers with its end.
 
 A grant that nobody here fits any more is given back. If the task began elsewhere its row goes with it, since nobody would
 tell this hub of its end; if it began here the parent holds it again.

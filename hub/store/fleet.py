@@ -205,7 +205,7 @@ class SqliteFleetStore:
 
         await self._database.write(run)
 
-    async def lacks_tasks(self, node: str, tasks: restating.TaskLane) -> bool:
+    async def lacks_tasks(self, node: str, tasks: restating.TaskLane) -> tuple[bool, bool]:
         """See FleetStore."""
         return await self._database.read(lambda connection: restating.lacks(connection, node, task_log(node), tasks))
 

@@ -108,8 +108,8 @@ class FleetStore(Protocol):
         """Whichever process of the node comes next is let in, or only that one; it is the newest then."""
         ...
 
-    async def lacks_tasks(self, node: str, tasks: TaskLane) -> bool:
-        """Whether the node, a hub, has forgotten entries of its task log that are not kept any more."""
+    async def lacks_tasks(self, node: str, tasks: TaskLane) -> tuple[bool, bool]:
+        """Whether this hub, and whether the node, a hub, has forgotten entries of the other's task log that are not kept."""
         ...
 
     async def settled(self, node: str, restate_id: str) -> None:

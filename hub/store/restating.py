@@ -17,6 +17,7 @@ from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN
 HUB_FORGOT = "h"
 NODE_FORGOT = "n"
 GIVEN_UP = "x"  # nobody waits for the answer any more; it is asked for all the same
+NOT_WAITED_FOR = GIVEN_UP  # a whole restate_id: what is said in answer is as if it was said unasked
 # Fences of grants go on from here after the hub has forgotten some: seconds since 1970 in the upper bits, so that they rise
 # from one restore to the next, also of the same backup, and so many grants of one task in between.
 FENCE_BITS = 20
@@ -101,22 +102,24 @@ def fence_base(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT fence_base FROM hub").fetchone()[0])
 
 
-def lacks(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> bool:
-    """Whether a hub below has forgotten what it had of its task log, and some of that is not kept any more."""
+def lacks(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> tuple[bool, bool]:
+    """Whether this hub, and whether one below, has forgotten what it had of the other's task log and is not kept there."""
+    applied = _applied(connection, node, lane.head) or LaneCursor(Lane.TASK, "", 0)
+    here = lane.head is not None and resume_point(lane.head, applied) < lane.head.first - 1
     if NODE_FORGOT not in _forgotten(connection, node, log_name, lane):
-        return False
+        return here, False
     own = logs.head(connection, log_name, Lane.TASK)
     cursor = lane.cursor
     had = 0 if cursor is None or not cursor.epoch else resume_point(own, cursor)
     acknowledged = logs.consumers(connection, logs.log_state(connection, log_name).log_id).get(node, 0)
-    return had < min(acknowledged, own.first - 1)
+    return here, had < min(acknowledged, own.first - 1)
 
 
 def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int) -> bool:
     """Whether a grant that the node had before may be given to it again as it is.
 
-    A hub below is not asked what it has: it asks its own nodes, and grants nothing before they have answered. So it gets all
-    that it holds; what is to end follows in the same log. What is not kept any more is granted anew: see `lacks`.
+    What a hub below does not mention it has not lost: it asks its own nodes, and grants nothing before they have answered. So
+    it gets all that it holds; what is to end follows in the same log. For what is not kept any more see `lacks`.
     """
     row = connection.execute(
         "SELECT 1 FROM task WHERE task_id = ? AND holder = ? AND fence = ? AND state < 8 AND (on_lost = 1"
@@ -128,8 +131,7 @@ def in_force(connection: sqlite3.Connection, node: str, task_id: str, fence: int
 
 def _forgotten(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> set[str]:
     forgotten = set()
-    heads = () if lane.head is None else (lane.head,)
-    applied = {cursor.lane: cursor for cursor in inbox.inbox_cursors(connection, node, heads)}.get(Lane.TASK)
+    applied = _applied(connection, node, lane.head)
     if applied is not None and lane.head is not None and not _goes_on(lane.head, applied):
         forgotten.add(NODE_FORGOT)
     own = logs.head(connection, log_name, Lane.TASK)
@@ -144,6 +146,12 @@ def _forgotten(connection: sqlite3.Connection, node: str, log_name: str, lane: T
     elif resume_point(own, cursor) < acknowledged:
         forgotten.add(NODE_FORGOT)
     return forgotten
+
+
+def _applied(connection: sqlite3.Connection, node: str, head: LaneHead | None) -> LaneCursor | None:
+    """How far this hub has the node's task log, which is at `head`."""
+    cursors = inbox.inbox_cursors(connection, node, () if head is None else (head,))
+    return {cursor.lane: cursor for cursor in cursors}.get(Lane.TASK)
 
 
 def _goes_on(head: LaneHead, cursor: LaneCursor) -> bool:

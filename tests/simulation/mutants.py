@@ -270,7 +270,7 @@ def ask_no_hub_below(patch: Patch) -> None:
 
 def grant_nothing_again(patch: Patch) -> None:
     """A hub that comes back without grants that are not kept any more is left to miss them."""
-    patch.setattr(restating, "lacks", lambda *_: False)
+    patch.setattr(restating, "lacks", lambda *_: (False, False))
 
 
 def trust_segments(patch: Patch) -> None:

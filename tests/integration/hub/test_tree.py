@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.integration.hub.forest import Forest, Grown
 
 COMPLETED = task_pb2.TASK_STATE_COMPLETED
 PARKED = task_pb2.TASK_STATE_PARKED
+ASSIGNED = task_pb2.TASK_STATE_ASSIGNED
 CANCELED = task_pb2.TASK_STATE_CANCELED
 WORKING = task_pb2.TASK_STATE_WORKING
 FLEET = registry_service_pb2.SCOPE_FLEET
@@ -233,10 +235,10 @@ async def _task(hub: Grown, task_id: str) -> task_pb2.Task:
     return answer.task
 
 
-async def _knows(hub: Grown, task_id: str) -> bool:
+async def _knows(hub: Grown, task_id: str, state: task_pb2.TaskState) -> bool:
     stub = task_service_pb2_grpc.TaskServiceStub(hub.local())
     answer = await stub.ListTasks(task_service_pb2.ListTasksRequest())
-    return any(task.task_id == task_id and task.holder_node == "paris" for task in answer.tasks)
+    return any(task.task_id == task_id and task.state == state for task in answer.tasks)
 
 
 async def _is(hub: Grown, task_id: str, state: task_pb2.TaskState) -> bool:
@@ -258,15 +260,75 @@ async def test_a_parent_that_comes_back_from_a_backup_learns_what_its_child_has(
     await two.north.offer("task-1", "code.metrics", scope=FLEET)
     (grant,) = await two.south.granted()
     await two.root.stop()
-    for path in two.root.config.state_dir.glob("edgehub.db*"):
-        path.unlink()
-    shutil.copy(old, two.root.config.store_path)
+    _set_back(two.root, old)
     await two.root.up()
-    await until_async(lambda: _knows(two.root, "task-1"), 30)
+    await until_async(lambda: _knows(two.root, "task-1", ASSIGNED), 30)
     assert (await _task(two.root, "task-1")).origin_node == "berlin"
     await two.south.report("task-1", grant.fence, COMPLETED, b"42")
     assert (await two.north.told("task-1", COMPLETED)).output.data == b"42"
     assert len(two.south.of_kind("grant")) == 1
+
+
+def _set_back(hub: Grown, old: Path) -> None:
+    for path in hub.config.state_dir.glob("edgehub.db*"):
+        path.unlink()
+    shutil.copy(old, hub.config.store_path)
+
+
+async def _again(hub: Grown, backup: Path | None = None) -> None:
+    """Restart it, its logs keeping nothing that was acknowledged; `backup` becomes a copy of its store."""
+    await hub.stop()
+    if backup is not None:
+        shutil.copy(hub.config.store_path, backup)
+    hub.config = replace(hub.config, ack_retention_bytes=0)
+    await hub.up()
+
+
+async def _all_acknowledged(hub: Grown, hop: str, peer: str, count: int) -> None:
+    """Wait until `peer` has so many entries of the hub's log for it, and all there are."""
+
+    async def done() -> bool:
+        line = (await hub.ledger()).get((hop, peer))
+        return line is not None and line.delivered_count >= count and line.pending_count == 0
+
+    await until_async(done, 20)
+
+
+async def test_a_hub_below_that_comes_back_hears_an_end_that_its_parent_does_not_keep(
+    two: Two, state_dir: Path
+) -> None:
+    await _again(two.root)
+    await two.skill_in_paris()
+    await two.north.offer("task-1", "code.metrics", scope=FLEET)
+    (grant,) = await two.south.granted()
+    await _again(two.berlin, state_dir / "old.db")
+    await two.berlin.linked()
+    await two.north.stop()
+    await two.south.report("task-1", grant.fence, COMPLETED, b"42")
+    await until_async(lambda: _is(two.berlin, "task-1", COMPLETED), 20)
+    await _all_acknowledged(two.root, "task.downlink", "berlin", 1)
+    await two.berlin.stop()
+    _set_back(two.berlin, state_dir / "old.db")
+    await two.berlin.up()
+    await two.north.start()
+    assert (await two.north.told("task-1", COMPLETED)).output.data == b"42"
+
+
+async def test_a_parent_that_comes_back_is_offered_again_what_a_hub_below_does_not_keep(
+    two: Two, state_dir: Path
+) -> None:
+    await two.north.offer("task-0", "code.metrics", scope=FLEET)
+    await until_async(lambda: _knows(two.root, "task-0", PARKED), 20)
+    await _again(two.root, state_dir / "old.db")
+    await _again(two.berlin)
+    await two.berlin.linked()
+    await two.north.offer("task-1", "code.metrics", scope=FLEET)
+    await until_async(lambda: _knows(two.root, "task-1", PARKED), 20)
+    await _all_acknowledged(two.berlin, "task.uplink", two.root.config.listen, 2)
+    await two.root.stop()
+    _set_back(two.root, state_dir / "old.db")
+    await two.root.up()
+    await until_async(lambda: _knows(two.root, "task-1", PARKED), 10)
 
 
 async def test_a_hub_that_leaves_keeps_nothing_for_its_parent(two: Two) -> None:

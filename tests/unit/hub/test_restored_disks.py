@@ -236,7 +236,9 @@ async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) 
     epoch = await world.hub.write(fill)
 
     async def lacks(cursor: LaneCursor | None) -> bool:
-        return await world.fleet.lacks_tasks("north", TaskLane(head, cursor))
+        here, there = await world.fleet.lacks_tasks("north", TaskLane(head, cursor))
+        assert not here
+        return there
 
     assert not await lacks(LaneCursor(Lane.TASK, epoch, 1)), "all comes again"
     await world.hub.write(
@@ -245,6 +247,21 @@ async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) 
     assert await lacks(LaneCursor(Lane.TASK, epoch, 1))
     assert await lacks(None)
     assert not await lacks(LaneCursor(Lane.TASK, epoch, 4)), "it has forgotten nothing"
+
+
+async def test_a_hub_lacks_of_one_below_only_what_is_not_kept_there(world: World) -> None:
+    assert await ask(world, LaneHead(Lane.TASK, "up", 1, 9), None) == ""
+    segments = [Segment(1, b"x", 1.0)] * 5
+    await world.hub.write(lambda c: inbox.accept(c, "north", Lane.TASK, "up", 1, segments, None))
+
+    async def lacks(first: int) -> bool:
+        here, there = await world.fleet.lacks_tasks("north", TaskLane(LaneHead(Lane.TASK, "up", first, 9), None))
+        assert not there
+        return here
+
+    assert not await lacks(1)
+    assert not await lacks(6), "it has what is not kept"
+    assert await lacks(7)
 
 
 async def test_the_hub_begins_anew(world: World) -> None:
