@@ -39,6 +39,7 @@ class Terms:
     avoid_seconds: float  # for how long a node that gave a task back does not get it again
     fence_base: Callable[[], int] = int  # what the fence of every grant is above
     forgetful: Callable[[], bool] = bool  # whether nodes may hold what this hub has forgotten that it granted
+    home: str | None = None  # the origin of tasks of this fleet that come from the parent
 
 
 class Book:
@@ -99,11 +100,20 @@ class Book:
         in_doubt = self._terms.forgetful() and task.on_lost is not OnLost.RETRY
         self.put(replace(task, doubt=IN_DOUBT_AT_HOLDER) if in_doubt else task)
 
+    def half_known(self, known: TaskRecord, node: str) -> bool:
+        """Whether this hub has forgotten, of a task that `node` offers, what was to be done or who wants it.
+
+        Then it knows of it from who holds it, or from the parent, which tells apart no nodes of this fleet.
+        """
+        without_demand = known.origin == node and not known.demand.skill
+        return not known.state.terminal and (without_demand or known.origin == self._terms.home)
+
     def complete(self, known: TaskRecord, task: TaskRecord, doubt: int) -> None:
-        """A task of which only its holder and outcome were known is offered: that is what was to be done."""
+        """A task that was half known is offered: that is what was to be done, and for whom."""
         self.decision.forgotten[known.task_id] = "RESTATED"
         whole = replace(
             known,
+            origin=known.origin if task.from_above else task.origin,
             demand=task.demand,
             priority=task.priority,
             submit_time=task.submit_time,
@@ -159,7 +169,9 @@ class Book:
 
     def _offered(self, task: TaskRecord, parked: Mapping[WaitKey, str]) -> None:
         known = self.get(task.task_id)
-        if known is not None:
+        if known is not None and self.half_known(known, task.origin):
+            self.complete(known, task, known.doubt & ~IN_DOUBT_AT_ORIGIN)
+        elif known is not None:
             self._offered_again(known, task.origin)
         elif 0 < task.deadline <= self._now:
             self.expire(task)
@@ -174,14 +186,14 @@ class Book:
         if known.origin != node and known.holder == PARENT:
             # It came round: hubs are being joined to a circle. Whoever breaks it has it again.
             self.decision.discarded["LOOP_IN_TREE"] += 1
-        elif known.origin != node:
+        elif known.origin not in (node, self._terms.home):
             self.decision.discarded["FOREIGN_TASK"] += 1
             self._tell_end(node, known.task_id, TaskState.FAILED, _foreign(known, node))
         else:
             self.decision.discarded["DUPLICATE_OFFER"] += 1
             # An origin that offers it again has lost its knowledge of the outcome.
             if known.state.terminal:
-                self.tell_origin(known, known.outcome)
+                self.tell_origin(replace(known, origin=node), known.outcome)
 
     def _unacceptable(self, node: str, task_id: str, problem: Problem) -> None:
         known = self.get(task_id)

@@ -175,6 +175,7 @@ class Core:
                 EntryCodec(self.name, child),
                 fence_base=lambda: self._recovery.fence_base,
                 forgetful=lambda: not self._recovery.complete,
+                home=f"{PARENT}/{child}" if child else None,
             ),
             self._placement,
             self.view,

@@ -42,8 +42,9 @@ class Mover:
         avoid_seconds: float = 5.0,
         fence_base: Callable[[], int] = int,
         forgetful: Callable[[], bool] = bool,
+        home: str | None = None,
     ) -> None:
-        self.terms = Terms(hub, codec, avoid_seconds, fence_base, forgetful)
+        self.terms = Terms(hub, codec, avoid_seconds, fence_base, forgetful, home)
 
     def intake(
         self,

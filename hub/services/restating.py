@@ -68,12 +68,10 @@ def _offered(book: Book, task: TaskRecord, again: bool, parked: Mapping[WaitKey,
             return False
         book.put(replace(task, doubt=doubt, state_reason=RESTORED))
         return True
-    if known.origin != task.origin:
-        return False
-    if not known.demand.skill and not known.state.terminal:
+    if book.half_known(known, task.origin):
         book.complete(known, task, known.doubt & ~IN_DOUBT_AT_ORIGIN | doubt)
         return True
-    if known.state.terminal or not again or not known.doubt & IN_DOUBT_AT_ORIGIN:
+    if known.origin != task.origin or known.state.terminal or not again or not known.doubt & IN_DOUBT_AT_ORIGIN:
         return False
     book.decision.discarded["DUPLICATE_OFFER"] += 1
     after = book.change(known, doubt=known.doubt & ~IN_DOUBT_AT_ORIGIN, state_reason="")

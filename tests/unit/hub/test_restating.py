@@ -10,7 +10,7 @@ from edgenode.link.model.task import OnLost, TaskState
 from hub.services import restating
 from hub.services.entries import retell
 from hub.services.mover import Mover
-from hub.services.moves import Answered, CancelAsked, Entry, Granted, Offered, Reported, Restated
+from hub.services.moves import Answered, CancelAsked, Entry, Granted, Offered, Reported, Restated, Returned
 from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN, PARENT, TaskRecord
 from tests.unit.hub.test_mover import DEMAND, KEY, Rows, Words
 
@@ -231,6 +231,56 @@ def test_what_the_parent_grants_again_does_not_run_twice_here() -> None:
     assert rows.task.holder == ""
     rows.says("north", Reported("t", 4, TaskState.WORKING, "", 1, "", b"", "../berlin"))
     assert (rows.task.holder, rows.task.fence, rows.task.doubt) == ("north", 4, 0)
+
+
+def test_what_a_hub_below_offers_is_the_rest_of_what_a_holder_said() -> None:
+    rows = Restored()
+    rows.says("north", Reported("t", 4, TaskState.WORKING, "", 1, "", b"", "south"), Returned("t", 4, "no more"))
+    rows.intake("south", offered(again=False))  # south is a hub, so it is not asked
+    assert (rows.task.demand, rows.task.spec, rows.task.doubt) == (DEMAND, b"spec", 0)
+    rows.grant("east")
+    assert (rows.task.holder, rows.task.fence) == ("east", BASE + 1)
+
+
+@pytest.fixture
+def returned_home() -> Restored:
+    """The parent has granted back a task of this fleet that this hub has forgotten."""
+    rows = Restored()
+    rows.mover = Mover("hub", Words(), avoid_seconds=5.0, fence_base=lambda: BASE, home="../berlin")
+    granted_above(rows)
+    return rows
+
+
+@pytest.mark.parametrize("asked", [HUB, ""])
+def test_a_task_of_this_fleet_that_only_the_parent_remembers_is_whose_offer_comes(
+    returned_home: Restored, asked: str
+) -> None:
+    rows = returned_home
+    rows.says("south", offered(again=bool(asked)), asked=asked)
+    assert (rows.task.origin, rows.task.upstream, rows.task.doubt) == ("south", 7, 0)
+    assert rows.discarded == {}
+    rows.grant("north")
+    rows.report("north", BASE + 1, TaskState.COMPLETED)
+    assert rows.logs["south"] == ["report COMPLETED"]
+    assert rows.logs[PARENT] == ["report COMPLETED under 7"]
+
+
+def test_a_task_of_this_fleet_that_only_the_parent_remembers_and_that_its_origin_has_ended(
+    returned_home: Restored,
+) -> None:
+    rows = returned_home
+    rows.says("south", offered(again=False))
+    rows.settle("south")
+    assert rows.task.state is TaskState.CANCELED
+    assert rows.logs[PARENT] == ["report t CANCELED RESTORED under 7"]
+
+
+def test_the_end_of_a_task_of_this_fleet_is_told_to_whoever_offers_it_then(returned_home: Restored) -> None:
+    rows = returned_home
+    rows.grant("north")
+    rows.report("north", BASE + 1, TaskState.COMPLETED)
+    rows.says("south", offered(again=True))
+    assert rows.logs["south"] == ["report COMPLETED"]
 
 
 def test_grants_of_the_past_are_told_as_they_are_now() -> None:
