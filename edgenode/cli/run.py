@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from pathlib import Path
 
 import click
@@ -39,7 +38,6 @@ async def _serve(config: NodeConfig) -> None:
     pause = 0.0
     while not await _serve_once(config):
         # The store is damaged: the next start sets it aside. A disk that damages one after the other is given time.
-        gc.unfreeze()
         await asyncio.sleep(pause)
         pause = min(2 * pause + 1, LONGEST_PAUSE)
 
@@ -48,14 +46,8 @@ async def _serve_once(config: NodeConfig) -> bool:
     """False if the node ended because its store is damaged."""
     node = Node(config)
 
-    def ready() -> str:
-        # What lives as long as the node is not looked at by the collector again.
-        gc.collect()
-        gc.freeze()
-        return f"ready node={node.name} socket={config.socket_path}"
-
     try:
-        return await serve(node, ready)
+        return await serve(node, lambda: f"ready node={node.name} socket={config.socket_path}")
     except DataLoss as error:
         if error.reason != "STATE_DAMAGED":
             raise

@@ -136,9 +136,11 @@ class Dispatcher:
 
     def _begin(self, live: LiveTask, worker: Worker) -> None:
         live.attempts += 1
-        live.agent = agent_resource(self._book.node, worker.name)
         agent = self._registry.get(worker.name)
-        live.agent_instance = agent.instance_id if agent is not None else ""
+        if agent is not None:
+            live.agent, live.agent_instance = agent.resource, agent.instance_id
+        else:
+            live.agent, live.agent_instance = agent_resource(self._book.node, worker.name), ""
         live.started = self._book.clock.monotonic()
         live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
         self.on_load(worker.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from edgenode.link.errors import InvalidArgument
 
@@ -31,6 +32,7 @@ def check_name(value: str, field: str) -> str:
     return _check(_NAME, value, field, "1-63 of a-z, 0-9 and '-', not first or last", "BAD_NAME")
 
 
+@lru_cache(1024)
 def check_skill(value: str, field: str = "skill") -> str:
     """A skill's id; returns it. Raises InvalidArgument (BAD_NAME)."""
     return _check(_SKILL, value, field, "1-128 of a-z, 0-9, '.', '_' and '-', e.g. code.metrics", "BAD_NAME")

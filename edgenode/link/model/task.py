@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class TaskState(enum.IntEnum):
@@ -22,6 +23,8 @@ class TaskState(enum.IntEnum):
     REJECTED = 11
     EXPIRED = 12
     DEAD_LETTERED = 13
+
+    __hash__ = int.__hash__  # a key at every change of state; Enum's own is written in Python
 
     @property
     def terminal(self) -> bool:
@@ -65,8 +68,7 @@ class RetryPolicy:
     reasons: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpec:
+class TaskSpec(NamedTuple):
     """What decides where and when a task runs. `wire` holds the submitter's whole TaskSpec, serialised and unread.
 
     `deadline` is wall-clock seconds, 0 for none; `attempt_timeout` seconds, 0 for the skill's or node's default.

@@ -33,6 +33,8 @@ class TaskEvent(enum.Enum):
     CANCEL = "no longer wanted"
     EXPIRE = "its deadline passed"
 
+    __hash__ = object.__hash__  # as for TaskState
+
 
 _S, _E = TaskState, TaskEvent
 

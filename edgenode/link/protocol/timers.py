@@ -22,31 +22,30 @@ class Timer:
             self.callback = None
             self._timers.cancelled_one()
 
-    def __lt__(self, other: Timer) -> bool:
-        return self.when < other.when
-
 
 class Timers:
     """`at` adds, `run_due` fires, `next_due` says when to call it again; `on_earlier` is called when that moves forward."""
 
     def __init__(self, on_earlier: Callable[[float], None]) -> None:
-        self._heap: list[Timer] = []
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._number = 0  # of the newest timer: those for one time fire in the order they came
         self._cancelled = 0
         self._on_earlier = on_earlier
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call `callback` from the first `run_due` at or after `when`."""
         timer = Timer(self, when, callback)
-        first = not self._heap or when < self._heap[0].when
-        heapq.heappush(self._heap, timer)
+        first = not self._heap or when < self._heap[0][0]
+        self._number += 1
+        heapq.heappush(self._heap, (when, self._number, timer))
         if first:
             self._on_earlier(when)
         return timer
 
     def run_due(self, now: float) -> None:
         """Fire what is due, earliest first."""
-        while self._heap and self._heap[0].when <= now:
-            timer = heapq.heappop(self._heap)
+        while self._heap and self._heap[0][0] <= now:
+            timer = heapq.heappop(self._heap)[2]
             callback, timer.callback = timer.callback, None
             if callback is None:
                 self._cancelled -= 1
@@ -55,10 +54,10 @@ class Timers:
 
     def next_due(self) -> float | None:
         """When the next callback is due; None without any."""
-        while self._heap and self._heap[0].callback is None:
+        while self._heap and self._heap[0][2].callback is None:
             heapq.heappop(self._heap)
             self._cancelled -= 1
-        return self._heap[0].when if self._heap else None
+        return self._heap[0][0] if self._heap else None
 
     def __len__(self) -> int:
         return len(self._heap) - self._cancelled
@@ -67,6 +66,6 @@ class Timers:
         """A timer in the heap was cancelled."""
         self._cancelled += 1
         if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
-            self._heap = [timer for timer in self._heap if timer.callback is not None]
+            self._heap = [due for due in self._heap if due[2].callback is not None]
             heapq.heapify(self._heap)
             self._cancelled = 0

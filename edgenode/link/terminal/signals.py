@@ -1,11 +1,13 @@
 """Running a service until SIGTERM or SIGINT: the first asks it to stop, the second ends the process at once.
 
-A service whose store turns out to be damaged ends by itself.
+A service whose store turns out to be damaged ends by itself. While it serves, the garbage collector leaves alone what
+lives as long as the service, and looks at the rest less often: what comes and goes here is nearly all freed by counting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +16,9 @@ from typing import Protocol
 
 import click
 
+# Objects made before the young ones are looked at, and how often the older ones are. Python's own (700, 10, 10) cost a quarter
+# of the time of a call.
+_COLLECT = (20_000, 20, 50)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -74,12 +79,16 @@ async def serve(service: Service, ready: Callable[[], str]) -> bool:
             await asyncio.wait([starting, asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not damaged.done():
                 await starting
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(*_COLLECT)
                 click.echo(ready())
                 await asyncio.wait([asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             return asked.done()
         finally:
             asked.cancel()
             damaged.cancel()
+            gc.unfreeze()
             await service.stop()
             starting.cancel()
             await asyncio.wait([starting])

@@ -6,6 +6,7 @@ import enum
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ def fits(size: int, limit: int, field: str, reason: str = "TOO_LARGE") -> None:
         )
 
 
+@lru_cache(256)
 def media_type(value: str, field: str) -> str:
     """Raises InvalidArgument (BAD_MEDIA_TYPE) unless it is empty or up to 127 printable ASCII characters."""
     if value and _MEDIA_TYPE.fullmatch(value) is None:

@@ -20,6 +20,7 @@ _DEFAULT_RETRY = RetryPolicy()
 _HOUR = 3600.0
 _DAY = 24 * _HOUR
 _EARLIEST = 0.001
+_SHORT = 128  # what most texts may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,14 @@ def task_spec_from_proto(
     if message.HasField("cost_limit"):
         cost_limit = message.cost_limit
         checks.in_range(cost_limit, 0, math.inf, f"{field}.cost_limit")
-    _check_texts(message, field)
+    wire = _serialised(message, agent)
+    if message.content_type:
+        checks.media_type(message.content_type, f"{field}.content_type")
+    if len(wire) - len(message.input) > _SHORT:  # else no text is longer
+        _check_texts(message, field)
     return TaskSpec(
         skill=message.skill,
-        wire=_serialised(message, agent),
+        wire=wire,
         selector=message.selector,
         agent=agent,
         priority=priority,
@@ -133,13 +138,11 @@ def _retry_policy(message: task_pb2.RetryPolicy, field: str) -> RetryPolicy:
 
 
 def _check_texts(message: task_pb2.TaskSpec, field: str) -> None:
-    if message.content_type:
-        checks.media_type(message.content_type, f"{field}.content_type")
-    checks.short(message.idempotency_key, 128, f"{field}.idempotency_key")
-    checks.short(message.context_id, 128, f"{field}.context_id")
-    checks.short(message.parent_task_id, 128, f"{field}.parent_task_id")
-    checks.short(message.tenant, 128, f"{field}.tenant")
-    checks.short(message.traceparent, 128, f"{field}.traceparent")
+    checks.short(message.idempotency_key, _SHORT, f"{field}.idempotency_key")
+    checks.short(message.context_id, _SHORT, f"{field}.context_id")
+    checks.short(message.parent_task_id, _SHORT, f"{field}.parent_task_id")
+    checks.short(message.tenant, _SHORT, f"{field}.tenant")
+    checks.short(message.traceparent, _SHORT, f"{field}.traceparent")
     checks.short(message.tracestate, 512, f"{field}.tracestate")
     if message.annotations:
         checks.free_facts(message.annotations, f"{field}.annotations")
