@@ -472,27 +472,32 @@ class Oracle:
             return
         for hub in self.world.hubs:
             assert hub.disk.sql is not None
-            there = hub.disk.sql.execute("SELECT state FROM task WHERE task_id = ?", (submitted.task_id,)).fetchone()
+            there = hub.disk.sql.execute(
+                "SELECT state, fence FROM task WHERE task_id = ?", (submitted.task_id,)
+            ).fetchone()
             if there is not None:
                 self.world.check(there[0] >= 8, f"{submitted.key} ended at its origin, {there[0]} at {hub.name}")
                 if there[0] == TaskState.COMPLETED and submitted.output:
-                    self._outcome_is_latest(submitted, hub)
+                    self._outcome_is_latest(submitted, hub, there[1])
 
-    def _outcome_is_latest(self, submitted: Submitted, hub: Hub) -> None:
+    def _outcome_is_latest(self, submitted: Submitted, hub: Hub, taken: int) -> None:
         """A hub that granted it to one of its nodes took the result of nobody it had taken it from before.
 
-        A node that has ended it already says so again under a newer fence; another node's grant outdates it. Where the
-        origin has run it itself, its submitter is told at once, and the hub may have taken another's result meanwhile.
+        A node that has ended it already says so again under a newer fence, which is the one that was `taken`; another
+        node's grant outdates it. Where the origin has run it itself, its submitter is told at once, and the hub may have
+        taken another's result meanwhile.
         """
 
-        def granted(agent: str) -> bool:
-            return self.world.edge(agent.partition("-")[0]).hub is hub
+        def edge_of(agent: str) -> Edge:
+            return self.world.edge(agent.partition("-")[0])
 
         agent, *_, fence = submitted.output.decode().split()
-        attempts = self._attempts.get(submitted.task_id, ())
-        last = max((attempt.fence for attempt in attempts if granted(attempt.agent)), default=0)
-        if granted(agent) and int(fence) and agent.partition("-")[0] != submitted.edge:
-            self.world.check(int(fence) >= last, f"{submitted.key} has the result of fence {fence}, not {last}")
+        edge = edge_of(agent)
+        if edge.hub is hub and int(fence) and edge.name != submitted.edge:
+            for attempt in self._attempts.get(submitted.task_id, ()):
+                newer = attempt.fence > int(fence) if edge_of(attempt.agent) is edge else attempt.fence >= taken
+                late = newer and edge_of(attempt.agent).hub is hub
+                self.world.check(not late, f"{submitted.key} has the result of fence {fence}, not {attempt.fence}")
 
 
 def _bare(payload: bytes) -> bytes:
