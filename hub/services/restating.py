@@ -103,6 +103,9 @@ def _reported(book: Book, node: str, report: Reported, asked: str, fence_base: i
             return False
         book.decision.discarded["FENCED"] += 1
     book.send(node, book.codec.revoke(report.task_id, report.fence))
+    if known is not None and known.state.terminal and known.origin == node:
+        # It passed over its end as long as it held the task itself.
+        book.send(node, book.codec.report(known.outcome))
     return True
 
 

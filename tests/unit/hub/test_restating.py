@@ -178,6 +178,13 @@ def test_a_node_is_told_to_forget_what_is_not_its_own_any_more() -> None:
     assert rows.task.state is TaskState.COMPLETED
 
 
+def test_an_origin_that_held_its_own_task_hears_the_end_that_counts(rows: Restored) -> None:
+    rows.says("north", reported(3, TaskState.FAILED))
+    assert rows.logs.pop("south") == ["report FAILED"], "which it passes over: it has been granted the task since"
+    rows.says("south", reported(4, TaskState.WORKING))
+    assert rows.logs["south"] == ["revoke t 4", "report FAILED"]
+
+
 def test_a_lost_outdated_holder_is_not_believed_again(rows: Restored) -> None:
     rows.says("south", offered(again=True))
     rows.settle("south")
