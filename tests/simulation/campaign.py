@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 from edgenode.link.telemetry import set_level
@@ -67,8 +68,12 @@ def run_campaign(first: int, count: int, jobs: int) -> Iterator[Totals]:
     if jobs == 1:
         yield from map(run_seeds, chunks)
         return
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        yield from pool.imap_unordered(run_seeds, chunks)
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        try:
+            for done in as_completed([pool.submit(run_seeds, chunk) for chunk in chunks]):
+                yield done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever has seen enough
 
 
 def failure_of(seed: int, faults: Sequence[Fault] | None = None) -> str:

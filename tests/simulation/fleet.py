@@ -7,7 +7,6 @@ nothing in a run depends on.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import gc
@@ -15,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
 from unittest import mock
 
@@ -82,7 +82,8 @@ def scratch() -> Path:
     """A directory of the memory file system, where there is one, that goes with this process."""
     shared = Path("/dev/shm")
     directory = Path(tempfile.mkdtemp(prefix="edgenode-sim-", dir=shared if shared.is_dir() else None))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    # Processes of a pool run no atexit handlers, but these.
+    Finalize(None, shutil.rmtree, (directory,), {"ignore_errors": True}, exitpriority=0)
     return directory
 
 
