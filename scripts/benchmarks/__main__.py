@@ -11,14 +11,15 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from scripts.benchmarks import cases
+from scripts.benchmarks import cases, fleet
 from scripts.benchmarks.chart import chart
 from scripts.benchmarks.peer_set import PEERS, Peer
 from scripts.benchmarks.processes import Bed, Failed, cores
 from scripts.benchmarks.results import Metric, table
 
-CASES = ("publish", "call", "task", "footprint")
 TRAFFIC = {"publish": cases.publish, "call": cases.call, "task": cases.task}
+FLEET = {"drain": fleet.drain, "hub": fleet.hub, "growth": fleet.growth}
+CASES = (*TRAFFIC, "footprint", *FLEET)
 
 
 def main() -> int:
@@ -47,21 +48,26 @@ def main() -> int:
 
 
 def measure(chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[str, Sequence[Peer]]) -> list[Metric]:
-    """Run cases on one edge, beside their `peers`; its footprint before and after them. Raises Failed."""
+    """Run cases: those of one edge beside their `peers`, its footprint before and after them. Raises Failed."""
     metrics = [cases.bare_fsync(root)]
     footprint = "footprint" in chosen
-    with cases.scratch(root) as folder, Bed(folder) as bed:
-        if footprint:
-            _say("footprint")
-            metrics += cases.idle(bed.edge)
-        for name in chosen:
-            if name in TRAFFIC:
+    traffic = [name for name in chosen if name in TRAFFIC]
+    if traffic or footprint:
+        with cases.scratch(root) as folder, Bed(folder) as bed:
+            if footprint:
+                _say("footprint")
+                metrics += cases.idle(bed.edge)
+            for name in traffic:
                 _say(name)
                 metrics += TRAFFIC[name](bed, effort, peers.get(name, ()))
-        if footprint and len(chosen) > 1:
-            metrics += cases.after(bed.edge)
+            if footprint and traffic:
+                metrics += cases.after(bed.edge)
     if footprint:
         metrics += cases.starts(root, effort.rounds) + cases.installed()
+    for name in chosen:
+        if name in FLEET:
+            _say(name)
+            metrics += FLEET[name](root, effort)
     return metrics
 
 

@@ -21,7 +21,7 @@ BESIDE_A_LIMIT = {
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "scripts.benchmarks", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_every_kind_of_traffic_is_measured() -> None:
@@ -35,6 +35,15 @@ def test_every_kind_of_traffic_is_measured() -> None:
     assert len(limits) == len(BESIDE_A_LIMIT)
     assert all(limit["ratio"] > 0 for limit in limits)
     assert set(told["missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
+
+
+def test_every_case_with_a_hub_is_measured() -> None:
+    ended = bench("drain", "hub", "growth", "--rounds", "1", "--scale", "0.01", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)["metrics"]
+    for case in ("drain, ", "hub memory ", "registry change ", "publish with ", "find among "):
+        assert any(metric["name"].startswith(case) and metric["median"] > 0 for metric in told), case
+    assert sum(len(metric["budgets"]) for metric in told) >= 8
 
 
 def test_wrong_arguments_are_refused() -> None:
