@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.architecture.source import ROOT
 
 BESIDE_A_LIMIT = {
@@ -37,6 +39,7 @@ def test_every_kind_of_traffic_is_measured() -> None:
     assert set(told["missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
 
 
+@pytest.mark.timeout(180)
 def test_every_case_with_a_hub_is_measured() -> None:
     ended = bench("drain", "hub", "growth", "--rounds", "1", "--scale", "0.01", "--json")
     assert ended.returncode == 0, ended.stderr
