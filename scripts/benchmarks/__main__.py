@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -25,6 +26,7 @@ CASES = (*TRAFFIC, "footprint", *FLEET)
 def main() -> int:
     """0, or 1 with --check when a floor is missed or a process failed."""
     arguments = _parse()
+    signal.signal(signal.SIGTERM, _end)
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
     try:
@@ -71,6 +73,11 @@ def measure(chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[
     return metrics
 
 
+def _end(number: int, _frame: object) -> None:
+    """Leave as by an interrupt: whatever was started is ended on the way out."""
+    sys.exit(128 + number)
+
+
 def _say(case: str) -> None:
     print(f"{case} ...", file=sys.stderr, flush=True)
 
@@ -92,9 +99,8 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=f"{', '.join(CASES)}; all")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one to warm up (5)")
-    parser.add_argument(
-        "--peers", action="store_true", help="measure NATS, JetStream, AutoGen and huey too, in the same rounds"
-    )
+    names = ", ".join(dict.fromkeys(peer.name for peers in PEERS.values() for peer in peers))
+    parser.add_argument("--peers", action="store_true", help=f"measure peers too, in the same rounds: {names}")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a bar chart of the rates as SVG")
     parser.add_argument("--json", action="store_true", help="one line of JSON on standard output")
     parser.add_argument("--check", action="store_true", help="exit with 1 when a median misses its floor")

@@ -15,11 +15,15 @@ from pathlib import Path
 
 from scripts.benchmarks.peer_set import (
     AUTOGEN,
+    CELERY,
+    DRAMATIQ,
     HUEY,
     JETSTREAM,
     JETSTREAM_BATCHES,
     JETSTREAM_DEFAULT,
+    MOSQUITTO,
     NATS,
+    REDIS,
     NotInstalled,
     Peer,
     install,
@@ -159,12 +163,12 @@ class Case:
 
 def publish(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Durable messages: fsync before each acknowledgement."""
-    budget = Budget(Floor(100_000), {LIMIT: Floor(0.5), JETSTREAM: Floor(20)})
+    budget = Budget(Floor(100_000), {LIMIT: Floor(0.5), REDIS: Floor(4), JETSTREAM: Floor(20)})
     each = Metric("publish, 8192 at once", "msg/s", Floor(40_000), budget)
     many = Metric("publish_many, 8 of 1024 at once", "msg/s", Floor(80_000), Budget(None, {LIMIT: Floor(0.5)}))
     alone = Metric("publish, one at a time: p50", "ms", budget=Budget(None, {JETSTREAM: Floor(1, least=False)}))
     rates = (
-        Many(each, "publish", 200_000, 8192, frozenset({JETSTREAM, JETSTREAM_DEFAULT})),
+        Many(each, "publish", 200_000, 8192, frozenset({JETSTREAM, JETSTREAM_DEFAULT, REDIS, MOSQUITTO})),
         Many(many, "batches", 400_000, 8192, frozenset({JETSTREAM_BATCHES})),
     )
     return Case(bed, effort, "publish", 0).run(rates, alone, 500, peers)
@@ -181,10 +185,11 @@ def call(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
 
 def task(bed: Bed, effort: Effort, peers: Sequence[Peer]) -> list[Metric]:
     """Durable tasks: submitted, run by one of two agents, result seen."""
-    budget = Budget(Floor(8_000), {HUEY: Floor(10)})
+    budget = Budget(Floor(8_000), {name: Floor(10) for name in (HUEY, DRAMATIQ, CELERY)})
     many = Metric("task, 2048 at once", "tasks/s", Floor(2_000), budget)
     alone = Metric("task, one at a time: p50", "ms")
-    return Case(bed, effort, "task", 2).run((Many(many, "task", 10_000, 2048, frozenset({HUEY})),), alone, 300, peers)
+    rates = (Many(many, "task", 10_000, 2048, frozenset({HUEY, DRAMATIQ, CELERY})),)
+    return Case(bed, effort, "task", 2).run(rates, alone, 300, peers)
 
 
 def idle(edge: Child) -> list[Metric]:

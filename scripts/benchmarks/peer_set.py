@@ -6,6 +6,7 @@ installed by itself, so that one that is not to be had leaves the others.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,11 @@ AUTOGEN = "AutoGen gRPC runtime"
 JETSTREAM = "JetStream sync-always"
 JETSTREAM_BATCHES = "JetStream sync-always, atomic batches"
 JETSTREAM_DEFAULT = "JetStream, 2-minute sync"
+REDIS = "Redis Streams, AOF always"
+MOSQUITTO = "Mosquitto QoS 1"
 HUEY = "huey on SQLite"
+DRAMATIQ = "dramatiq on Redis, AOF always"
+CELERY = "Celery on Redis, AOF always"
 
 ENVIRONMENT = Path("cache/.venv-peers").absolute()
 PYTHON = ENVIRONMENT / "bin" / "python"
@@ -63,6 +68,35 @@ def _nats_server(jetstream: str) -> PeerCommand:
     return PeerCommand("nats-server", arguments, "[")  # its first line; its clients wait for the file
 
 
+def _redis(module: str, *roles: str) -> list[PeerCommand]:
+    return [*_program("over_redis", "server"), *_program(module, *roles)]
+
+
+def _mosquitto() -> list[PeerCommand]:
+    """A mosquitto of the machine, and the client. Raises NotInstalled."""
+    server = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin")
+    if server is None:
+        raise NotInstalled("there is no mosquitto on the PATH: apt-get install mosquitto, or brew install mosquitto")
+
+    def arguments(folder: Path) -> Sequence[str]:
+        lines = (
+            f"listener 0 {folder}/mosquitto.sock",
+            "allow_anonymous true",
+            "user root",  # root stays root, as the folder is its own
+            "persistence true",
+            f"persistence_location {folder}/",
+            "max_queued_messages 0",  # no limit, instead of dropping beyond 1,000
+            "max_inflight_messages 0",
+            "log_dest stderr",
+            "log_type error",
+        )
+        settings = folder / "mosquitto.conf"
+        settings.write_text("\n".join(lines) + "\n")
+        return ["/bin/sh", "-c", 'echo ready; exec "$0" "$@"', server, "-c", str(settings)]
+
+    return [PeerCommand("mosquitto", arguments), *_program("over_mosquitto", "messages")]
+
+
 def _jetstream(name: str, settings: str, role: str, count: int, at_once: int, alone: int) -> Peer:
     return Peer(
         name, _NATS_PACKAGES, lambda: [_nats_server(settings), *_program("over_nats", role)], count, at_once, alone
@@ -77,6 +111,8 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         _jetstream(JETSTREAM, _ALWAYS, "messages", 8_000, 1024, 300),
         _jetstream(JETSTREAM_BATCHES, _ALWAYS, "batches", 32_000, 8_000, 0),
         _jetstream(JETSTREAM_DEFAULT, 'sync_interval: "2m"', "messages", 16_000, 1024, 300),
+        Peer(REDIS, ("redis",), lambda: _redis("over_redis", "messages"), 64_000, 8192, 300),
+        Peer(MOSQUITTO, ("aiomqtt",), _mosquitto, 16_000, 1024, 300),
     ),
     "call": (
         Peer(
@@ -84,7 +120,18 @@ PEERS: dict[str, tuple[Peer, ...]] = {
         ),
         Peer(AUTOGEN, ("autogen-ext",), lambda: _program("over_autogen", "host", "agent", "client"), 2_000, 64, 300),
     ),
-    "task": (Peer(HUEY, ("huey",), lambda: _program("over_huey", "workers", "client"), 1_000, 256, 100),),
+    "task": (
+        Peer(HUEY, ("huey",), lambda: _program("over_huey", "workers", "client"), 1_000, 256, 100),
+        Peer(
+            DRAMATIQ,
+            ("dramatiq", "redis"),
+            lambda: _redis("over_dramatiq", "worker", "worker", "client"),
+            2_000,
+            256,
+            100,
+        ),
+        Peer(CELERY, ("celery", "redis"), lambda: _redis("over_celery", "workers", "client"), 1_000, 256, 100),
+    ),
 }
 
 

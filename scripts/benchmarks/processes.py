@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,10 @@ class Failed(Exception):
 
 
 class Child:
-    """A process that says `ready` on standard output. What it writes to standard error goes to `log`."""
+    """A process that says `ready` on standard output. What it writes to standard error goes to `log`.
+
+    It leads a process group of its own, which ends with it: workers it has started, and left, too.
+    """
 
     def __init__(self, name: str, command: Sequence[str], log: Path, ready: str = "ready") -> None:
         """`ready`: how the line on standard output begins that says it serves."""
@@ -38,12 +43,19 @@ class Child:
         started = time.perf_counter()
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, bufsize=1
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                bufsize=1,
+                start_new_session=True,
             )
+        self._stopped = False
         self.usage = psutil.Process(self.process.pid)
         try:
             self.expect(ready)
-        except Failed:
+        except BaseException:  # an interrupt too
             self.stop()
             raise
         self.start_seconds = time.perf_counter() - started
@@ -80,7 +92,9 @@ class Child:
         return int(self.usage.memory_info().rss)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL if that is not enough. Safe to repeat."""
+        """SIGTERM, and SIGKILL if that is not enough; SIGKILL for what is left of its group. Safe to repeat."""
+        if self._stopped:
+            return
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -88,6 +102,9 @@ class Child:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        with suppress(ProcessLookupError):  # nobody is left
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self._stopped = True
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -10,11 +10,13 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 Operation = Callable[[], Awaitable[None]]
 
 PAYLOAD = bytes(range(256))
+TEXT = "x" * len(PAYLOAD)  # for those who send JSON
 
 
 async def measure(operation: Operation, count: int, at_once: int) -> dict[str, Any]:
@@ -41,6 +43,32 @@ async def measure(operation: Operation, count: int, at_once: int) -> dict[str, A
     return answer(clock() - began, latencies)
 
 
+async def measure_batches(batch: Operation, size: int, count: int, at_once: int) -> dict[str, Any]:
+    """As `measure`, where an operation has `size` items: the seconds `count` items take."""
+    batches = max(count // size, 1)
+    told = await measure(batch, batches, max(at_once // size, 1))
+    told["seconds"] *= count / (batches * size)
+    return told
+
+
+def measure_blocks(
+    submit: Callable[[], Any], returned: Callable[[Any], bool], threads: int, count: int, at_once: int
+) -> dict[str, Any]:
+    """As `measure`, for tasks of a library that waits: `at_once` are submitted, then each has to have `returned`."""
+    latencies: list[float] = []
+    with ThreadPoolExecutor(threads) as pool:
+        each = map if at_once == 1 else pool.map  # a lone task does not pay for waking a thread
+        began = time.perf_counter()
+        for start in range(0, count, at_once):
+            asked = time.perf_counter()
+            tasks = list(each(lambda _: submit(), range(start, min(start + at_once, count))))
+            if not all(each(returned, tasks)):
+                raise AssertionError("a task brought back something else")
+            if at_once == 1:
+                latencies.append(time.perf_counter() - asked)
+        return answer(time.perf_counter() - began, latencies)
+
+
 def answer(seconds: float, latencies: list[float]) -> dict[str, Any]:
     """What a client says of a round."""
     told: dict[str, Any] = {"seconds": seconds}
@@ -57,3 +85,12 @@ async def serve(round_of: Callable[..., Awaitable[dict[str, Any]]]) -> None:
     print("ready", flush=True)
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         print(json.dumps(await round_of(**json.loads(line))), flush=True)
+
+
+def serve_blocks(submit: Callable[[], Any], returned: Callable[[Any], bool], threads: int = 1) -> None:
+    """`serve` rounds of `measure_blocks`."""
+
+    async def round_of(kind: str, count: int, at_once: int) -> dict[str, Any]:
+        return await asyncio.to_thread(measure_blocks, submit, returned, threads, count, at_once)
+
+    asyncio.run(serve(round_of))

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgenode.link.model.task import Level
 from edgenode.sdk import Client
-from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, serve
+from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, serve
 
 BATCH = 1024
 
@@ -50,10 +50,7 @@ class Traffic:
     async def round(self, kind: str, count: int, at_once: int) -> dict[str, Any]:
         """Do `count` items, `at_once` awaited at any time."""
         if kind == "batches":
-            batches = max(count // BATCH, 1)
-            told = await measure(self.batch, batches, max(at_once // BATCH, 1))
-            told["seconds"] *= count / (batches * BATCH)
-            return told
+            return await measure_batches(self.batch, BATCH, count, at_once)
         operations: dict[str, Operation] = {"publish": self.publish, "call": self.call, "task": self.task}
         return await measure(operations[kind], count, at_once)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.architecture.source import ROOT
@@ -47,6 +49,18 @@ def test_every_case_with_a_hub_is_measured() -> None:
     for case in ("drain, ", "hub memory ", "registry change ", "publish with ", "find among "):
         assert any(metric["name"].startswith(case) and metric["median"] > 0 for metric in told), case
     assert sum(len(metric["budgets"]) for metric in told) >= 8
+
+
+def test_an_ended_bench_ends_what_it_started() -> None:
+    command = [sys.executable, "-m", "scripts.benchmarks", "footprint"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        assert running.stderr.readline() == "footprint ...\n"
+        started = psutil.Process(running.pid).children(recursive=True)
+        running.terminate()
+        assert running.wait(60) == 128 + signal.SIGTERM
+    assert started
+    assert not any(process.is_running() for process in started)
 
 
 def test_wrong_arguments_are_refused() -> None:

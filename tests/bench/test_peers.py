@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchmarks import cases, peer_set
-from scripts.benchmarks.peer_set import PEERS, REQUIREMENTS, NotInstalled, Peer
+from scripts.benchmarks.peer_set import MOSQUITTO, PEERS, REQUIREMENTS, NotInstalled, Peer
 from scripts.benchmarks.processes import Child, PeerCommand
 from scripts.benchmarks.results import Metric
 
@@ -19,6 +20,20 @@ import sys
 print("ready", flush=True)
 for line in sys.stdin:
     print('{"seconds": 0.5, "p50_seconds": 0.001, "p99_seconds": 0.002}', flush=True)
+"""
+
+
+# It leaves a process behind that does not heed its end and holds a lock as long as it lives.
+WITH_A_WORKER = """
+import fcntl, os, signal, sys
+held = open(sys.argv[1], "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    while True:
+        signal.pause()
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+print("ready", flush=True)
 """
 
 
@@ -80,6 +95,21 @@ def test_whoever_cannot_run_is_told_and_the_others_run(tmp_path: Path, monkeypat
         assert set(metric.not_run) == {"absent", "broken", "short-lived"}
         assert metric.not_run["absent"] == "there is no nothing"
         assert "no such option" in metric.not_run["broken"]
+
+
+def test_a_server_the_machine_lacks_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    (mosquitto,) = (peer for peer in PEERS["publish"] if peer.name == MOSQUITTO)
+    with pytest.raises(NotInstalled, match="apt-get install mosquitto"):
+        mosquitto.commands()
+
+
+@pytest.mark.parametrize("ending", ["signal.pause()", "os._exit(1)"])
+def test_what_a_process_started_ends_with_it(ending: str, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    Child("peer", [sys.executable, "-c", WITH_A_WORKER + ending, str(lock)], tmp_path / "log").stop()
+    with lock.open() as free:
+        fcntl.flock(free, fcntl.LOCK_EX)  # waits for as long as the worker lives
 
 
 def test_a_failed_install_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from autogen_core import AgentId, MessageContext, RoutedAgent, message_handler, try_get_known_serializers_for_type
 from autogen_ext.runtimes.grpc import GrpcWorkerAgentRuntime, GrpcWorkerAgentRuntimeHost
 
-from scripts.benchmarks.rounds import PAYLOAD, measure, serve
+from scripts.benchmarks.rounds import TEXT, measure, serve
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Text:
     content: str
 
 
-TEXT = Text("x" * len(PAYLOAD))
+ASKED = Text(TEXT)
 
 
 class Echo(RoutedAgent):
@@ -55,7 +55,7 @@ async def client(address: str) -> None:
     target = AgentId("echo", "bench")
 
     async def call() -> None:
-        if (await runtime.send_message(TEXT, target)).content != TEXT.content:
+        if (await runtime.send_message(ASKED, target)).content != TEXT:
             raise AssertionError("a call brought back something else")
 
     async def round_of(kind: str, count: int, at_once: int) -> dict[str, Any]:

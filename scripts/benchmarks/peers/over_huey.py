@@ -7,14 +7,12 @@ often, as they are not to take the processor from the others' rounds.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
 from huey import SqliteHuey
 
-from scripts.benchmarks.rounds import PAYLOAD, answer, serve
+from scripts.benchmarks.rounds import PAYLOAD, serve_blocks
 
 POLL = 0.002  # seconds
 IDLE_POLL = 0.05
@@ -29,25 +27,13 @@ def workers(huey: Any) -> None:
     consumer.run()
 
 
-def client(huey: Any, echo: Any) -> None:
-    """The client of tasks: `at_once` enqueued, then their results."""
+def client(echo: Any) -> None:
+    """The client of tasks."""
 
-    def work(count: int, at_once: int) -> dict[str, Any]:
-        latencies: list[float] = []
-        began = time.perf_counter()
-        for start in range(0, count, at_once):
-            asked = time.perf_counter()
-            for result in [echo(PAYLOAD) for _ in range(min(at_once, count - start))]:
-                if result.get(blocking=True, timeout=60, backoff=1.0, max_delay=POLL) != PAYLOAD:
-                    raise AssertionError("a task brought back something else")
-            if at_once == 1:
-                latencies.append(time.perf_counter() - asked)
-        return answer(time.perf_counter() - began, latencies)
+    def returned(result: Any) -> bool:
+        return bool(result.get(blocking=True, timeout=60, backoff=1.0, max_delay=POLL) == PAYLOAD)
 
-    async def round_of(kind: str, count: int, at_once: int) -> dict[str, Any]:
-        return await asyncio.to_thread(work, count, at_once)
-
-    asyncio.run(serve(round_of))
+    serve_blocks(lambda: echo(PAYLOAD), returned)
 
 
 if __name__ == "__main__":
@@ -65,4 +51,4 @@ if __name__ == "__main__":
     if arguments.role == "workers":
         workers(store)
     else:
-        client(store, echo)
+        client(echo)

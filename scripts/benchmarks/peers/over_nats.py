@@ -17,7 +17,7 @@ from typing import Any
 import nats
 from nats.js.api import StreamConfig
 
-from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, serve
+from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, serve
 
 BATCH = 1000  # the most a batch may have
 PATIENCE = 20.0  # seconds for the server to write its ports
@@ -96,10 +96,7 @@ async def batches(folder: Path) -> None:
             raise AssertionError(f"a batch was refused: {told}")
 
     async def round_of(kind: str, count: int, at_once: int) -> dict[str, Any]:
-        count_batches = max(count // BATCH, 1)
-        told = await measure(batch, count_batches, max(at_once // BATCH, 1))
-        told["seconds"] *= count / (count_batches * BATCH)
-        return told
+        return await measure_batches(batch, BATCH, count, at_once)
 
     await serve(round_of)
 
