@@ -40,7 +40,7 @@ OPEN_DOOR = {
     "EDGEHUB_STORE_BYTES": str(8 << 30),
     "EDGEHUB_LOG_LEVEL": "warning",
 }
-IDLE_SECONDS = 5.0
+SETTLE_SECONDS = 3.0  # until a crowd that came is idle
 PATIENCE = 300.0  # seconds for what a case waits for
 CROWD = 2_000
 CROWD_PROCESSES = 4
@@ -61,7 +61,7 @@ class Ground:
         """The hub's state directory."""
         return self._fleet.state("hub")
 
-    async def make(self) -> None:
+    async def make_hub(self) -> None:
         """The hub's identity, and the edge's."""
         await asyncio.to_thread(init_authority, self.hub_state, DOMAIN, "hub", SystemClock())
         await self.start_hub()
@@ -110,12 +110,13 @@ class Ground:
 
 
 @asynccontextmanager
-async def ground(root: Path) -> AsyncIterator[Ground]:
-    """A fresh one, gone at the end."""
+async def ground(root: Path, *, hub: bool = True) -> AsyncIterator[Ground]:
+    """A fresh one, gone at the end; without `hub` the edge is alone."""
     with scratch(root) as folder:
         made = Ground(folder)
         try:
-            await made.make()
+            if hub:
+                await made.make_hub()
             yield made
         finally:
             await made.end()
@@ -172,7 +173,10 @@ async def _drain(root: Path, effort: Effort) -> list[Metric]:
     memory = Metric("edge memory added by draining it", "MB", budget=Budget(Floor(32, least=False)))
     live = Metric("publish p99 while draining / before", "times", budget=Budget(Floor(2, least=False)))
     async with ground(root) as place:
-        for _ in range(effort.rounds):
+        for number in range(effort.rounds):
+            if number:
+                await place.stop(EDGE)
+                await place.stop("hub")
             await place.start_edge()
             async with place.client(EDGE) as client:
                 await publish_batches(client, count)
@@ -190,8 +194,6 @@ async def _drain(root: Path, effort: Effort) -> list[Metric]:
                 seen.latency / percentile(idle, 0.99),
                 **{"before, ms": percentile(idle, 0.99) * 1e3, "while draining, ms": seen.latency * 1e3},
             )
-            await place.stop(EDGE)
-            await place.stop("hub")
     return [rate, start, memory, live]
 
 
@@ -230,6 +232,7 @@ def hub(root: Path, effort: Effort) -> list[Metric]:
 
 async def _hub(root: Path, effort: Effort) -> list[Metric]:
     count = max(int(CROWD * effort.scale), CROWD_PROCESSES)
+    settle = SETTLE_SECONDS * min(10 * effort.scale, 1)
     memory = Metric(f"hub memory for an idle edge, {count} of them", "kB", budget=Budget(Floor(150, least=False)))
     joined = Metric(f"{count} edges connect at once", "s")
     idle = Metric(f"hub CPU with {count} idle edges", "% of a core")
@@ -239,7 +242,7 @@ async def _hub(root: Path, effort: Effort) -> list[Metric]:
         await enroll(place.hub_state, count, credentials)
         await place.start_hub()
         await place.start_edge()
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(settle)
         before, began = place.resident("hub"), time.perf_counter()
         share = -(-count // CROWD_PROCESSES)
         async with asyncio.timeout(PATIENCE):
@@ -250,12 +253,12 @@ async def _hub(root: Path, effort: Effort) -> list[Metric]:
                 )
             )
         joined.add(time.perf_counter() - began)
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(settle)
         memory.add((place.resident("hub") - before) / count / 1e3, **{"hub MB": place.resident("hub") / MB})
         times = place.usage("hub").cpu_times()
-        await asyncio.sleep(IDLE_SECONDS)
+        await asyncio.sleep(2 * settle)
         after = place.usage("hub").cpu_times()
-        idle.add((after.user + after.system - times.user - times.system) / IDLE_SECONDS * 100)
+        idle.add((after.user + after.system - times.user - times.system) / (2 * settle) * 100)
         change.add(percentile(await _changes(place), 0.99) * 1e3)
     return [memory, joined, idle, change]
 
@@ -317,7 +320,7 @@ async def _growth(root: Path, effort: Effort) -> list[Metric]:
     backlog = Metric(f"publish with {most} waiting / with {most // 10}", "times", budget=flat)
     calls = Metric(f"find with {agents} agents / with 10", "times", budget=flat)
     found = Metric(f"find among {agents} agents: p99", "ms", budget=Budget(Floor(1.0, least=False)))
-    async with ground(root) as place:
+    async with ground(root, hub=False) as place:
         await place.start_edge()
         async with place.client(EDGE) as client:
             seconds = [await publish_batches(client, most // 10) for _ in range(11)]

@@ -12,7 +12,10 @@ from tests.architecture.source import ROOT
 PROGRAM = """
 import asyncio, json, sys, tempfile
 from pathlib import Path
-from edgenode.cli import run
+
+import click
+from edgenode.cli.main import main as command
+command.get_command(click.Context(command), "run")
 from edgenode.node.config import NodeConfig
 from edgenode.node.node import Node
 
@@ -27,7 +30,7 @@ asyncio.run(main())
 """
 NEEDED = {"aiosqlite", "click", "edgenode", "google", "grpc", "grpc_health", "grpc_status", "msgspec", "structlog"}
 # Loaded by one of those where they are installed, which on a device they are not.
-BY_OTHERS = {"cython_runtime", "grpc_reflection", "grpc_tools", "pygments", "rich", "typing_extensions"}
+BY_OTHERS = {"cython_runtime", "grpc_reflection", "grpc_tools", "typing_extensions"}
 # Heavy, and not needed before somebody asks for what they do.
 LATER = {"cryptography", "ctypes", "email", "http", "multiprocessing", "psutil", "unittest", "xml", "zipfile"}
 
