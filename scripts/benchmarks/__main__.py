@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from edgenode.link.errors import EdgenodeError
 from scripts.benchmarks import cases, fleet
 from scripts.benchmarks.chart import chart
 from scripts.benchmarks.peer_set import PEERS, Peer
@@ -24,17 +25,19 @@ CASES = (*TRAFFIC, "footprint", *FLEET)
 
 
 def main() -> int:
-    """0, or 1 with --check when a floor is missed or a process failed."""
+    """0, or 1 when a case failed, and with --check when a floor is missed."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, _end)
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
+    metrics: list[Metric] = []
+    failed = False
     try:
         peers = PEERS if arguments.peers else {}
-        metrics = measure(chosen, cases.Effort(arguments.rounds, arguments.scale), arguments.dir, peers)
-    except Failed as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 1
+        measure(metrics, chosen, cases.Effort(arguments.rounds, arguments.scale), arguments.dir, peers)
+    except (Failed, EdgenodeError, TimeoutError, AssertionError) as error:
+        failed = True  # what was measured before is told all the same: it took its minutes
+        print(f"bench: ended early: {type(error).__name__}: {error}", file=sys.stderr)
     machine = _machine(load_before)
     missed = [metric.name for metric in metrics if metric.met is False]
     if arguments.plot:
@@ -46,12 +49,14 @@ def main() -> int:
         print(", ".join(f"{name} {value}" for name, value in machine.items()))
         if arguments.check:
             print(f"floors missed: {', '.join(missed)}" if missed else "every floor measured is met")
-    return 1 if arguments.check and missed else 0
+    return 1 if failed or (arguments.check and missed) else 0
 
 
-def measure(chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[str, Sequence[Peer]]) -> list[Metric]:
-    """Run cases: those of one edge beside their `peers`, its footprint before and after them. Raises Failed."""
-    metrics = [cases.bare_fsync(root)]
+def measure(
+    metrics: list[Metric], chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[str, Sequence[Peer]]
+) -> None:
+    """Add the figures of cases: those of one edge beside their `peers`, its footprint before and after them. Raises Failed."""
+    metrics.append(cases.bare_fsync(root))
     footprint = "footprint" in chosen
     traffic = [name for name in chosen if name in TRAFFIC]
     if traffic or footprint:
@@ -70,7 +75,6 @@ def measure(chosen: list[str], effort: cases.Effort, root: Path, peers: Mapping[
         if name in FLEET:
             _say(name)
             metrics += FLEET[name](root, effort)
-    return metrics
 
 
 def _end(number: int, _frame: object) -> None:

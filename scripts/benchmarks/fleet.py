@@ -40,6 +40,7 @@ OPEN_DOOR = {
     "EDGEHUB_STORE_BYTES": str(8 << 30),
     "EDGEHUB_LOG_LEVEL": "warning",
 }
+CALM_SECONDS = 0.5
 SETTLE_SECONDS = 3.0  # until a crowd that came is idle
 PATIENCE = 300.0  # seconds for what a case waits for
 CROWD = 2_000
@@ -103,6 +104,14 @@ class Ground:
     def resident(self, name: str) -> int:
         """Bytes of memory of a process."""
         return int(self.usage(name).memory_info().rss)
+
+    async def calm(self, name: str) -> None:
+        """Wait until a process has done what it does behind its answers."""
+        async with asyncio.timeout(PATIENCE):
+            before = -1.0
+            while (now := sum(self.usage(name).cpu_times()[:2])) - before > CALM_SECONDS / 20:
+                before = now
+                await asyncio.sleep(CALM_SECONDS)
 
     def client(self, name: str) -> Client:
         """A client of the edge or of the hub."""
@@ -326,8 +335,10 @@ async def _growth(root: Path, effort: Effort) -> list[Metric]:
             seconds = [await publish_batches(client, most // 10) for _ in range(11)]
             backlog.add(statistics.median(seconds[-3:]) / statistics.median(seconds[1:4]))
             await _register(client, 0, 10)
+            await place.calm(EDGE)
             few = await _finds(client)
             await _register(client, 10, agents)
+            await place.calm(EDGE)
             many = await _finds(client)
             calls.add(percentile(many, 0.5) / percentile(few, 0.5), **{"p50 of 10, ms": percentile(few, 0.5) * 1e3})
             found.add(percentile(many, 0.99) * 1e3, p50=percentile(many, 0.5) * 1e3)
@@ -339,6 +350,7 @@ async def _register(client: Client, first: int, last: int) -> None:
 
     async def register(number: int) -> None:
         request = registry_service_pb2.RegisterAgentRequest(instance_id="i", incarnation=1)
+        request.lease_duration.seconds = 3600  # nobody renews it
         request.card.name = f"agent-{number}"
         request.card.skills.add(id=f"skill-{number // 10}", name="one of ten agents that can do it")
         await client.unary(stub.RegisterAgent, request)
