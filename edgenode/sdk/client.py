@@ -37,7 +37,6 @@ from edgenode.sdk.watching import watch
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
 _LOCAL = Level.DURABLE_LOCAL
-_MAX_SIZE = MAX_MESSAGE_BYTES + OVERHEAD
 
 Answer = TypeVar("Answer")
 
@@ -314,23 +313,34 @@ class Client:
         With DURABLE_HUB it waits up to `wait` seconds for the hub as well; the receipt's level says what was reached.
         Raises InvalidArgument, ResourceExhausted (MESSAGE_TOO_LARGE, STORE_FULL), Unavailable (UNREACHABLE).
         """
+        if level > _LOCAL:
+            receipts = await self.publish_many(
+                topic,
+                [payload],
+                key=key,
+                headers=headers,
+                level=level,
+                wait=wait,
+                content_type=content_type,
+                traceparent=traceparent,
+            )
+            return receipts[0]
         data, content_type = encode(payload, content_type)
         if self._channel is None:
             raise _not_open()
         publisher = self._publisher
-        size = len(data) + OVERHEAD
-        if size > _MAX_SIZE:
+        if len(data) > MAX_MESSAGE_BYTES:
             raise publisher.too_large(len(data))
+        size = len(data) + OVERHEAD
         if not publisher.window.take(size):
             await publisher.window.wait(size)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        hub = level > _LOCAL
         try:
-            publisher.publish(future, topic, key, data, content_type, headers, traceparent, hub)
+            publisher.publish(future, topic, key, data, content_type, headers, traceparent, False)
         except InvalidArgument:
             publisher.window.give(1, size)
             raise
-        return await publisher.one(future, wait) if hub else await future
+        return await future
 
     async def publish_many(
         self,

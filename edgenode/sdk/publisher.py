@@ -215,21 +215,8 @@ class Publisher:
         if len(waiters) == 1:
             self.wake()
 
-    async def one(self, future: asyncio.Future[Receipt], wait: float) -> Receipt:
-        """The receipt of a message sent for the hub: after `wait` seconds the node alone is enough."""
-        try:
-            await asyncio.wait([future], timeout=wait)
-            if not future.done():
-                self._settle_for_local([future])
-            return await future
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        finally:
-            self._local_enough.discard(future)
-
     async def many(self, group: Group, places: Collection[Place], wait: float) -> None:
-        """Likewise the receipts of a group."""
+        """Wait for messages sent for the hub: after `wait` seconds the node alone is enough."""
         try:
             if not await group.settled(wait):
                 self._settle_for_local([place for place in places if not place.done()])

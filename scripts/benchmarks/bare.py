@@ -13,7 +13,6 @@ itself: making it, checking it, a future for its caller, and for tasks the recei
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import sqlite3
 from collections import deque
@@ -25,7 +24,7 @@ from typing import Any
 
 import grpc.aio
 
-from scripts.benchmarks.rounds import PAYLOAD, measure, serve
+from scripts.benchmarks.rounds import PAYLOAD, measure, role_and_folder, serve
 
 ITEM_BYTES = len(PAYLOAD) + 40  # an item in a frame of ours: names, ids and lengths beside its payload
 MAX_FRAME_BYTES = 256 * 1024  # as in edgenode.sdk
@@ -234,9 +233,6 @@ def _address(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
     roles = {"node": _serve_node, "agent": _serve_agent, "client": _serve_client}
-    parser.add_argument("role", choices=roles)
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    asyncio.run(roles[arguments.role](arguments.folder))
+    role, where = role_and_folder(roles)
+    asyncio.run(roles[role](where))

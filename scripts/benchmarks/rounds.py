@@ -5,12 +5,14 @@ It needs the standard library alone, as the peers' programs run in an environmen
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 Operation = Callable[[], Awaitable[None]]
@@ -94,3 +96,12 @@ def serve_blocks(submit: Callable[[], Any], returned: Callable[[Any], bool], thr
         return await asyncio.to_thread(measure_blocks, submit, returned, threads, count, at_once)
 
     asyncio.run(serve(round_of))
+
+
+def role_and_folder(roles: Collection[str]) -> tuple[str, Path]:
+    """What a program with several parts is started with: which of them it is, and the folder they share."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=roles)
+    parser.add_argument("--folder", type=Path, required=True)
+    arguments = parser.parse_args()
+    return arguments.role, arguments.folder

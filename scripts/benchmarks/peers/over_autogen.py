@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autogen_core import AgentId, MessageContext, RoutedAgent, message_handler, try_get_known_serializers_for_type
 from autogen_ext.runtimes.grpc import GrpcWorkerAgentRuntime, GrpcWorkerAgentRuntimeHost
 
-from scripts.benchmarks.rounds import TEXT, measure, serve
+from scripts.benchmarks.rounds import TEXT, measure, role_and_folder, serve
 
 
 @dataclass
@@ -72,9 +70,6 @@ async def _join(address: str) -> Any:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
     roles = {"host": host, "agent": agent, "client": client}
-    parser.add_argument("role", choices=roles)
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    asyncio.run(roles[arguments.role](f"unix:{arguments.folder / 'autogen.sock'}"))
+    role, where = role_and_folder(roles)
+    asyncio.run(roles[role](f"unix:{where / 'autogen.sock'}"))

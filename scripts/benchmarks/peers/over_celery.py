@@ -6,15 +6,13 @@ remote control are off.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from celery import Celery
 from celery.signals import worker_ready
 
 from scripts.benchmarks.peers.over_redis import listening
-from scripts.benchmarks.rounds import TEXT, serve_blocks
+from scripts.benchmarks.rounds import TEXT, role_and_folder, serve_blocks
 
 PATIENCE = 60  # seconds for a result
 
@@ -36,11 +34,8 @@ def client(echo: Any) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("workers", "client"))
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    url = f"redis+socket://{listening(arguments.folder)}"
+    role, where = role_and_folder(("workers", "client"))
+    url = f"redis+socket://{listening(where)}"
     app = Celery("bench", broker=url, backend=url)
     app.conf.update(
         result_expires=None,
@@ -54,7 +49,7 @@ if __name__ == "__main__":
         """Gives back what it gets."""
         return text
 
-    if arguments.role == "workers":
+    if role == "workers":
         workers(app)
     else:
         client(echo)

@@ -7,9 +7,7 @@ has threads as they have: one fsync of Redis serves all that ask at the same tim
 
 from __future__ import annotations
 
-import argparse
 import signal
-from pathlib import Path
 from typing import Any
 
 import dramatiq
@@ -19,7 +17,7 @@ from dramatiq.results import Results
 from dramatiq.results.backends import RedisBackend
 
 from scripts.benchmarks.peers.over_redis import listening
-from scripts.benchmarks.rounds import TEXT, serve_blocks
+from scripts.benchmarks.rounds import TEXT, role_and_folder, serve_blocks
 
 IDLE_POLL = 50  # milliseconds
 PREFETCH = 256
@@ -45,11 +43,8 @@ def client(echo: Any) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("worker", "client"))
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    url = f"unix://{listening(arguments.folder)}"
+    role, where = role_and_folder(("worker", "client"))
+    url = f"unix://{listening(where)}"
     broker = RedisBroker(url=url, middleware=[Retries(), Results(backend=RedisBackend(url=url), store_results=True)])
     dramatiq.set_broker(broker)
 
@@ -58,7 +53,7 @@ if __name__ == "__main__":
         """Gives back what it gets."""
         return text
 
-    if arguments.role == "worker":
+    if role == "worker":
         worker(broker)
     else:
         client(echo)

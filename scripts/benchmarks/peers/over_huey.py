@@ -6,13 +6,11 @@ often, as they are not to take the processor from the others' rounds.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 from huey import SqliteHuey
 
-from scripts.benchmarks.rounds import PAYLOAD, serve_blocks
+from scripts.benchmarks.rounds import PAYLOAD, role_and_folder, serve_blocks
 
 POLL = 0.002  # seconds
 IDLE_POLL = 0.05
@@ -37,18 +35,15 @@ def client(echo: Any) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("workers", "client"))
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    store = SqliteHuey("bench", filename=str(arguments.folder / "huey.db"), fsync=True, timeout=30)
+    role, where = role_and_folder(("workers", "client"))
+    store = SqliteHuey("bench", filename=str(where / "huey.db"), fsync=True, timeout=30)
 
     @store.task()
     def echo(data: bytes) -> bytes:
         """Gives back what it gets."""
         return data
 
-    if arguments.role == "workers":
+    if role == "workers":
         workers(store)
     else:
         client(echo)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 from aiomqtt import Client, MqttError
 
-from scripts.benchmarks.rounds import PAYLOAD, measure, serve
+from scripts.benchmarks.rounds import PAYLOAD, measure, role_and_folder, serve
 
 MOST = 60_000  # messages under way; their numbers have 16 bits
 PATIENCE = 20.0  # seconds for the server to listen
@@ -48,7 +46,5 @@ async def _subscribe(path: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("messages",))
-    parser.add_argument("--folder", type=Path, required=True)
-    asyncio.run(messages(str(parser.parse_args().folder / "mosquitto.sock")))
+    _, where = role_and_folder(("messages",))
+    asyncio.run(messages(str(where / "mosquitto.sock")))

