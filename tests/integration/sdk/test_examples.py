@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from edgenode.link.errors import EdgenodeError
 from edgenode.node.config import NodeConfig
 from edgenode.node.node import Node
 from edgenode.sdk import Client
+from tests import npm
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -35,17 +38,19 @@ async def state() -> AsyncIterator[Path]:
 
 
 @asynccontextmanager
-async def example(state: Path, name: str, *arguments: str) -> AsyncIterator[Process]:
+async def started(state: Path, *command: str) -> AsyncIterator[Process]:
     environment = {**os.environ, "EDGENODE_STATE": str(state), "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(ROOT / "examples" / name), *arguments, stdout=PIPE, stderr=STDOUT, env=environment
-    )
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, env=environment)
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
+
+
+def example(state: Path, name: str, *arguments: str) -> AbstractAsyncContextManager[Process]:
+    return started(state, sys.executable, str(ROOT / "examples" / name), *arguments)
 
 
 async def attached(client: Client, agent: str) -> None:
@@ -81,6 +86,10 @@ async def test_raw_stub_agent(state: Path) -> None:
 
 
 async def test_raw_stub_agent_outlives_its_node(state: Path) -> None:
+    await outlives_its_node(state, "raw", "upper", sys.executable, str(ROOT / "examples" / "raw_stub_agent.py"))
+
+
+async def outlives_its_node(state: Path, name: str, skill: str, *command: str) -> None:
     socket = state / "other.sock"
     settings = NodeConfig(state_dir=state / "other", node="south", socket=str(socket), drain_seconds=0.2)
     node = Node(settings)
@@ -88,14 +97,48 @@ async def test_raw_stub_agent_outlives_its_node(state: Path) -> None:
     try:
         async with (
             Client(socket=socket) as client,
-            example(state, "raw_stub_agent.py", "--socket", str(socket), "--count", "2") as process,
+            started(state, *command, "--socket", str(socket), "--count", "2") as process,
         ):
-            await attached(client, "raw")
-            assert await (await client.submit("upper", "one")).result(20) == "ONE"
+            await attached(client, name)
+            await (await client.submit(skill, "one")).result(30)
             await node.stop()
             node = Node(settings)
             await node.start()
-            assert await (await client.submit("upper", "two")).result(30) == "TWO"
+            await (await client.submit(skill, "two")).result(30)
             assert await asyncio.wait_for(process.wait(), 20) == 0
     finally:
         await node.stop()
+
+
+@pytest.fixture(scope="session")
+def node_agent() -> tuple[str, ...]:
+    """The command of the agent in JavaScript, its packages installed beside a copy of it."""
+    folder = npm.installed(ROOT / "examples" / "node_agent")
+    return npm.NODE, str(folder / "agent.js"), "--proto", str(ROOT / "proto")
+
+
+async def test_agent_in_javascript(state: Path, node_agent: Sequence[str]) -> None:
+    socket = str(state / "edgenode.sock")
+    async with (
+        Client(state=state) as client,
+        started(state, *node_agent, "--socket", socket, "--count", "9") as process,
+        client.subscribe("js.done", position="start") as subscription,
+    ):
+        await attached(client, "js")
+        words = [f"word {n}" for n in range(8)]  # twice as many as it gives credits
+        handles = await asyncio.gather(*(client.submit("sha256", word) for word in words))
+        digests = [await handle.result(30) for handle in handles]
+        assert digests == [hashlib.sha256(word.encode()).hexdigest() for word in words]
+        with pytest.raises(EdgenodeError, match="it is a number") as refused:
+            await (await client.submit("sha256", 7)).result(30)
+        assert refused.value.reason == "BAD_INPUT"
+        async with asyncio.timeout(30):
+            done = [(await anext(subscription)).payload.decode() for _ in range(9)]
+        assert len(set(done)) == 9
+        assert {handle.task_id for handle in handles} < set(done)
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await client.agents() == []
+
+
+async def test_agent_in_javascript_outlives_its_node(state: Path, node_agent: Sequence[str]) -> None:
+    await outlives_its_node(state, "js", "sha256", *node_agent)
