@@ -1,4 +1,8 @@
-"""Python values <-> payload bytes: `bytes` pass as they are, everything else is JSON."""
+"""Python values <-> payload bytes: `bytes` pass as they are, everything else is JSON.
+
+Types: builtins, dataclasses, msgspec structs, and pydantic models where the program has them; pydantic itself is not
+imported here, a model is known by its methods.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,32 @@ OCTETS = "application/octet-stream"
 MAX_PAYLOAD_BYTES = 1024 * 1024  # inputs and results
 MAX_MESSAGE_BYTES = 256 * 1024
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+
+
+def _plain(value: object) -> object:
+    """What a pydantic model consists of. Raises TypeError for anything else."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None:
+        raise TypeError(f"{type(value).__name__} is no type that can be written as JSON")
+    return dump(mode="json", by_alias=True)
+
+
+def _model(expected: type, value: object) -> object:
+    """A pydantic model made of what was read. Raises ValueError, TypeError for anything else."""
+    validate = getattr(expected, "model_validate_json", None)
+    if validate is None:
+        raise TypeError(f"{expected} is no type that can be read from JSON")
+    return validate(write_json(value))  # as JSON, which strict models take for dates, sets and the like
+
+
+write_json = msgspec.json.Encoder(enc_hook=_plain).encode
+"""Any supported value as JSON. Raises TypeError."""
+
+
+def json_reader(expected: Any) -> msgspec.json.Decoder[Any]:
+    """Reads JSON as a type. Its `decode` raises msgspec.DecodeError naming the path."""
+    return msgspec.json.Decoder(expected, dec_hook=_model)
 
 
 def is_json(content_type: str) -> bool:
@@ -29,12 +57,12 @@ def encode(value: object, content_type: str = "") -> tuple[bytes, str]:
     if isinstance(value, bytearray | memoryview):
         return bytes(value), content_type or OCTETS
     try:
-        return _encode(value), content_type
+        return write_json(value), content_type
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgument(
             "NOT_ENCODABLE",
             f"cannot write {type(value).__name__} as JSON: {error}",
-            hint="give builtins, dataclasses, msgspec.Struct or bytes",
+            hint="give builtins, dataclasses, msgspec or pydantic models, or bytes",
         ) from error
 
 
@@ -57,7 +85,7 @@ def decode(data: bytes, content_type: str, expected: Any = Any) -> Any:
     if expected is bytes or not is_json(content_type):
         return data
     try:
-        return _decode(data) if expected is Any else msgspec.json.decode(data, type=expected)
+        return _decode(data) if expected is Any else json_reader(expected).decode(data)
     except msgspec.DecodeError as error:
         raise InvalidArgument(
             "BAD_PAYLOAD", f"the payload does not fit: {error}", hint="compare it with its schema"

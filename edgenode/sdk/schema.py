@@ -7,9 +7,25 @@ from typing import Any
 import msgspec
 
 
-def schema_text(expected: Any) -> str:
-    """A type's JSON Schema as text; an object's properties stand at the top, not behind a reference."""
-    schema = msgspec.json.schema(expected)
+def schema_text(expected: Any, *, of_results: bool = False) -> str:
+    """A type's JSON Schema as text; an object's properties stand at the top, not behind a reference.
+
+    `of_results`: of what is written rather than of what is read, which differs for pydantic models with computed fields.
+    """
+
+    def of_model(kind: type) -> dict[str, Any]:
+        made = getattr(kind, "model_json_schema", None)
+        if made is None:
+            raise NotImplementedError(kind)
+        schema: dict[str, Any] = made(mode="serialization" if of_results else "validation")
+        for name, definition in schema.pop("$defs", {}).items():
+            lifted[name] = definition
+        return schema
+
+    lifted: dict[str, Any] = {}  # definitions of models: their references count from the root
+    schema = msgspec.json.schema(expected, schema_hook=of_model)
+    if lifted:
+        schema["$defs"] = {**lifted, **schema.get("$defs", {})}
     reference = schema.get("$ref", "")
     if reference:
         definitions = schema["$defs"]

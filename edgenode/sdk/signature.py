@@ -16,10 +16,9 @@ import msgspec
 
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.sdk.context import Context
-from edgenode.sdk.encoding import JSON, OCTETS, is_json
+from edgenode.sdk.encoding import JSON, OCTETS, is_json, json_reader, write_json
 from edgenode.sdk.schema import schema_text
 
-_encode = msgspec.json.Encoder().encode
 _ABSENT: Any = inspect.Parameter.empty
 
 
@@ -55,10 +54,10 @@ class Signature:
         fields = [_field(parameter, hints.get(parameter.name, Any)) for parameter in parameters]
         title = name.rpartition(".")[2]
         model = msgspec.defstruct(title, fields, kw_only=True, forbid_unknown_fields=True, module=__name__)
-        self._decoder = msgspec.json.Decoder(model)
+        self._decoder = json_reader(model)
         self.input_schema = "" if self.raw else schema_text(model)
-        self._results = None if returns is Any else msgspec.json.Decoder(returns)
-        self.output_schema = "" if returns is Any or self.returns_raw else schema_text(returns)
+        self._results = None if returns is Any else json_reader(returns)
+        self.output_schema = "" if returns is Any or self.returns_raw else schema_text(returns, of_results=True)
 
     @property
     def description(self) -> str:
@@ -86,7 +85,7 @@ class Signature:
         try:
             if self.returns_raw:
                 raise TypeError(f"expected bytes, got {type(result).__name__}")
-            data = _encode(result)
+            data = write_json(result)
             if self._results is not None:
                 self._results.decode(data)
         except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
