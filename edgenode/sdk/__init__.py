@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgenode.sdk.context import Context
     from edgenode.sdk.handle import TaskHandle, TaskUpdate
     from edgenode.sdk.publisher import Receipt
+    from edgenode.sdk.skill import SkillClient
     from edgenode.sdk.subscription import Received
 
 _HOMES = {
@@ -25,6 +26,7 @@ _HOMES = {
     "Received": "edgenode.sdk.subscription",
     "RetryPolicy": "edgenode.link.model.task",
     "Scope": "edgenode.link.model.task",
+    "SkillClient": "edgenode.sdk.skill",
     "TaskHandle": "edgenode.sdk.handle",
     "TaskState": "edgenode.link.model.task",
     "TaskUpdate": "edgenode.sdk.handle",
@@ -40,6 +42,7 @@ __all__ = [
     "Received",
     "RetryPolicy",
     "Scope",
+    "SkillClient",
     "TaskHandle",
     "TaskState",
     "TaskUpdate",

@@ -27,6 +27,7 @@ from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
 from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
 from edgenode.sdk.publisher import MAX_FRAME_BYTES, MAX_FRAME_COUNT, OVERHEAD, Group, Place, Publisher, Receipt
 from edgenode.sdk.rpc import ANSWER_TIMEOUT, Patience
+from edgenode.sdk.skill import SkillClient
 from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
 from edgenode.sdk.streams import Conversation, Line
 from edgenode.sdk.submitter import Submitter
@@ -180,6 +181,12 @@ class Client:
         if isinstance(outcome, EdgenodeError):
             raise outcome
         return result_of(outcome, outcome.task_id, type)
+
+    def skill(
+        self, skill: str, *, type: Any = Any, timeout: float = 30.0, **options: Unpack[SpecOptions]
+    ) -> SkillClient:
+        """A skill as a function that takes what its card says; see `edgenode.sdk.skill`. Options hold for each use."""
+        return SkillClient(self, skill, type, timeout, options)
 
     async def _wait_for_room(self, size: int, timeout: float) -> float:
         """Waits for the submission window; returns the seconds it took."""

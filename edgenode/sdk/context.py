@@ -147,14 +147,16 @@ class Context:
         return [update for future, update in (self._waits or {}).values() if not future.done()]
 
     async def call(self, skill: str, input: object = None, *, timeout: float | None = None, **options: Any) -> Any:
-        """Like Client.call, within this attempt's time and as part of this task."""
+        """Like Client.call, within this attempt's time and as part of this task; see `submit` for what is inherited."""
         left = self._left()
         return await self._client.call(
             skill, input, timeout=left if timeout is None else min(timeout, left), **self._inherit(options)
         )
 
     async def submit(self, skill: str, input: object = None, **options: Any) -> TaskHandle:
-        """Like Client.submit, as part of this task; the task's deadline holds for the new one unless it has its own."""
+        """Like Client.submit, as part of this task: its deadline, priority, cost limit, trace, context and tenant hold for the
+        new one unless it has its own.
+        """
         deadline = self.deadline
         if deadline is not None and options.get("deadline") is None:
             spec = self._assignment.spec
@@ -195,4 +197,8 @@ class Context:
         ):
             if value:
                 options.setdefault(option, value)
+        if spec.HasField("priority"):
+            options.setdefault("priority", spec.priority)
+        if spec.HasField("cost_limit"):
+            options.setdefault("cost_limit", spec.cost_limit)
         return options

@@ -18,8 +18,7 @@ def schema_text(expected: Any, *, of_results: bool = False) -> str:
         if made is None:
             raise NotImplementedError(kind)
         schema: dict[str, Any] = made(mode="serialization" if of_results else "validation")
-        for name, definition in schema.pop("$defs", {}).items():
-            lifted[name] = definition
+        lifted.update(schema.pop("$defs", {}))
         return schema
 
     lifted: dict[str, Any] = {}  # definitions of models: their references count from the root

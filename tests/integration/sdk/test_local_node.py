@@ -254,3 +254,40 @@ async def test_agent_test_gives_a_bench(agent: Agent) -> None:
         assert await bench.client.call("add", {"a": 2}) == 3
         with bench.node.offline():
             assert await bench.client.call("add", {"a": 3}) == 4
+
+
+async def test_a_skill_as_a_function(node: LocalNode, client: Client) -> None:
+    add = client.skill("add")
+    assert await add(1) == await add(a=1) == await add(1, b=1) == 2
+    assert await (await add.submit(2, 3)).result(10) == 5
+    assert await client.skill("reverse")(b"abc") == b"cba"
+    for arguments, named, said in (
+        ((), {}, "a is missing"),
+        ((1,), {"c": 1}, "it has no c"),
+        ((1, 2, 3), {}, "too many"),
+        ((1,), {"a": 1}, "twice"),
+    ):
+        with pytest.raises(InvalidArgument, match=said) as refused:
+            await add(*arguments, **named)
+        assert refused.value.reason == "BAD_INPUT"
+    with pytest.raises(InvalidArgument, match="one value"):
+        await client.skill("reverse")(data=b"abc")
+
+
+async def test_a_skill_that_nobody_has_yet(node: LocalNode, client: Client) -> None:
+    later = client.skill("later")
+    assert await later.card() is None
+    with pytest.raises(NotFound):
+        await later(a=1)
+    with pytest.raises(InvalidArgument, match="by name"):
+        await later.submit(1)
+    handle = await later.submit(a=1)
+    agent = Agent("late")
+
+    @agent.skill(id="later")
+    async def double(a: int) -> int:
+        return 2 * a
+
+    await node.run(agent)
+    assert await handle.result(10) == 2
+    assert await later(4) == 8

@@ -458,9 +458,13 @@ async def test_a_skill_calls_and_publishes_as_part_of_its_task(node: FakeNode) -
         return str(ctx.wait(ctx.call("echo", "thread")))
 
     async with running(node, agent):
-        assert (await result_of(node, assignment("outer"))).output.data == b'"inner"'
+        work = assignment("outer")
+        work.spec.priority, work.spec.cost_limit, work.spec.tenant = 7, 2.5, "acme"
+        assert (await result_of(node, work)).output.data == b'"inner"'
         submitted, called = node.tasks.submissions
         assert {submitted.spec.parent_task_id, called.spec.parent_task_id} == {"t1"}
         assert {submitted.spec.traceparent, called.spec.traceparent} == {"00-trace"}
+        for spec in (submitted.spec, called.spec):
+            assert (spec.priority, spec.cost_limit, spec.tenant) == (7, 2.5, "acme")
         assert called.spec.deadline_time.seconds <= time.time() + 6
         assert (await result_of(node, assignment("from_thread", task="t2"))).output.data == b'"thread"'
