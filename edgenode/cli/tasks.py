@@ -72,7 +72,15 @@ def watch(state: Path, output: str, task_id: str, after: int) -> None:
 def _update_line(update: TaskUpdate) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(update.time))
     share = "" if update.fraction is None else f"{update.fraction:.0%}"
-    notes = [share, update.message, update.reason, short_agent(update.agent), "(earlier changes are gone)" * update.gap]
+    pieces = [piece.data.decode(errors="replace") for piece in update.pieces if piece.data]
+    notes = [
+        *pieces,
+        share,
+        update.message,
+        update.reason,
+        short_agent(update.agent),
+        "(earlier changes are gone)" * update.gap,
+    ]
     return clean(f"{clock}  {update.sequence:>4}  {update.state.name:<14}  {'  '.join(filter(None, notes))}".rstrip())
 
 
@@ -87,6 +95,7 @@ def _update_json(update: TaskUpdate) -> str:
         "fraction": update.fraction,
         "message": update.message,
         "gap": update.gap,
+        "pieces": [plain(piece) for piece in update.pieces],
     }
     return json_text(facts, indent=None)
 

@@ -18,6 +18,7 @@ from edgenode.link.model.task import Level, OnLost, Scope, TaskSpec, TaskState
 from edgenode.link.ports import Rng
 from edgenode.link.protocol.scheduler import Demand, Scheduler, Worker
 from edgenode.link.protocol.tasks import TaskEvent, after_failure, after_loss
+from edgenode.link.wire import pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
@@ -136,6 +137,7 @@ class Dispatcher:
 
     def _begin(self, live: LiveTask, worker: Worker) -> None:
         live.attempts += 1
+        live.progress, live.pieces_told = None, 0
         agent = self._registry.get(worker.name)
         if agent is not None:
             live.agent, live.agent_instance = agent.resource, agent.instance_id
@@ -376,7 +378,7 @@ class Dispatcher:
         if live.state is TaskState.ASSIGNED:
             live.apply(TaskEvent.BEGIN, self._book.clock.wall())
         if message_progress is not None:
-            live.progress = message_progress
+            live.progress = pieces.merge(live.progress, message_progress)
             live.sequence += 1
             if live.fence and self._book.uplink is not None:
                 self._book.uplink.send_progress(live)

@@ -13,6 +13,7 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.protocol.tasks import TaskEvent
+from edgenode.link.wire import pieces
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
@@ -155,9 +156,11 @@ class HubTasks:
         """A notice of a task that runs elsewhere."""
         live = self._book.live.get(task.task_id)
         if live is not None and live.holder and not live.finishing:
+            if task.attempt_count != live.attempts:
+                live.progress = None
             live.agent, live.attempts = task.agent, task.attempt_count
             if task.HasField("progress"):
-                live.progress = task.progress
+                live.progress = pieces.merge(live.progress, task.progress)
             state = TaskState(task.state)
             if state is not live.state and state in _ON_ITS_WAY and live.state in _ON_ITS_WAY:
                 live.enter(state, self._book.clock.wall())

@@ -10,7 +10,7 @@ from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.errors import FailedPrecondition, NotFound, from_problem
 from edgenode.link.model.task import Level, TaskSpec, TaskState
-from edgenode.link.wire import checks
+from edgenode.link.wire import checks, pieces
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, timestamp_to_pb
@@ -156,6 +156,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         cursor = request.after_sequence
         changed = asyncio.Event()
         first = True
+        seen = _SeenPieces()
         followed: LiveTask | None = None
 
         def wake(_live: LiveTask) -> None:
@@ -170,8 +171,9 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
                 followed = live
                 if not live.finishing:
                     response = self._news(live.history, live.sequence, cursor)
-                    if live.progress is not None and live.sequence > max(cursor, live.history[-1][0]):
-                        response.events.append(_progress_event(live))
+                    told = max(cursor, live.history[-1][0])
+                    if live.progress is not None and (live.sequence > told or seen.lacks(live)):
+                        response.events.append(seen.progress_event(live))
                     if first:
                         response.task.CopyFrom(live.to_pb(self._engine.book.node))
                     if first or response.events:
@@ -193,6 +195,8 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
                 (task.sequence, _seconds(task), task.state, task.state_reason, task.attempt_count, task.agent)
             )
         response = self._news(history, task.sequence, cursor)
+        if followed is not None and response.events and seen.lacks(followed):
+            response.events[-1].progress.CopyFrom(seen.progress_event(followed).progress)
         response.task.CopyFrom(task)
         yield response
 
@@ -276,8 +280,23 @@ def _seconds(task: task_pb2.Task) -> float:
     return task.update_time.seconds + task.update_time.nanos / 1e9
 
 
-def _progress_event(live: LiveTask) -> task_pb2.TaskEvent:
-    event = event_pb((live.sequence, live.update_time, live.state, live.reason, live.attempts, live.agent))
-    if live.progress is not None:
-        event.progress.CopyFrom(live.progress)
-    return event
+class _SeenPieces:
+    """What a watcher has seen of the pieces of a result."""
+
+    def __init__(self) -> None:
+        self._attempt = 0
+        self._newest = 0
+
+    def lacks(self, live: LiveTask) -> bool:
+        """Whether there are pieces it has not seen."""
+        return pieces.newest(live.progress) > (self._newest if live.attempts == self._attempt else 0)
+
+    def progress_event(self, live: LiveTask) -> task_pb2.TaskEvent:
+        """How far the task is, with the pieces that are new to this watcher."""
+        event = event_pb((live.sequence, live.update_time, live.state, live.reason, live.attempts, live.agent))
+        if live.attempts != self._attempt:
+            self._attempt, self._newest = live.attempts, 0
+        if live.progress is not None:
+            event.progress.CopyFrom(pieces.since(live.progress, self._newest))
+            self._newest = max(self._newest, pieces.newest(live.progress))
+        return event

@@ -14,6 +14,7 @@ from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
 from edgenode.link.protocol.timers import Timer
+from edgenode.link.wire import pieces
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 
 # (sequence, wall time, state, reason, attempt, agent)
@@ -70,6 +71,7 @@ class LiveTask:
         "offer_sequence",
         "origin",
         "output",
+        "pieces_told",
         "problem",
         "progress",
         "reason",
@@ -110,6 +112,7 @@ class LiveTask:
         self.output: task_pb2.TaskOutput | None = None
         self.problem: Problem | None = None
         self.progress: task_pb2.TaskProgress | None = None
+        self.pieces_told = 0  # number of the newest that went over the link
         self.input_request: task_pb2.InputRequest | None = None
         self.answers: dict[str, task_pb2.TaskOutput] = {}
         self.history: list[HistoryRow] = []
@@ -184,14 +187,14 @@ class LiveTask:
             replay_of_task_id=self.replay_of,
         )
         message.spec.ParseFromString(self.spec.wire)
+        if self.progress is not None:
+            message.progress.CopyFrom(pieces.words(self.progress))
         if not with_payload:
             message.spec.ClearField("input")
         elif self.output is not None:
             message.output.CopyFrom(self.output)
         if self.problem is not None:
             message.problem.CopyFrom(problem_to_pb(self.problem))
-        if self.progress is not None:
-            message.progress.CopyFrom(self.progress)
         if self.input_request is not None:
             message.input_request.CopyFrom(self.input_request)
         if self.next_attempt_time:

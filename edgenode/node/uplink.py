@@ -34,6 +34,7 @@ from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.repeats import without_known
 from edgenode.link.store.retention import LONGEST_INTERVAL, Retention
+from edgenode.link.wire import pieces
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
 from edgenode.link.wire.tasks import task_spec_from_proto
@@ -344,7 +345,9 @@ class Uplink(LinkEvents):
                 self._calls_lost([call.call_id for call in calls.calls], "the link was down or full")
         if progress and connection is not None:
             notices = sync_pb2.NoticeBatch(tasks=[_notice(live, self._registry.node) for live in progress.values()])
-            connection.send(sync_pb2.Frame(notices=notices))
+            if connection.send(sync_pb2.Frame(notices=notices)):
+                for live in progress.values():
+                    live.pieces_told = pieces.newest(live.progress) or live.pieces_told
 
     def _calls_lost(self, numbers: Sequence[int], why: str) -> None:
         error = Unavailable("LINK_LOST", f"the call went to the hub and {why}", hint="submit it instead, or call again")
@@ -469,5 +472,5 @@ def _notice(live: LiveTask, node: str) -> task_pb2.Task:
         holder_node=node,
     )
     if live.progress is not None:
-        task.progress.CopyFrom(live.progress)
+        task.progress.CopyFrom(pieces.since(live.progress, live.pieces_told))
     return task

@@ -12,6 +12,7 @@ from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, Int
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.sdk.encoding import decode
+from edgenode.sdk.streaming import read_pieces
 
 if TYPE_CHECKING:
     from edgenode.sdk.client import Client
@@ -33,6 +34,7 @@ class TaskUpdate:
     message: str = ""
     gap: bool = False
     task: task_pb2.Task | None = None
+    pieces: tuple[task_pb2.TaskPiece, ...] = ()  # of a result that forms, those since the last update
 
 
 def result_of(ending: Ending, task_id: str, expected: Any = Any) -> Any:
@@ -103,6 +105,14 @@ class TaskHandle:
     def watch(self) -> AsyncIterator[TaskUpdate]:
         """Its changes, from the first that is kept to the terminal state."""
         return self._client.watch_task(self.task_id)
+
+    def stream(self, type: Any = Any) -> AsyncIterator[Any]:
+        """The pieces of a result that forms, each decoded as `type`; of a skill that gives none, its result.
+
+        Raises what `result` raises, and Unavailable (STREAM_INTERRUPTED) where pieces are gone or another attempt began:
+        `result` has it whole.
+        """
+        return read_pieces(self.watch(), lambda ended: result_of(ended, self.task_id), type)
 
     async def cancel(self, reason: str = "") -> task_pb2.Task:
         """Asks for it to end; it may still complete first."""

@@ -3,14 +3,14 @@
 The parameters are the properties of one JSON object. Two are special: the first one, if it is annotated `Context` or named
 `ctx`, gets the context; a single other one annotated `bytes` gets the input as it came. What a function returns is
 written as JSON and read back as its declared type, so callers get what the schema promises or an error; `bytes` go as
-they are.
+they are. A generator's result forms piece by piece, see `streaming`.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, get_type_hints
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable, Iterator
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -22,12 +22,36 @@ from edgenode.sdk.schema import schema_text
 _ABSENT: Any = inspect.Parameter.empty
 
 
+_GENERATORS = {AsyncIterator, AsyncGenerator, AsyncIterable, Iterator, Generator, Iterable}
+
+
+class PieceType:
+    """The type of what a generator yields. Texts and bytes are joined to one result, other values are its list."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+        self.raw = kind is bytes
+        self.result = kind if kind in (str, bytes) else list[kind]
+        self._reader = None if kind is Any or self.raw else json_reader(kind)
+
+    def output(self, value: Any) -> tuple[bytes, str]:
+        """(bytes, media type) of a piece. Raises FailedPrecondition (BAD_RESULT)."""
+        return _output(value, self.raw, self._reader)
+
+    def join(self, values: list[Any]) -> Any:
+        """The result that these pieces make."""
+        if self.kind is str:
+            return "".join(values)
+        return b"".join(values) if self.raw else values
+
+
 class Signature:
     """Reads a function once. Raises TypeError for what cannot be a skill, naming the function and the parameter."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.asynchronous = inspect.iscoroutinefunction(function)
+        self.streams = inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+        self.asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         name = getattr(function, "__qualname__", repr(function))
         try:
             hints = get_type_hints(function, include_extras=True)
@@ -44,6 +68,9 @@ class Signature:
         self.raw = len(parameters) == 1 and hints.get(parameters[0].name) is bytes
         self._raw_name = parameters[0].name if self.raw else ""
         returns = hints.get("return", _ABSENT)
+        if self.streams:
+            self.piece = PieceType(_yielded(name, returns))
+            returns = self.piece.result
         self.returns_raw = returns is bytes
         try:
             self._read_types(name, parameters, hints, Any if returns is _ABSENT else returns)
@@ -80,19 +107,32 @@ class Signature:
 
     def output(self, result: Any) -> tuple[bytes, str]:
         """(bytes, media type) of what the function returned. Raises FailedPrecondition (BAD_RESULT)."""
-        if isinstance(result, bytes) and (self.returns_raw or self._results is None):
-            return result, OCTETS
-        try:
-            if self.returns_raw:
-                raise TypeError(f"expected bytes, got {type(result).__name__}")
-            data = write_json(result)
-            if self._results is not None:
-                self._results.decode(data)
-        except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
-            raise FailedPrecondition(
-                "BAD_RESULT", f"the result does not fit the skill's return type: {error}", hint="a defect of the agent"
-            ) from error
-        return data, JSON
+        return _output(result, self.returns_raw, self._results)
+
+
+def _output(result: Any, raw: bool, reader: msgspec.json.Decoder[Any] | None) -> tuple[bytes, str]:
+    if isinstance(result, bytes) and (raw or reader is None):
+        return result, OCTETS
+    try:
+        if raw:
+            raise TypeError(f"expected bytes, got {type(result).__name__}")
+        data = write_json(result)
+        if reader is not None:
+            reader.decode(data)
+    except (TypeError, ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise FailedPrecondition(
+            "BAD_RESULT", f"the result does not fit the skill's return type: {error}", hint="a defect of the agent"
+        ) from error
+    return data, JSON
+
+
+def _yielded(name: str, returns: Any) -> Any:
+    """The T of `AsyncIterator[T]` and its like."""
+    if returns is _ABSENT:
+        return Any
+    if get_origin(returns) not in _GENERATORS:
+        raise TypeError(f"{name}: a generator returns AsyncIterator[T] or Iterator[T], not {returns}")
+    return get_args(returns)[0]
 
 
 def _field(parameter: inspect.Parameter, hint: Any) -> tuple[str, Any] | tuple[str, Any, Any]:

@@ -57,6 +57,7 @@ def updates(frame: task_service_pb2.WatchTaskResponse) -> list[TaskUpdate]:
                 message=event.progress.message,
                 gap=frame.gap and not found,
                 task=task if len(found) == len(frame.events) - 1 else None,
+                pieces=tuple(event.progress.pieces),
             )
         )
     if not found and task is not None:

@@ -40,6 +40,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_to_pb
 from edgenode.sdk.context import Context
 from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES
+from edgenode.sdk.streaming import PieceWriter
 from edgenode.sdk.streams import Line
 from edgenode.sdk.threads import in_thread
 
@@ -104,6 +105,7 @@ class Worker:
         self._idle = asyncio.Event()
         self._idle.set()
         self._flushed = asyncio.Event()
+        self._told = asyncio.Event()  # set whenever updates went out
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._line: Line = client.line(self, self._open_call, connect_timeout=float("inf"))
         self._wake = self._line.wake
@@ -220,6 +222,7 @@ class Worker:
         if self._updates:
             frame.updates.extend(self._updates.values())
             self._updates.clear()
+            self._told.set()
         return frame
 
     def received(self, frame: pb.WorkTasksResponse) -> None:
@@ -324,7 +327,9 @@ class Worker:
         signature = attempt.skill.signature
         try:
             context = (attempt.context,) if attempt.context is not None else ()
-            if signature.asynchronous:
+            if signature.streams:
+                result = await self._give_pieces(attempt, context, arguments)
+            elif signature.asynchronous:
                 result = await signature.function(*context, **arguments)
             else:
                 result = await in_thread(signature.function, context, arguments)
@@ -345,6 +350,31 @@ class Worker:
                 self._idle.set()
             self._credits += 1
             self._wake()
+
+    async def _give_pieces(self, attempt: _Attempt, context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        """Runs a generator; each piece goes out while the next one forms. Returns the result as a whole."""
+        signature, loop = attempt.skill.signature, self._loop
+        pieces = PieceWriter(attempt.pb_key, self._tell, signature.piece)
+
+        async def give(value: Any) -> None:
+            if attempt.stopping is not None:
+                raise attempt.stopping  # ends a generator in a thread
+            if pieces.add(value):  # faster than the node takes them
+                self._told.clear()
+                await self._told.wait()
+
+        def pump() -> None:
+            with contextlib.closing(signature.function(*context, **arguments)) as generator:
+                for value in generator:
+                    asyncio.run_coroutine_threadsafe(give(value), loop).result()
+
+        if signature.asynchronous:
+            async with contextlib.aclosing(signature.function(*context, **arguments)) as generator:
+                async for value in generator:
+                    await give(value)
+        else:
+            await in_thread(pump, (), {})
+        return pieces.end()
 
     @staticmethod
     def _handler_error(attempt: _Attempt, error: Exception) -> EdgenodeError:
@@ -372,6 +402,7 @@ class Worker:
     def _cancel(self, attempt: _Attempt, error: EdgenodeError) -> None:
         """Reports `error` now and cancels the handler, which may take its time."""
         attempt.stopping = error
+        self._told.set()
         if attempt.context is not None:
             attempt.context.cancelled = True
         self._report_attempt(attempt, error)
@@ -419,11 +450,16 @@ class Worker:
         return result
 
     def _tell(self, update: pb.AttemptUpdate) -> None:
-        """Queues an update: of progress only the newest, of questions each."""
+        """Queues an update: of progress only the newest and all pieces, of questions each."""
         key = _key(update.key)
         attempt = self._running.get(key)
         if attempt is not None and not attempt.reported:
-            self._updates[(*key, update.input_request.key)] = update
+            slot = (*key, update.input_request.key)
+            waiting = self._updates.get(slot)
+            if waiting is not None and waiting.progress.pieces:
+                waiting.progress.MergeFrom(update.progress)
+            else:
+                self._updates[slot] = update
             self._wake()
 
 

@@ -14,7 +14,7 @@ from edgenode.api.task.v1 import task_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import EdgenodeError, InvalidArgument, from_problem
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.ports import Clock
-from edgenode.link.wire import checks
+from edgenode.link.wire import checks, pieces
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import TaskLimits, check_output, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, problem_from_pb, timestamp_to_pb
@@ -194,7 +194,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
 
 class _Changes:
-    """What a watcher has not seen yet. Of progress only the newest waits, so that a slow watcher costs no memory."""
+    """What a watcher has not seen yet. A slow one costs no memory: of progress the newest waits, of pieces what is bounded."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[TaskRecord, task_pb2.Task | None]] = deque()
@@ -202,8 +202,13 @@ class _Changes:
 
     def put(self, task: TaskRecord, notice: task_pb2.Task | None) -> None:
         """A change of the row, or progress."""
-        if notice is not None and self._waiting and self._waiting[-1][1] is not None:
+        if notice is not None and self._waiting and (last := self._waiting[-1][1]) is not None:
             self._waiting.pop()
+            if last.progress.pieces and last.attempt_count == notice.attempt_count:
+                merged = task_pb2.Task()
+                merged.CopyFrom(notice)
+                merged.progress.CopyFrom(pieces.merge(pieces.since(last.progress, 0), notice.progress))
+                notice = merged
         self._waiting.append((task, notice))
         self._filled.set()
 

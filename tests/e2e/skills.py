@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 
 from edgenode.sdk import Agent, Context
 
@@ -21,6 +22,14 @@ async def steps(ctx: Context, count: int) -> int:
         ctx.progress((step + 1) / count, f"step {step + 1}")
         await asyncio.sleep(0.05)
     return count
+
+
+@agent.skill("odd.spell")
+async def spell(word: str) -> AsyncIterator[str]:
+    """A letter at a time."""
+    for letter in word:
+        yield letter
+        await asyncio.sleep(0.02)
 
 
 @agent.skill("odd.ask")

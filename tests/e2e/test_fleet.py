@@ -51,6 +51,10 @@ async def test_every_kind_of_work_crosses_edges(site: Site) -> None:
         assert any(update.message.startswith("step") for update in updates)
         assert await handle.result(10) == 3
 
+        spelled = await south.submit("odd.spell", {"word": "letters"}, scope=Scope.FLEET)
+        assert [letter async for letter in spelled.stream(str)] == list("letters")
+        assert await spelled.result(10) == "letters"
+
         asked = await south.submit("odd.ask", {"question": "why?"}, scope=Scope.FLEET)
         async for update in asked.watch():
             if update.state is TaskState.INPUT_REQUIRED:

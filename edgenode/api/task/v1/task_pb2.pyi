@@ -120,12 +120,26 @@ class TaskSpec(_message.Message):
     def __init__(self, skill: _Optional[str] = ..., selector: _Optional[str] = ..., agent: _Optional[str] = ..., input: _Optional[bytes] = ..., content_type: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Union[_registry_service_pb2.Scope, str]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., on_lost: _Optional[_Union[OnLost, str]] = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., context_id: _Optional[str] = ..., parent_task_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tenant: _Optional[str] = ..., cost_limit: _Optional[float] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TaskProgress(_message.Message):
-    __slots__ = ("fraction", "message")
+    __slots__ = ("fraction", "message", "pieces")
     FRACTION_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
     fraction: float
     message: str
-    def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+    pieces: _containers.RepeatedCompositeFieldContainer[TaskPiece]
+    def __init__(self, fraction: _Optional[float] = ..., message: _Optional[str] = ..., pieces: _Optional[_Iterable[_Union[TaskPiece, _Mapping]]] = ...) -> None: ...
+
+class TaskPiece(_message.Message):
+    __slots__ = ("index", "data", "content_type", "last")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    data: bytes
+    content_type: str
+    last: bool
+    def __init__(self, index: _Optional[int] = ..., data: _Optional[bytes] = ..., content_type: _Optional[str] = ..., last: bool = ...) -> None: ...
 
 class InputRequest(_message.Message):
     __slots__ = ("key", "prompt", "schema", "authorization")
