@@ -11,8 +11,10 @@ What is remembered is one number for each node that was sent away, for as long a
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 KEEP_SECONDS = 10.0
-# Beyond so many a node that was sent away is not remembered: it takes another slot when it is back.
+# Beyond so many a node that was sent away is not remembered and takes no slot: it asks again when those before it are in.
 MAX_WAITING = 100_000
 
 
@@ -24,26 +26,29 @@ class AdmissionGate:
         self._keep = keep
         self._limit = limit
         self._next = float("-inf")  # the first slot that nobody has
-        self._places: dict[str, float] = {}  # the slots of those who were sent away, earliest first
+        # The slots of those who were sent away, earliest first. A plain dict would go past everyone who left at each look at
+        # its first.
+        self._places: OrderedDict[str, float] = OrderedDict()
         self.admitted_count = 0
         self.delayed_count = 0  # how often somebody was sent away
 
     def ask(self, node: str, now: float) -> float:
         """0: come in. Else so many seconds to wait; the node's place is kept. `now` is monotonic."""
         self._forget(now)
-        place = self._places.get(node)
+        place = self._places.pop(node, None)
+        new = place is None
         if place is None:
             place = max(self._next, now - 1.0) if self._slot else now
-            self._next = place + self._slot
-        else:
-            del self._places[node]
-        if place <= now:
-            self.admitted_count += 1
-            return 0.0
-        self.delayed_count += 1
-        if len(self._places) < self._limit:
+        if place > now:
+            self.delayed_count += 1
+            if len(self._places) >= self._limit:
+                return place - now
             self._places[node] = place
-        return place - now
+        else:
+            self.admitted_count += 1
+        if new:
+            self._next = place + self._slot
+        return max(place - now, 0.0)
 
     def waiting_count(self, now: float) -> int:
         """Nodes that were sent away and have a place."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from edgenode.link.model.task import RetryPolicy
 from edgenode.link.ports import Rng
 
+# On top of what the parent asked for: enough to come apart, little enough to come while a place at its gate is kept.
+PACED_JITTER = 5.0
+
 
 def _bound(initial: float, multiplier: float, maximum: float, failures: int) -> float:
     """min(maximum, initial * multiplier ** failures), without the overflow of a long outage."""
@@ -54,13 +57,16 @@ class ReconnectBackoff:
     def next_delay(self, now: float) -> float:
         """Seconds to wait now that an attempt failed or a session ended.
 
-        With a floor the jitter comes on top of it, so that those who were told the same do not come back together.
+        With a floor the jitter comes on top of it, so that those who were told the same do not come back together. It is
+        PACED_JITTER at most then: a parent that answers need not be spared for as long as one that could not be reached.
         """
         if self._established_at is not None and now - self._established_at >= self._stable_after:
             self._failures = 0
         self._established_at = None
-        delay = self._rng.random() * _bound(self._initial, self._multiplier, self._maximum, self._failures)
+        bound = _bound(self._initial, self._multiplier, self._maximum, self._failures)
+        if self._floor:
+            bound = min(bound, PACED_JITTER)
         self._failures += 1
-        delay += self._floor
+        delay = self._floor + self._rng.random() * bound
         self._floor = 0.0
         return delay

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from edgenode.link.protocol.admission import AdmissionGate
+from scripts.scaling.storm import storm
 
 
 def test_a_few_come_in_at_once_and_others_one_after_the_other() -> None:
@@ -47,6 +48,22 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(1000):
         gate.ask(f"n{number}", 0.0)
     assert gate.waiting_count(0.0) == 10
+
+
+def test_whoever_is_not_remembered_takes_no_slot_and_comes_in_behind_the_others() -> None:
+    gate = AdmissionGate(rate=1, limit=2)
+    gate.ask("first", 0.0)
+    gate.ask("second", 0.0)
+    assert [gate.ask(name, 0.0) for name in ("a", "b")] == [1.0, 2.0]
+    assert [gate.ask("nobody", 0.0) for _ in range(100)] == [3.0] * 100
+    assert (gate.ask("a", 1.0), gate.ask("b", 2.0), gate.ask("nobody", 3.0)) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("failures", [0, 9])
+def test_all_are_in_when_the_rate_allows_also_after_hours_without_a_hub(failures: int) -> None:
+    seen = storm(3_000, 5.0, failures)
+    assert seen.most_knocks == 2
+    assert seen.slack < 0.05
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.link.model.task import RetryPolicy
+from edgenode.link.protocol.admission import KEEP_SECONDS
 from edgenode.link.protocol.backoff import ReconnectBackoff, retry_delay
 
 
@@ -74,3 +75,12 @@ def test_retries_of_tasks_stay_within_their_policy(
     assert 0 <= retry_delay(policy, attempt, random.Random(seed)) <= maximum
     assert retry_delay(policy, 1, Most()) == min(initial, maximum)
     assert retry_delay(policy, attempt, Most()) <= retry_delay(policy, attempt + 1, Most())
+
+
+def test_whoever_was_given_a_place_comes_while_it_is_kept_however_long_it_had_failed() -> None:
+    backoff = ReconnectBackoff(Most())
+    for _ in range(20):
+        backoff.next_delay(0.0)
+    backoff.pace(60.0)
+    assert 60.0 < backoff.next_delay(0.0) < 60.0 + KEEP_SECONDS
+    assert backoff.next_delay(0.0) == 300.0
