@@ -10,8 +10,8 @@ loss of the caller or its change of mind (the node is told that nobody waits any
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from edgenode.api.sync.v1 import sync_pb2
@@ -54,7 +54,7 @@ class _Call:
 
 
 class CallRouter:
-    """`send(node, batch)` is best effort and says whether the batch left; `connected()` names the nodes with a session."""
+    """`send(node, batch)` is best effort and says whether the batch left; `connected(node)`: it has a session."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class CallRouter:
         clock: Clock,
         alarm: Alarm,
         send: Send,
-        connected: Callable[[], Collection[str]],
+        connected: Callable[[str], bool],
         limits: TaskLimits | None = None,
         parent: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -78,8 +78,9 @@ class CallRouter:
         self._limits = limits or TaskLimits()
         self._numbers = itertools.count(1)
         self._calls: dict[int, _Call] = {}
-        self._by_caller: dict[tuple[str, int], int] = {}
-        self._counts: Counter[str] = Counter()
+        # Numbers by caller and its own number, and by the node that runs them.
+        self._by_caller: dict[str, dict[int, int]] = {}
+        self._by_node: dict[str, set[int]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
@@ -120,7 +121,7 @@ class CallRouter:
         """Nobody waits for these any more."""
         gone: dict[str, list[int]] = defaultdict(list)
         for caller_id in caller_ids:
-            number = self._by_caller.get((caller, caller_id))
+            number = self._by_caller.get(caller, {}).get(caller_id)
             if number is not None:
                 gone[self._close(number).node].append(number)
         for node, numbers in gone.items():
@@ -128,10 +129,9 @@ class CallRouter:
 
     def lost(self, node: str) -> None:
         """The node's session ended: what it ran is lost, what it asked for is not wanted any more."""
-        for number, call in list(self._calls.items()):
-            if call.node == node:
-                self._fail(number, _agent_lost(node))
-        self.cancel(node, [caller_id for caller, caller_id in list(self._by_caller) if caller == node])
+        for number in sorted(self._by_node.get(node, ())):
+            self._fail(number, _agent_lost(node))
+        self.cancel(node, list(self._by_caller.get(node, ())))
 
     def close(self) -> None:
         """The hub stops: every caller is told."""
@@ -143,11 +143,12 @@ class CallRouter:
     def _open(
         self, caller: str, caller_id: int, spec: TaskSpec, timeout: float, deliver: Deliver
     ) -> tuple[str, sync_pb2.Call]:
-        if (caller, caller_id) in self._by_caller:
+        under_way = self._by_caller.get(caller, {})
+        if caller_id in under_way:
             raise InvalidArgument(
                 "CALL_ID_IN_USE", f"call {caller_id} is under way", hint="number calls anew", field="call_id"
             )
-        if self._counts[caller] >= MAX_CALLS:
+        if len(under_way) >= MAX_CALLS:
             raise ResourceExhausted(
                 "QUEUE_FULL", f"{MAX_CALLS} calls are under way", hint="wait for answers", retry_after=1.0
             )
@@ -155,16 +156,16 @@ class CallRouter:
         number = next(self._numbers)
         timer = self._alarm.after(timeout, lambda: self._expired(number))
         self._calls[number] = _Call(caller, caller_id, node, deliver, timer)
-        self._by_caller[caller, caller_id] = number
-        self._counts[caller] += 1
+        self._by_caller.setdefault(caller, {})[caller_id] = number
+        self._by_node.setdefault(node, set()).add(number)
         out = sync_pb2.Call(call_id=number, timeout_duration=duration_to_pb(timeout))
         out.spec.ParseFromString(spec.wire)
         return node, out
 
     def _choose(self, caller: str, spec: TaskSpec) -> str:
         demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
-        others = set(self._connected()) - {caller}
-        node = self._placement.pick(WaitKey(demand, spec.priority), others, self._clock.monotonic())
+        key = WaitKey(demand, spec.priority)
+        node = self._placement.pick(key, lambda node: node != caller and self._connected(node))
         if node is not None:
             return node
         if caller != PARENT and self._parent() and not self._view.owns(spec.agent):
@@ -219,10 +220,13 @@ class CallRouter:
     def _close(self, number: int) -> _Call:
         call = self._calls.pop(number)
         call.timer.cancel()
-        del self._by_caller[call.caller, call.caller_id]
-        self._counts[call.caller] -= 1
-        if not self._counts[call.caller]:
-            del self._counts[call.caller]
+        theirs, running = self._by_caller[call.caller], self._by_node[call.node]
+        del theirs[call.caller_id]
+        if not theirs:
+            del self._by_caller[call.caller]
+        running.discard(number)
+        if not running:
+            del self._by_node[call.node]
         return call
 
 

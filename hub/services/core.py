@@ -128,7 +128,7 @@ class Core:
             clock,
             alarm,
             self._send_calls,
-            lambda: self.links.reachable(),
+            lambda node: self.links.reaches(node),
             parent=lambda: self.uplink is not None and self.uplink.connected,
         )
         self._desired = DesiredDesk(self._stores.fleet, authority.sign_document, self._send)

@@ -397,7 +397,7 @@ class Dispatcher:
                 self._watch_deadline(await self._store.next_deadline())
 
     async def _take_back(self) -> None:
-        for node in list(self._lost):
+        for node in self._placement.holding(self._lost):
             await self._take_back_from(node)
 
     async def _take_back_from(self, node: str) -> None:

@@ -7,6 +7,7 @@ from typing import cast
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.agent import AgentView
 from edgenode.link.ports import Clock
 from edgenode.link.protocol import discovery
 from edgenode.link.wire.finding import exclusion_to_pb, find_query
@@ -29,9 +30,7 @@ class Finder:
         if request.query:
             query = find_query(request, await self._store.search(request.query))
         now = self._clock.monotonic()
-        # Who was left out for lack of the skill is of interest only where an explanation was asked for.
-        agents = self._view.with_skill("" if request.explain else request.skill)
-        found = discovery.find((self._view.present(agent, now) for agent in agents), query)
+        found = self._search(query, now)
         response = registry_service_pb2.FindAgentsResponse(
             exclusions=[exclusion_to_pb(exclusion) for exclusion in found.exclusions], fleet_included=True
         )
@@ -45,6 +44,25 @@ class Finder:
                     staleness_duration=duration_to_pb(self._view.staleness(agent.node, now)),
                 )
         return response
+
+    def _search(self, query: discovery.FindQuery, now: float) -> discovery.Found:
+        view = self._view
+        # Who was left out for lack of the skill is of interest only where an explanation was asked for.
+        if query.explain:
+            return discovery.find((view.present(agent, now) for agent in view.with_skill("")), query)
+        if query.text_scores is not None:
+            matching = (view.agent(name) for name in query.text_scores)
+            return discovery.find((view.present(agent, now) for agent in matching if agent is not None), query)
+        ranking = view.ranking(query.skill, query.selector)
+        if ranking is None:
+            return discovery.find((view.present(agent, now) for agent in view.with_skill(query.skill)), query)
+
+        def present(name: str) -> AgentView:
+            agent = view.agent(name)
+            assert agent is not None
+            return view.present(agent, now)
+
+        return discovery.best(ranking.best_first(), present, query)
 
     async def exchange(self, exchange: sync_pb2.FindExchange) -> sync_pb2.FindExchange:
         """The answer to an edge's question."""

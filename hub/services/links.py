@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -171,9 +171,9 @@ class Links:
         if outbox is not None:
             outbox.appended(lane, last)
 
-    def reachable(self) -> Collection[str]:
-        """Nodes with a session, or about to have the next one."""
-        return self._connections.keys() | self._moving.keys()
+    def reaches(self, node: str) -> bool:
+        """Whether a node has a session, or is about to have the next one."""
+        return node in self._connections or node in self._moving
 
     def moving(self, node: str) -> bool:
         """Whether the node has said that its next session follows at once."""

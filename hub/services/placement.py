@@ -9,13 +9,16 @@ parked, with the reason; it is looked at again when the fleet changes, not by th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from edgenode.link.ports import Rng
+from hub.services.fits import Fit
 from hub.services.view import FleetView
 from hub.store.records import Change, WaitKey, Workload
 
+MANY = 64  # nodes, from which on two are drawn from all of them before anybody looks at each
+DRAWS = 16  # so often, before all are looked at after all
 MIN_WINDOW = 256  # tasks
 WINDOW_SHARE = 8  # tasks ahead for each task a node works on at once
 STALE_SECONDS = 10.0  # knowledge this old counts a node twice as busy
@@ -53,23 +56,27 @@ class Placement:
         self._view = view
         self._rng = rng
         self._waiting: dict[WaitKey, int] = {}
+        self._waiting_count = 0
         self._held: Counter[str] = Counter()
+        self._held_count = 0
         self.parked: dict[WaitKey, str] = {}
 
     def restore(self, workload: Workload) -> None:
         """What the rows say, at start."""
         self._waiting = {key: count for key, count in workload.waiting.items() if count}
+        self._waiting_count = sum(self._waiting.values())
         self._held = Counter(workload.held)
+        self._held_count = self._held.total()
 
     @property
     def waiting_count(self) -> int:
         """Tasks that wait at the hub."""
-        return sum(self._waiting.values())
+        return self._waiting_count
 
     @property
     def pending_count(self) -> int:
         """Tasks that have not ended."""
-        return self.waiting_count + self._held.total()
+        return self._waiting_count + self._held_count
 
     @property
     def parked_count(self) -> int:
@@ -79,6 +86,12 @@ class Placement:
     def held(self, node: str) -> int:
         """Tasks a node has."""
         return self._held[node]
+
+    def holding(self, nodes: Collection[str]) -> list[str]:
+        """Which of these nodes have tasks."""
+        if len(nodes) > len(self._held):
+            return [node for node in self._held if node in nodes]
+        return [node for node in nodes if node in self._held]
 
     def window(self, node: str) -> int:
         """How many tasks a node may have."""
@@ -92,15 +105,23 @@ class Placement:
             if before is not None and before.waiting:
                 self._add_waiting(before.wait_key, -1)
             elif before is not None and before.held:
-                self._held[before.holder] -= 1
+                self._add_held(before.holder, -1)
             if after.waiting:
                 self._add_waiting(after.wait_key, 1)
             elif after.held:
-                self._held[after.holder] += 1
+                self._add_held(after.holder, 1)
+
+    def _add_held(self, node: str, by: int) -> None:
+        self._held[node] += by
+        self._held_count += by
+        if not self._held[node]:
+            del self._held[node]
 
     def _add_waiting(self, key: WaitKey, by: int) -> None:
-        count = self._waiting.get(key, 0) + by
-        if count > 0:
+        before = self._waiting.get(key, 0)
+        count = max(before + by, 0)
+        self._waiting_count += count - before
+        if count:
             self._waiting[key] = count
         else:
             self._waiting.pop(key, None)
@@ -130,7 +151,8 @@ class Placement:
 
     def movable(self, node: str, keys: Iterable[WaitKey]) -> set[WaitKey]:
         """Of these queues, those that somebody else than `node` fits."""
-        return {key for key in keys if self._view.fit(key.demand).nodes.keys() - {node}}
+        fits = {key: self._view.fit(key.demand).nodes for key in keys}
+        return {key for key, nodes in fits.items() if len(nodes) > (node in nodes)}
 
     def plan(self, now: float, limit: int) -> Plan:
         """At most `limit` slots for what waits: highest priority first, queues of one priority in turn."""
@@ -155,13 +177,48 @@ class Placement:
 
     def _fill(self, key: WaitKey, room: dict[str, int], count: int, now: float) -> tuple[list[str], str]:
         """At most `count` nodes for a queue, and another one with room if they are all the same."""
-        fit = self._view.fit(key.demand).nodes
-        weights: dict[str, float] = {}
-        for node, capacity in fit.items():
-            if node not in room:
-                room[node] = self.window(node) - self._held[node]
-            if room[node] > 0:
-                weights[node] = capacity / (1 + self._view.staleness(node, now) / STALE_SECONDS)
+        fit = self._view.fit(key.demand)
+        if len(fit.nodes) <= MANY:
+            return self._fill_from(fit.nodes, room, count, now)
+        # Of many nodes few are full: whoever draws finds two with room, and need not look at the others.
+        chosen: list[str] = []
+        for _ in range(count):
+            drawn = self._draw(fit, lambda node: self._room(node, room) > 0)
+            if len(drawn) < 2:
+                more, spare = self._fill_from(fit.nodes, room, count - len(chosen), now)
+                return chosen + more, spare
+            weights = {node: self._weight(node, fit.nodes, now) for node in drawn}
+            node = self._choose(drawn, weights, room)
+            chosen.append(node)
+            room[node] -= 1
+        if len(set(chosen)) > 1:
+            return chosen, ""
+        others = self._draw(fit, lambda node: node not in chosen and self._room(node, room) > 0)
+        return chosen, others[0] if others else ""
+
+    def _room(self, node: str, room: dict[str, int]) -> int:
+        if node not in room:
+            room[node] = self.window(node) - self._held[node]
+        return room[node]
+
+    def _weight(self, node: str, fit: Mapping[str, float], now: float) -> float:
+        return fit[node] / (1 + self._view.staleness(node, now) / STALE_SECONDS)
+
+    def _draw(self, fit: Fit, good: Callable[[str], bool]) -> list[str]:
+        """Two good nodes by chance, fewer if they are hard to find."""
+        drawn: list[str] = []
+        for _ in range(DRAWS):
+            node = fit.drawn(self._rng)
+            if node not in drawn and good(node):
+                drawn.append(node)
+                if len(drawn) == 2:
+                    break
+        return drawn
+
+    def _fill_from(
+        self, fit: Mapping[str, float], room: dict[str, int], count: int, now: float
+    ) -> tuple[list[str], str]:
+        weights = {node: self._weight(node, fit, now) for node in fit if self._room(node, room) > 0}
         free = list(weights)
         chosen: list[str] = []
         while free and len(chosen) < count:
@@ -188,11 +245,14 @@ class Placement:
         one, other = free[first], free[second]
         return one if load(one) <= load(other) else other
 
-    def pick(self, key: WaitKey, connected: Iterable[str], now: float) -> str | None:
-        """One node for a call: the same choice, among `connected`, whatever its window."""
-        fit = self._view.fit(key.demand).nodes
-        weights = {node: fit[node] for node in connected if node in fit}
-        if not weights:
+    def pick(self, key: WaitKey, good: Callable[[str], bool]) -> str | None:
+        """One node for a call: the same choice among those that are `good`, whatever its window."""
+        fit = self._view.fit(key.demand)
+        nodes = self._draw(fit, good) if len(fit.nodes) > MANY else []
+        if len(nodes) < 2:
+            nodes = [node for node in fit.nodes if good(node)]
+        if not nodes:
             return None
-        room = {node: self.window(node) - self._held[node] for node in weights}
-        return self._choose(list(weights), weights, room)
+        weights = {node: fit.nodes[node] for node in nodes}
+        room = {node: self.window(node) - self._held[node] for node in nodes}
+        return self._choose(nodes, weights, room)

@@ -5,26 +5,32 @@ of, on the hub's monotonic clock; wall clocks of edges play no part. A node out 
 they are shown as UNREACHABLE with the age of what is known of them, and get no work. After a restart of the hub every node
 is given one lease to come back before it counts as out of reach.
 
-`version` grows with every change; who fits a demand is worked out once for each version.
+`version` grows with every change. Who fits a demand, and who is found first, is kept up to date change by change (`fits`,
+`edgenode.link.protocol.ranking`): nothing here looks at all agents because one of them changed.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
-from edgenode.link.model import selector
 from edgenode.link.model.agent import AgentView, Health
 from edgenode.link.model.frames import AgentLoad
-from edgenode.link.protocol.discovery import SkillIndex
+from edgenode.link.model.selector import Selector
+from edgenode.link.protocol.discovery import SkillIndex, most_score
 from edgenode.link.protocol.lease import LeaseTable
+from edgenode.link.protocol.ranking import Ranking
 from edgenode.link.protocol.scheduler import Demand
+from hub.services.fits import Facts, Fit, Fits
 
 HISTORY = 10_000  # changes kept for watchers that come back
-MAX_FITS = 4096  # demands whose fit is kept until the next change
-DEGRADED_SHARE = 0.5  # how much of its capacity a degraded agent counts for
+MAX_FITS = 4096  # demands whose fit is kept
+MAX_FIT_AGENTS = 2_000_000  # of all fits together
+MANY = 256  # agents with a skill, from which on they are kept in order
+MAX_RANKINGS = 16
+_ANY = Selector()
 
 
 @dataclass(slots=True)
@@ -54,14 +60,6 @@ class KnownNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """Nodes in reach that fit a demand, each with the capacity it has for it; `reason` says why there are none."""
-
-    nodes: Mapping[str, float]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class AgentChange:
     """An agent changed, or is gone (None)."""
 
@@ -80,7 +78,9 @@ class FleetView:
         self._nodes: dict[str, KnownNode] = {}
         self._agents: dict[str, KnownAgent] = {}
         self._skills = SkillIndex()
-        self._fits: dict[Demand, Fit] = {}
+        self._fits = Fits(self._facts, self._able, MAX_FITS, MAX_FIT_AGENTS)
+        self._rankings: dict[tuple[str, Selector], Ranking] = {}  # by skill, empty for all; the longest unused first
+        self._sorted: list[str] | None = None
         self._base_age: dict[str, float] = {}
         self._history: deque[AgentChange] = deque(maxlen=HISTORY)
         self._notify: list[Callable[[], None]] = []
@@ -189,6 +189,7 @@ class FleetView:
                 agent.in_flight = load.in_flight
                 agent.queue_depth = load.queue_depth
                 changed.append(agent)
+                self._touch_rankings(agent)
         for notify in self._notify_loads:
             notify(changed)
 
@@ -197,21 +198,44 @@ class FleetView:
         return self._agents.get(name)
 
     def names(self) -> list[str]:
-        """Full names of all agents, sorted."""
-        return sorted(self._agents)
+        """Full names of all agents, sorted; not to be changed."""
+        if self._sorted is None:
+            self._sorted = sorted(self._agents)
+        return self._sorted
 
     def with_skill(self, skill: str) -> Iterator[KnownAgent]:
         """Agents that can do `skill`; all of them for an empty one."""
-        names = self._skills.names(skill) if skill else self._agents.keys()
-        return (self._agents[name] for name in names)
+        return (self._agents[name] for name in self._able(skill))
+
+    def ranking(self, skill: str, wanted: Selector = _ANY) -> Ranking | None:
+        """Agents that can do `skill` (all for an empty one) with such labels, best first; None where few have the skill."""
+        if len(self._able(skill)) < MANY:
+            self._rankings.pop((skill, wanted), None)
+            return None
+        ranking = self._rankings.pop((skill, wanted), None)
+        if ranking is None:
+            if len(self._rankings) >= MAX_RANKINGS:
+                del self._rankings[next(iter(self._rankings))]
+            ranking = Ranking(self._able(skill), lambda name: self._bound(skill, wanted, name))
+        self._rankings[skill, wanted] = ranking
+        return ranking
 
     def present(self, agent: KnownAgent, now: float) -> AgentView:
         """The agent as it is to be seen now: health by reach, load, staleness."""
-        return dataclasses.replace(
-            agent.view,
-            health=self.health(agent),
-            in_flight=agent.in_flight,
-            staleness=self.staleness(agent.node, now),
+        return self._as_seen(agent, self.staleness(agent.node, now))
+
+    def _as_seen(self, agent: KnownAgent, staleness: float) -> AgentView:
+        view = agent.view  # written out: `replace` takes three times as long, and a find makes many
+        return AgentView(
+            view.name,
+            view.skills,
+            self.health(agent),
+            view.labels,
+            view.capacity,
+            agent.in_flight,
+            view.cost,
+            view.latency,
+            staleness,
         )
 
     def health(self, agent: KnownAgent) -> Health:
@@ -224,45 +248,37 @@ class FleetView:
             return []
         if version > self.version or not self._history or self._history[0].version > version + 1:
             return None
-        return [change for change in self._history if change.version > version]
+        newest = list(islice(reversed(self._history), self.version - version))  # each change is one version
+        newest.reverse()
+        return newest
 
     # --- who fits what ---
 
     def fit(self, demand: Demand) -> Fit:
-        """Nodes that fit `demand`, as of this version."""
-        found = self._fits.get(demand)
-        if found is None:
-            if len(self._fits) >= MAX_FITS:  # callers make up demands faster than the fleet changes
-                self._fits.clear()
-            found = self._fits[demand] = self._find_fit(demand)
-        return found
+        """Nodes that fit `demand`, as of this version; it changes with the next one that is asked for."""
+        return self._fits.at(demand, self.version, self._names_after)
 
-    def _find_fit(self, demand: Demand) -> Fit:
-        wanted = selector.parse(demand.selector)
-        capacities: Counter[str] = Counter()
-        refused: Counter[str] = Counter()
-        for agent in self.with_skill(demand.skill):
-            view = agent.view
-            health = self.health(agent)
-            if demand.agent and agent.view.name != demand.agent:
-                refused["not the agent asked for"] += 1
-            elif health is Health.UNREACHABLE:
-                refused["out of reach"] += 1
-            elif health is Health.DRAINING:
-                refused["draining"] += 1
-            elif not wanted.matches(view.labels):
-                refused["not selected"] += 1
-            elif demand.cost_limit is not None and view.cost > demand.cost_limit:
-                refused["too expensive"] += 1
-            else:
-                share = DEGRADED_SHARE if health is Health.DEGRADED else 1.0
-                capacities[agent.node] += view.capacity * share  # type: ignore[assignment]
-        if capacities:
-            return Fit(capacities)
-        if not refused:
-            return Fit({}, f"NO_AGENT: no agent has skill {demand.skill}")
-        facts = ", ".join(f"{count} {why}" for why, count in refused.most_common())
-        return Fit({}, f"NO_AGENT: no agent with skill {demand.skill} fits: {facts}")
+    def _names_after(self, version: int) -> Iterable[str] | None:
+        changes = self.changes_after(version)
+        return None if changes is None else [change.name for change in changes]
+
+    def _able(self, skill: str) -> Collection[str]:
+        return self._skills.names(skill) if skill else self._agents.keys()
+
+    def _facts(self, name: str) -> Facts | None:
+        agent = self._agents.get(name)
+        return None if agent is None else (agent.node, agent.view, self.health(agent))
+
+    def _bound(self, skill: str, wanted: Selector, name: str) -> float | None:
+        agent = self._agents.get(name)
+        if agent is None or (skill and skill not in agent.view.skills) or not wanted.matches(agent.view.labels):
+            return None
+        return most_score(self._as_seen(agent, 0.0))
+
+    def _touch_rankings(self, agent: KnownAgent) -> None:
+        for (skill, _), ranking in self._rankings.items():
+            if not skill or skill in agent.view.skills:
+                ranking.touch(agent.view.name)
 
     # --- inside ---
 
@@ -273,16 +289,19 @@ class FleetView:
         return known
 
     def _put(self, agent: KnownAgent) -> None:
-        self._drop(agent.view.name)
+        if self._drop(agent.view.name) is None:
+            self._sorted = None
         node = self._node(agent.node)
         self._agents[agent.view.name] = node.agents[agent.view.name] = agent
         node.capacity += agent.view.capacity
         self._skills.add(agent.view.name, agent.view.skills)
+        self._touch_rankings(agent)
         self._note(agent.view.name, agent.incarnation, agent)
 
     def _remove(self, name: str) -> None:
         agent = self._drop(name)
         if agent is not None:
+            self._sorted = None
             self._note(name, agent.incarnation, None)
 
     def _drop(self, name: str) -> KnownAgent | None:
@@ -292,11 +311,13 @@ class FleetView:
             del node.agents[name]
             node.capacity -= agent.view.capacity
             self._skills.discard(name, agent.view.skills)
+            self._touch_rankings(agent)
         return agent
 
     def _touch_all(self, node: KnownNode) -> None:
         """The health of all its agents looks different now."""
         for name, agent in node.agents.items():
+            self._touch_rankings(agent)
             self._note(name, agent.incarnation, agent)
 
     def _note(self, name: str, incarnation: int, agent: KnownAgent | None) -> None:
@@ -304,6 +325,5 @@ class FleetView:
         self._history.append(AgentChange(self.version, name, incarnation, agent))
 
     def _changed(self) -> None:
-        self._fits.clear()
         for notify in self._notify:
             notify()

@@ -11,14 +11,15 @@ merged by plain comparison:
     freshness  0..0.25 halves at HALF_STALENESS
     health     -0.5    degraded
 
-Equal scores are ordered by name. The cost is linear in the agents looked at: a `SkillIndex` keeps those few, and the
-reasons are written for the candidates of the answer only.
+Equal scores are ordered by name. The cost is linear in the agents looked at: a `SkillIndex` keeps those few, a `Ranking`
+brings the best of many first, and the reasons are written for the candidates of the answer only.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from bisect import insort
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edgenode.link.model.agent import AgentView, Health
@@ -48,6 +49,9 @@ class FindQuery:
     explain: bool = False
     limit: int = 20
     explain_limit: int = 1000
+
+
+_ANY = FindQuery()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +125,26 @@ def find(agents: Iterable[AgentView], query: FindQuery) -> Found:
     candidates = tuple(Candidate(name, -negative, _reasons(agent, query)) for negative, name, agent in best)
     exclusions.sort(key=lambda exclusion: exclusion.name)
     return Found(candidates, tuple(exclusions[: query.explain_limit]))
+
+
+def best(ranked: Iterable[tuple[float, str]], view: Callable[[str], AgentView], query: FindQuery) -> Found:
+    """As `find`, of agents in the order of a `Ranking`: looks no further than it must. Not for free text or explanations."""
+    found: list[tuple[float, str, AgentView]] = []  # in order, `limit` at most
+    for key in ranked:
+        if len(found) >= query.limit and _rank(found[-1]) <= key:
+            break
+        agent = view(key[1])
+        if _first_failure(agent, query) is None:
+            insort(found, (-_score(agent, query), agent.name, agent), key=_rank)
+            del found[query.limit :]
+    return Found(tuple(Candidate(name, -negative, _reasons(agent, query)) for negative, name, agent in found), ())
+
+
+def most_score(agent: AgentView) -> float | None:
+    """What an agent scores without free text if it was heard of this very moment; None where no query finds it."""
+    if agent.health is Health.UNREACHABLE or agent.health is Health.DRAINING:
+        return None
+    return _score(agent, _ANY)
 
 
 def _rank(item: tuple[float, str, AgentView]) -> tuple[float, str]:

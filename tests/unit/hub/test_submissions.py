@@ -24,7 +24,7 @@ async def test_a_caller_that_reads_slowly_gets_every_receipt_before_the_end(desk
     """The last frame is taken, and the caller's side ended, while a response is on its way."""
     clock = SystemClock()
     tasks = TaskDesk(desk.dispatcher, "hub", clock, random.Random(1))
-    calls = CallRouter(desk.view, desk.placement, clock, desk.alarm, lambda *_: False, list)
+    calls = CallRouter(desk.view, desk.placement, clock, desk.alarm, lambda *_: False, lambda _: False)
     stream = SubmissionStream(tasks, desk.dispatcher, calls, clock, "hub")
     answered, ended = asyncio.Event(), asyncio.Event()
 
@@ -46,7 +46,7 @@ async def test_a_caller_that_reads_slowly_gets_every_receipt_before_the_end(desk
 async def test_an_outcome_that_was_sent_is_watched_for_no_more(desk: Desk) -> None:  # noqa: F811
     clock = SystemClock()
     tasks = TaskDesk(desk.dispatcher, "hub", clock, random.Random(1))
-    calls = CallRouter(desk.view, desk.placement, clock, desk.alarm, lambda *_: False, list)
+    calls = CallRouter(desk.view, desk.placement, clock, desk.alarm, lambda *_: False, lambda _: False)
     stream = SubmissionStream(tasks, desk.dispatcher, calls, clock, "hub")
     asked: asyncio.Queue[pb.SubmitTasksRequest | None] = asyncio.Queue()
 
