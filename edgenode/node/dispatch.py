@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Protocol
@@ -181,10 +182,12 @@ class Dispatcher:
         agent = self._registry.get(worker.name)
         timeout = live.spec.attempt_timeout or (agent.skill_timeouts.get(live.spec.skill, 0.0) if agent else 0.0)
         timeout = timeout or self._book.settings.attempt_timeout
-        if live.spec.deadline and live.deadline_timer is not None:
-            timeout = min(timeout, max(live.deadline_timer.when - self._book.clock.monotonic(), 0.001))
         live.sink = stream
-        live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
+        left = math.inf if live.deadline_timer is None else live.deadline_timer.when - self._book.clock.monotonic()
+        if timeout < left:  # else it ends before at its deadline
+            live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
+        elif live.spec.deadline:
+            timeout = max(left, 0.001)
         stream.assign(live, timeout)
         if live.fence and self._book.uplink is not None:
             self._book.uplink.send_progress(live)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import grpc
@@ -89,7 +90,7 @@ class SubmitStream:
                 spec = self._read_spec(submission.spec)
                 if submission.call:
                     self._waiting[number] = None
-                    self._waiting[number] = self._engine.start_call(spec, _bind(self._ended, number))
+                    self._waiting[number] = self._engine.start_call(spec, partial(self._ended, number))
                     continue
                 request_id = checks.short(submission.request_id, 128, "request_id")
             except EdgenodeError as error:
@@ -99,7 +100,7 @@ class SubmitStream:
             on_end = None
             if submission.want_outcome:
                 self._waiting[number] = None
-                on_end = _bind(self._ended, number)
+                on_end = partial(self._ended, number)
             stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
         cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
         if stored or cancels:
@@ -215,10 +216,6 @@ def fingerprint(message: task_pb2.TaskSpec) -> bytes:
     for field in ("deadline_time", "traceparent", "tracestate"):
         bare.ClearField(field)
     return hashlib.blake2b(bare.SerializeToString(deterministic=True), digest_size=16).digest()
-
-
-def _bind(function: Callable[[int, LiveTask], None], number: int) -> Callable[[LiveTask], None]:
-    return lambda live: function(number, live)
 
 
 def problem_of(live: LiveTask) -> Problem:

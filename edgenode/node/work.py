@@ -21,7 +21,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
-from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb
+from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb, set_duration
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
@@ -113,7 +113,8 @@ class WorkStream:
     def assign(self, live: LiveTask, timeout: float) -> None:
         """See WorkerStream."""
         frame = self._frames.open(len(live.spec.wire) + 64)
-        assignment = frame.assignments.add(timeout_duration=duration_to_pb(timeout))
+        assignment = frame.assignments.add()
+        set_duration(assignment.timeout_duration, timeout)
         assignment.spec.ParseFromString(live.spec.wire)
         key = assignment.key
         key.task_id, key.attempt_number, key.fence = live.task_id, live.attempts, live.fence
@@ -228,8 +229,9 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         if request.results:
-            changed = [live for result in request.results if (live := self._take_result(result)) is not None]
-            keys = [result.key for result in request.results]
+            results = list(request.results)
+            changed = [live for result in results if (live := self._take_result(result)) is not None]
+            keys = [result.key for result in results]
             if changed:
                 self._spawn(self._confirm(keys, changed))
             else:  # calls: their callers have the answers, and the agent has no reason to hurry

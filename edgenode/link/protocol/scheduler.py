@@ -86,7 +86,9 @@ class _Queue(Generic[T]):
 
     def push(self, order: int, priority: int, key: str, item: T, first: bool) -> None:
         self._keys[key] = order
-        items = self._by_priority.setdefault(priority, deque())
+        items = self._by_priority.get(priority)
+        if items is None:
+            items = self._by_priority[priority] = deque()
         if first:
             items.appendleft((order, key, item))
         else:

@@ -40,8 +40,9 @@ def task_spec_from_proto(
     its full name on `node`, in `wire` as well, because the task may run elsewhere. Raises InvalidArgument naming the field,
     ResourceExhausted (INPUT_TOO_LARGE) and DeadlineExceeded (PAST_DEADLINE).
     """
-    checks.fits(len(message.input), limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
-    check_skill(message.skill, f"{field}.skill")
+    size = len(message.input)
+    checks.fits(size, limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
+    skill = check_skill(message.skill, f"{field}.skill")
     if message.selector:
         selector.parse(message.selector, f"{field}.selector")
     agent = message.agent
@@ -56,12 +57,11 @@ def task_spec_from_proto(
         cost_limit = message.cost_limit
         checks.in_range(cost_limit, 0, math.inf, f"{field}.cost_limit")
     wire = _serialised(message, agent)
-    if message.content_type:
-        checks.media_type(message.content_type, f"{field}.content_type")
-    if len(wire) - len(message.input) > _SHORT:  # else no text is longer
+    checks.media_type(message.content_type, f"{field}.content_type")
+    if len(wire) - size > _SHORT:  # else no text is longer
         _check_texts(message, field)
     return TaskSpec(
-        skill=message.skill,
+        skill=skill,
         wire=wire,
         selector=message.selector,
         agent=agent,
@@ -86,12 +86,13 @@ def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str 
 
 
 def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
-    if agent != message.agent:
+    if agent and agent != message.agent:
         full = task_pb2.TaskSpec()
         full.CopyFrom(message)
         full.agent = agent
         message = full
-    return message.SerializeToString(deterministic=True)
+    # Only maps can be written in several orders; asking for one costs as much as all the rest.
+    return message.SerializeToString(deterministic=True) if message.annotations else message.SerializeToString()
 
 
 def _deadline(message: task_pb2.TaskSpec, now: float | None, field: str) -> float:
