@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from edgenode.api.registry.v1 import registry_pb2
@@ -24,6 +25,7 @@ class LocalAgent:
         "incarnation",
         "instance_id",
         "labels",
+        "lasting",
         "lease",
         "name",
         "resource",
@@ -53,6 +55,7 @@ class LocalAgent:
         self.stated_reason = ""
         self.heard: float | None = None
         self.version = 0
+        self.lasting = registry_pb2.Agent()  # its record but for what changes all the time, as of its version
 
 
 def unknown_agent(name: str, hint: str) -> NotFound:
@@ -99,8 +102,5 @@ def check_takeover(held: LocalAgent, agent: LocalAgent) -> None:
 
 def health_counts(agents: Iterable[LocalAgent]) -> dict[str, int]:
     """Agents by the name of their health, lower case."""
-    counts: dict[str, int] = {}
-    for agent in agents:
-        name = agent.health.name.lower()
-        counts[name] = counts.get(name, 0) + 1
-    return counts
+    counts = Counter(agent.health for agent in agents)
+    return {health.name.lower(): count for health, count in counts.items()}

@@ -133,7 +133,13 @@ class AgentRegistry:
 
     def record(self, agent: LocalAgent) -> registry_pb2.Agent:
         """The whole record as the contract has it."""
-        message = self._lasting_record(agent)
+        message = registry_pb2.Agent()
+        self.fill_record(agent, message)
+        return message
+
+    def fill_record(self, agent: LocalAgent, message: registry_pb2.Agent) -> None:
+        """The same, into an empty message: an answer with many of them is not copied once more."""
+        message.CopyFrom(agent.lasting)
         in_flight, queue_depth, latency = self.load_of(agent.name)
         runtime = message.runtime
         runtime.in_flight_count = in_flight
@@ -146,7 +152,6 @@ class AgentRegistry:
         expiry = self._leases.expiry(agent.name)
         if expiry is not None:
             runtime.lease_expire_time.CopyFrom(timestamp_to_pb(wall + (expiry - now)))
-        return message
 
     # --- changing ---------------------------------------------------------------------------------------------------
 
@@ -324,7 +329,8 @@ class AgentRegistry:
 
     def _record_change(self, agent: LocalAgent) -> None:
         agent.version = self.log.version + 1
-        self.log.put(agent.resource, agent.incarnation, self._lasting_record(agent).SerializeToString())
+        agent.lasting = self._lasting_record(agent)
+        self.log.put(agent.resource, agent.incarnation, agent.lasting.SerializeToString())
 
     def _changed(self, name: str) -> None:
         for callback in self._callbacks:

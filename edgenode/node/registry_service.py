@@ -169,17 +169,13 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
             agents = [agent for agent in matching if agent is not None]
         by_name = {agent.resource: agent for agent in agents}
         found = find([self._registry.view(agent) for agent in by_name.values()], query)
-        return registry_service_pb2.FindAgentsResponse(
-            candidates=[
-                registry_service_pb2.AgentCandidate(
-                    agent=self._registry.record(by_name[candidate.name]),
-                    score=candidate.score,
-                    reasons=candidate.reasons,
-                )
-                for candidate in found.candidates
-            ],
-            exclusions=[exclusion_to_pb(exclusion) for exclusion in found.exclusions],
+        response = registry_service_pb2.FindAgentsResponse(
+            exclusions=[exclusion_to_pb(exclusion) for exclusion in found.exclusions]
         )
+        for candidate in found.candidates:
+            shown = response.candidates.add(score=candidate.score, reasons=candidate.reasons)
+            self._registry.fill_record(by_name[candidate.name], shown.agent)
+        return response
 
     async def WatchAgents(
         self, request: registry_service_pb2.WatchAgentsRequest, context: Context

@@ -15,6 +15,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.protocol.scheduler import Demand
 from hub.services.registry import RegistryService
 from scripts.scaling.crowd import EVERYWHERE, NARROW, SITES, Fleet, rare_skill
 from scripts.scaling.virtual import VirtualLoop
@@ -87,8 +88,6 @@ class _Bench:
         self._fleet = fleet
         self._core = fleet.core
         self._items = items
-        # Of what may cost a scan of all edges, fewer with many edges.
-        self._few = max(min(items, 2_000_000 // len(fleet.edges)), 5)
         self._figures = figures
 
     async def _cpu(self, name: str, count: int, work: Callable[[], Awaitable[object]]) -> None:
@@ -236,14 +235,18 @@ class _Bench:
     async def _find(self, name: str, expected: int, **query: str) -> None:
         request = registry_service_pb2.FindAgentsRequest(page_size=PAGE, **query)  # type: ignore[arg-type]
         found: list[int] = []
-        times = self._items if "ten" in name else self._few
+        times = self._items
+
+        async def find_once() -> None:
+            found.append(len((await self._core._finder.find(request)).candidates))
 
         async def find() -> None:
             for edge in self._fleet.drawn(times):
                 edge.beat(in_flight=len(found) % 3)
                 await asyncio.sleep(MOMENT)
-                found.append(len((await self._core._finder.find(request)).candidates))
+                await find_once()
 
+        await self._cpu(f"first {name}", 1, find_once)
         await self._cpu(name, times, find)
         check(name, min(found), expected)
 
@@ -268,7 +271,8 @@ class _Bench:
 
     async def calls(self) -> None:
         """An edge calls what every edge can do; the hub chooses one, and brings the answer back."""
-        fleet, callers = self._fleet, self._fleet.drawn(self._few)
+        await self._cpu("first look at who fits", 1, self._fit)
+        fleet, callers = self._fleet, self._fleet.drawn(self._items)
         before = fleet.heard("calls")
 
         async def call() -> None:
@@ -282,11 +286,15 @@ class _Bench:
         check("calls and answers", fleet.heard("calls") - before, 2 * len(callers))
         check("calls under way", len(self._core.calls), 0)
 
+    async def _fit(self) -> None:
+        nodes = len(self._core.view.fit(Demand(EVERYWHERE)).nodes)
+        check("nodes that fit", nodes, len(self._fleet.edges))
+
     async def tasks(self) -> None:
         """The hub's own caller submits what every edge can do, one after the other; each is granted to an edge."""
         before = self._core._placement.pending_count
-        await self._cpu("task granted, alone", self._few, lambda: self._submit([EVERYWHERE] * self._few))
-        check("tasks", self._core._placement.pending_count - before, self._few)
+        await self._cpu("task granted, alone", self._items, lambda: self._submit([EVERYWHERE] * self._items))
+        check("tasks", self._core._placement.pending_count - before, self._items)
         check("tasks that wait", self._core._placement.waiting_count, PARKED)
 
     async def _submit(self, skills: Iterable[str]) -> None:
