@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from edgenode.node.ledger_audit import verify
 from edgenode.node.letters import LetterDesk
 from edgenode.node.local_agent import health_counts
 from edgenode.node.message_log import MessageLog
+from edgenode.node.mounts import Mounts
 from edgenode.node.registry import AgentRegistry
 
 
@@ -45,11 +46,18 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     """The servicer."""
 
     def __init__(
-        self, database: Database, registry: AgentRegistry, messages: MessageLog, clock: Clock, facts: NodeFacts
+        self,
+        database: Database,
+        registry: AgentRegistry,
+        messages: MessageLog,
+        mounts: Mounts,
+        clock: Clock,
+        facts: NodeFacts,
     ) -> None:
         self._database = database
         self._registry = registry
         self._messages = messages
+        self._mounts = mounts
         self._clock = clock
         self._facts = facts
         self._letters = LetterDesk(database, messages, clock, facts.node, facts.replay_task)
@@ -162,6 +170,37 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.DropDeadLettersResponse:
         """See AdminService."""
         return await self._letters.drop(request)
+
+    async def AddMount(
+        self, request: admin_service_pb2.AddMountRequest, context: Context
+    ) -> admin_service_pb2.AddMountResponse:
+        """See AdminService."""
+        return await self._mounts.add(request)
+
+    async def ListMounts(
+        self, request: admin_service_pb2.ListMountsRequest, context: Context
+    ) -> admin_service_pb2.ListMountsResponse:
+        """See AdminService."""
+        return self._mounts.page(request)
+
+    async def RemoveMount(
+        self, request: admin_service_pb2.RemoveMountRequest, context: Context
+    ) -> admin_service_pb2.RemoveMountResponse:
+        """See AdminService."""
+        return await self._mounts.remove(request)
+
+    async def WatchMounts(
+        self, request: admin_service_pb2.WatchMountsRequest, context: Context
+    ) -> AsyncIterator[admin_service_pb2.WatchMountsResponse]:
+        """See AdminService."""
+        async for response in self._mounts.watch():
+            yield response
+
+    async def ReportMount(
+        self, request: admin_service_pb2.ReportMountRequest, context: Context
+    ) -> admin_service_pb2.ReportMountResponse:
+        """See AdminService."""
+        return self._mounts.report(request)
 
 
 def _resident_bytes() -> int:

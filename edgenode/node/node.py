@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sqlite3
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from enum import Enum
@@ -43,11 +44,13 @@ from edgenode.node.local_server import Services
 from edgenode.node.message_log import MessageLog
 from edgenode.node.message_rules import MessageRules
 from edgenode.node.messages import MessageService
+from edgenode.node.mounts import BRIDGE, Mounts
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.registry_service import RegistryService
 from edgenode.node.rooms import Rooms
 from edgenode.node.store import count_boot, open_store, other_node, retention
 from edgenode.node.subscriptions import LogSubscriptions
+from edgenode.node.supervisor import Program, Supervisor
 from edgenode.node.task_book import TASK_LOG, TaskSettings
 from edgenode.node.task_service import TaskService
 from edgenode.node.task_state import LiveTask
@@ -237,7 +240,9 @@ class Node:
         verify = verifier(lambda: self._link.identity if self._link is not None else None, self._clock)
         desired = DesiredStates(database, self.name, verify, lambda settings: self._apply(database, engine, settings))
         await desired.load()
-        return Rooms(database, registry, messages, subscriptions, engine, desired)
+        mounts = Mounts(database, registry, self._clock)
+        await mounts.load()
+        return Rooms(database, registry, messages, subscriptions, engine, desired, mounts)
 
     def _make_engine(self, database: Database, registry: AgentRegistry) -> TaskEngine:
         config = self.config
@@ -282,7 +287,7 @@ class Node:
             back_up=partial(backup.back_up, rooms.database, config.state_dir, clock=self._clock),
             replay_task=task_service.replay,
         )
-        admin = AdminService(rooms.database, rooms.registry, rooms.messages, self._clock, facts)
+        admin = AdminService(rooms.database, rooms.registry, rooms.messages, rooms.mounts, self._clock, facts)
         if self._link is not None:
             self._link.uplink.answer_admin = answers(admin)
         services = Services(registry_service, task_service, message_service, admin)
@@ -291,12 +296,22 @@ class Node:
         async def end_streams() -> None:
             registry_service.stop()
             message_service.stop()
+            rooms.mounts.stop()
             await rooms.engine.stop()
             await server.stop(STOP_GRACE)
 
         self._stack.push_async_callback(end_streams)
         await server.start()
         await server.ready()
+        self._supervise_bridge(rooms.mounts)
+
+    def _supervise_bridge(self, mounts: Mounts) -> None:
+        """Keep the bridge of the mounts running while there are any."""
+        arguments = [sys.executable, "-m", BRIDGE, "--socket", str(self.socket_path)]
+        bridge = Supervisor(Program("mcp", arguments), self._clock, self._rng, self._host.spawn)
+        self._stack.push_async_callback(bridge.close)
+        mounts.on_change = lambda any_left: bridge.want() if any_left else bridge.unwant()
+        mounts.on_change(len(mounts) > 0)
 
     async def _apply(self, database: Database, engine: TaskEngine, settings: DesiredSettings) -> None:
         """Put desired settings in force; what they leave out is as configured."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from edgenode.link.store.database import Database
 from edgenode.node.desired import DesiredStates
 from edgenode.node.message_log import MessageLog
+from edgenode.node.mounts import Mounts
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.subscriptions import LogSubscriptions
 from edgenode.node.tasks import TaskEngine
@@ -22,3 +23,4 @@ class Rooms:
     subscriptions: LogSubscriptions
     engine: TaskEngine
     desired: DesiredStates
+    mounts: Mounts

@@ -13,7 +13,7 @@ from edgenode.link.store.budget import Measured
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.store.database import Database
 from edgenode.link.store.retention import Retention
-from edgenode.node import desired, message_log, registry, salvage, task_store
+from edgenode.node import desired, message_log, mounts, registry, salvage, task_store
 from edgenode.node.config import NodeConfig
 
 APPLICATION_ID = 0x45_44_47_45  # "EDGE"; a hub's store has another
@@ -38,6 +38,7 @@ MIGRATIONS = [
             task_store.SCHEMA,
             dead_letters.SCHEMA,
             desired.SCHEMA,
+            mounts.SCHEMA,
             salvage.SCHEMA,
         )
     )

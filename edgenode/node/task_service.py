@@ -170,16 +170,17 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
                     live.watchers.append(wake)
                 followed = live
                 if not live.finishing:
-                    response = self._news(live.history, live.sequence, cursor)
+                    sent = live.sequence  # it may change again while the response is being sent
+                    response = self._news(live.history, sent, cursor)
                     told = max(cursor, live.history[-1][0])
-                    if live.progress is not None and (live.sequence > told or seen.lacks(live)):
+                    if live.progress is not None and (sent > told or seen.lacks(live)):
                         response.events.append(seen.progress_event(live))
                     if first:
                         response.task.CopyFrom(live.to_pb(self._engine.book.node))
                     if first or response.events:
                         yield response
                     first = False
-                    cursor = max(cursor, live.sequence)
+                    cursor = max(cursor, sent)
                 # A decided end is told once it is committed: the engine forgets the task then, and wakes its watchers.
                 await changed.wait()
         finally:

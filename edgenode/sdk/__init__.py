@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgenode.sdk.agent import Agent
     from edgenode.sdk.client import Client
     from edgenode.sdk.context import Context
+    from edgenode.sdk.encoding import Payload
     from edgenode.sdk.handle import TaskHandle, TaskUpdate
     from edgenode.sdk.publisher import Receipt
     from edgenode.sdk.skill import SkillClient
@@ -22,6 +23,7 @@ _HOMES = {
     "Context": "edgenode.sdk.context",
     "Level": "edgenode.link.model.task",
     "OnLost": "edgenode.link.model.task",
+    "Payload": "edgenode.sdk.encoding",
     "Receipt": "edgenode.sdk.publisher",
     "Received": "edgenode.sdk.subscription",
     "RetryPolicy": "edgenode.link.model.task",
@@ -38,6 +40,7 @@ __all__ = [
     "Context",
     "Level",
     "OnLost",
+    "Payload",
     "Receipt",
     "Received",
     "RetryPolicy",

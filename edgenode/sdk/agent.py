@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +39,10 @@ ONLINE_ONLY_TAG = "online-only"
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """A skill as its agent runs it. `timeout` in seconds; `retries` after the first attempt, None: as the task says."""
+    """A skill as its agent runs it. `timeout` in seconds; `retries` after the first attempt, None: as the task says.
+
+    `entry` is what the card says of it, where that is not what its function's types do.
+    """
 
     id: str
     signature: Signature
@@ -48,6 +51,7 @@ class Skill:
     idempotent: bool = False
     tags: tuple[str, ...] = ()
     offline: str = "queue"
+    entry: registry_pb2.Skill | None = None
 
 
 class Agent:
@@ -118,6 +122,9 @@ class Agent:
         card.default_input_modes.append("application/json")
         card.default_output_modes.append("application/json")
         for skill in self.skills.values():
+            if skill.entry is not None:
+                card.skills.append(skill.entry)
+                continue
             signature = skill.signature
             entry = card.skills.add(
                 id=skill.id,
@@ -158,6 +165,16 @@ class Agent:
             await worker.run()
         finally:
             self._workers.discard(worker)
+
+    async def replace_skills(self, skills: Iterable[Skill]) -> None:
+        """Does these from now on, and says so where it runs; attempts under way go on. Raises what registering does."""
+        self.skills = {skill.id: skill for skill in skills}
+        await asyncio.gather(*(worker.register_again() for worker in list(self._workers)))
+
+    async def detach(self, reason: str, grace: float = 10.0) -> None:
+        """Like `stop`, but stays registered, for an agent that will be back: degraded for `reason`, and out of reach when its
+        lease ends before that. Work for it waits meanwhile."""
+        await asyncio.gather(*(worker.stop(grace, stay=reason) for worker in list(self._workers)))
 
     async def stop(self, grace: float = 10.0) -> None:
         """Takes nothing new, finishes what runs within `grace` seconds, hands back the rest, and leaves the node."""

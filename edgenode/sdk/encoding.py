@@ -6,7 +6,7 @@ imported here, a model is known by its methods.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,10 +14,28 @@ from edgenode.link.errors import InvalidArgument, ResourceExhausted
 
 JSON = ""  # the contract's default, application/json
 OCTETS = "application/octet-stream"
+MCP_RESULT = "application/vnd.mcp.result+json"  # what an MCP tool gave, whole
 MAX_PAYLOAD_BYTES = 1024 * 1024  # inputs and results
 MAX_MESSAGE_BYTES = 256 * 1024
 
 _decode = msgspec.json.Decoder().decode
+
+
+class Payload(NamedTuple):
+    """Bytes with their media type, for what is neither JSON nor `bytes`: as an input, a result, or the type of either."""
+
+    data: bytes
+    content_type: str = OCTETS
+
+
+class _McpResult(msgspec.Struct):
+    structuredContent: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def _structured(data: bytes) -> bytes | msgspec.Raw:
+    """The part of a tool's result that programs read; the whole of one that has none."""
+    structured = msgspec.json.decode(data, type=_McpResult).structuredContent
+    return data if isinstance(structured, msgspec.UnsetType) else structured
 
 
 def _plain(value: object) -> object:
@@ -54,6 +72,8 @@ def encode(value: object, content_type: str = "") -> tuple[bytes, str]:
     """(bytes, media type) of a value. Raises InvalidArgument (NOT_ENCODABLE)."""
     if isinstance(value, bytes):
         return value, content_type or OCTETS
+    if isinstance(value, Payload):
+        return value.data, value.content_type
     if isinstance(value, bytearray | memoryview):
         return bytes(value), content_type or OCTETS
     try:
@@ -81,10 +101,18 @@ def encode_input(value: object, content_type: str = "") -> tuple[bytes, str]:
 
 
 def decode(data: bytes, content_type: str, expected: Any = Any) -> Any:
-    """The value of `data`: JSON as `expected` (a type), anything else as bytes. Raises InvalidArgument (BAD_PAYLOAD)."""
+    """The value of `data`: JSON as `expected` (a type), anything else as bytes, and all of it as Payload if that is expected.
+
+    Of what an MCP tool gave it is the structured content, where there is one.
+    Raises InvalidArgument (BAD_PAYLOAD).
+    """
+    if expected is Payload:
+        return Payload(data, content_type)
     if expected is bytes or not is_json(content_type):
         return data
     try:
+        if content_type == MCP_RESULT:
+            data = _structured(data)
         return _decode(data) if expected is Any else json_reader(expected).decode(data)
     except msgspec.DecodeError as error:
         raise InvalidArgument(

@@ -3,7 +3,7 @@
 The parameters are the properties of one JSON object. Two are special: the first one, if it is annotated `Context` or named
 `ctx`, gets the context; a single other one annotated `bytes` gets the input as it came. What a function returns is
 written as JSON and read back as its declared type, so callers get what the schema promises or an error; `bytes` go as
-they are. A generator's result forms piece by piece, see `streaming`.
+they are, and a `Payload` under the media type it names. A generator's result forms piece by piece, see `streaming`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.sdk.context import Context
-from edgenode.sdk.encoding import JSON, OCTETS, is_json, json_reader, write_json
+from edgenode.sdk.encoding import JSON, OCTETS, Payload, is_json, json_reader, write_json
 from edgenode.sdk.schema import schema_text
 
 _ABSENT: Any = inspect.Parameter.empty
@@ -72,6 +72,7 @@ class Signature:
             self.piece = PieceType(_yielded(name, returns))
             returns = self.piece.result
         self.returns_raw = returns is bytes
+        self.returns_payload = returns is Payload
         try:
             self._read_types(name, parameters, hints, Any if returns is _ABSENT else returns)
         except TypeError as error:
@@ -83,8 +84,9 @@ class Signature:
         model = msgspec.defstruct(title, fields, kw_only=True, forbid_unknown_fields=True, module=__name__)
         self._decoder = json_reader(model)
         self.input_schema = "" if self.raw else schema_text(model)
-        self._results = None if returns is Any else json_reader(returns)
-        self.output_schema = "" if returns is Any or self.returns_raw else schema_text(returns, of_results=True)
+        unstated = returns is Any or self.returns_payload
+        self._results = None if unstated else json_reader(returns)
+        self.output_schema = "" if unstated or self.returns_raw else schema_text(returns, of_results=True)
 
     @property
     def description(self) -> str:
@@ -113,6 +115,8 @@ class Signature:
 def _output(result: Any, raw: bool, reader: msgspec.json.Decoder[Any] | None) -> tuple[bytes, str]:
     if isinstance(result, bytes) and (raw or reader is None):
         return result, OCTETS
+    if isinstance(result, Payload) and reader is None:
+        return result
     try:
         if raw:
             raise TypeError(f"expected bytes, got {type(result).__name__}")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 _MAX_FRAME_BYTES = 256 * 1024
 _MAX_ERROR_TEXT = 1024
+_MAX_REASON = 256  # characters of a health's reason
 _DEFAULT_TIMEOUT = 300.0
 _FLUSH_TIME = 2.0
 _CLOCK_WENT_BACK = 86_400_000  # milliseconds that no two clocks of one device should be apart
@@ -124,8 +125,14 @@ class Worker:
             if self._running:
                 await asyncio.wait([a.task for a in self._running.values() if a.task is not None], timeout=0.1)
 
-    async def stop(self, grace: float) -> None:
-        """Drains: see Agent.stop. Safe to repeat."""
+    async def register_again(self) -> None:
+        """The card changed. Raises what RegisterAgent refuses; a node out of reach is told when it is back."""
+        self._registered = False
+        if self._attached:
+            await self._register()
+
+    async def stop(self, grace: float, stay: str = "") -> None:
+        """Drains: see Agent.stop, and Agent.detach for `stay`. Safe to repeat."""
         self._draining = True
         if self._attached:
             await self._quietly(
@@ -133,8 +140,8 @@ class Worker:
                 registry_service_pb2.RenewLeaseRequest(
                     agent=self._agent.name,
                     instance_id=self.instance_id,
-                    health=registry_pb2.HEALTH_DRAINING,
-                    health_reason="the agent is stopping",
+                    health=registry_pb2.HEALTH_DEGRADED if stay else registry_pb2.HEALTH_DRAINING,
+                    health_reason=stay[:_MAX_REASON] or "the agent is stopping",
                 ),
             )
         with contextlib.suppress(TimeoutError):
@@ -144,7 +151,7 @@ class Worker:
         await self._flush()
         attached, self._leaving = self._attached, True
         await self._line.aclose()
-        if attached:
+        if attached and not stay:
             request = registry_service_pb2.DeregisterAgentRequest(
                 request_id=self._client.new_id(), agent=self._agent.name, instance_id=self.instance_id
             )

@@ -82,7 +82,7 @@ def check_card(card: registry_pb2.AgentCard, field: str = "card") -> None:
         _check_json(card.source_json, f"{field}.source_json", "a JSON object")
     seen: set[str] = set()
     for index, skill in enumerate(card.skills):
-        _check_skill(skill, f"{field}.skills[{index}]")
+        check_skill_entry(skill, f"{field}.skills[{index}]")
         if skill.id in seen:
             raise InvalidArgument(
                 "DUPLICATE_SKILL",
@@ -130,7 +130,8 @@ def agent_view(agent: registry_pb2.Agent, staleness: float = 0.0) -> AgentView:
     )
 
 
-def _check_skill(skill: registry_pb2.Skill, field: str) -> None:
+def check_skill_entry(skill: registry_pb2.Skill, field: str) -> None:
+    """Raises InvalidArgument or ResourceExhausted naming the field."""
     check_skill(skill.id, f"{field}.id")
     checks.short(skill.name, 256, f"{field}.name")
     checks.short(skill.description, 4096, f"{field}.description")
@@ -143,6 +144,9 @@ def _check_skill(skill: registry_pb2.Skill, field: str) -> None:
             encoded = schema.encode()
             checks.fits(len(encoded), MAX_SCHEMA_BYTES, f"{field}.{name}")
             _check_json(encoded, f"{field}.{name}", "a JSON Schema: a JSON object, true or false")
+    checks.fits(len(skill.source_json), MAX_SOURCE_BYTES, f"{field}.source_json")
+    if skill.source_json:
+        _check_json(skill.source_json, f"{field}.source_json", "a JSON object")
     if skill.HasField("attempt_timeout_duration"):
         timeout = duration_from_pb(skill.attempt_timeout_duration, f"{field}.attempt_timeout_duration")
         checks.in_range(timeout, 0.001, 30 * _DAY, f"{field}.attempt_timeout_duration")

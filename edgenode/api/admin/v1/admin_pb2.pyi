@@ -4,12 +4,26 @@ from edgenode.api.problem.v1 import problem_pb2 as _problem_pb2
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class MountState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MOUNT_STATE_UNSPECIFIED: _ClassVar[MountState]
+    MOUNT_STATE_PENDING: _ClassVar[MountState]
+    MOUNT_STATE_STARTING: _ClassVar[MountState]
+    MOUNT_STATE_READY: _ClassVar[MountState]
+    MOUNT_STATE_WAITING: _ClassVar[MountState]
+MOUNT_STATE_UNSPECIFIED: MountState
+MOUNT_STATE_PENDING: MountState
+MOUNT_STATE_STARTING: MountState
+MOUNT_STATE_READY: MountState
+MOUNT_STATE_WAITING: MountState
 
 class LedgerLine(_message.Message):
     __slots__ = ("hop", "peer", "produced_count", "delivered_count", "pending_count", "dropped_counts", "duplicate_count", "epoch", "balanced", "dead_lettered_count")
@@ -174,3 +188,86 @@ class Backup(_message.Message):
     size_bytes: int
     parts: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., size_bytes: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class McpStdioServer(_message.Message):
+    __slots__ = ("arguments", "environment", "working_directory")
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    arguments: _containers.RepeatedScalarFieldContainer[str]
+    environment: _containers.ScalarMap[str, str]
+    working_directory: str
+    def __init__(self, arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ...) -> None: ...
+
+class McpHttpServer(_message.Message):
+    __slots__ = ("url", "headers_file")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FILE_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    headers_file: str
+    def __init__(self, url: _Optional[str] = ..., headers_file: _Optional[str] = ...) -> None: ...
+
+class MountPolicy(_message.Message):
+    __slots__ = ("repeat_allowed", "attempt_timeout_duration", "start_timeout_duration", "concurrency_count", "lease_duration")
+    REPEAT_ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
+    START_TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
+    CONCURRENCY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    repeat_allowed: bool
+    attempt_timeout_duration: _duration_pb2.Duration
+    start_timeout_duration: _duration_pb2.Duration
+    concurrency_count: int
+    lease_duration: _duration_pb2.Duration
+    def __init__(self, repeat_allowed: bool = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., concurrency_count: _Optional[int] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Mount(_message.Message):
+    __slots__ = ("name", "mcp_stdio", "mcp_http", "policy")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MCP_STDIO_FIELD_NUMBER: _ClassVar[int]
+    MCP_HTTP_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    mcp_stdio: McpStdioServer
+    mcp_http: McpHttpServer
+    policy: MountPolicy
+    def __init__(self, name: _Optional[str] = ..., mcp_stdio: _Optional[_Union[McpStdioServer, _Mapping]] = ..., mcp_http: _Optional[_Union[McpHttpServer, _Mapping]] = ..., policy: _Optional[_Union[MountPolicy, _Mapping]] = ...) -> None: ...
+
+class MountStatus(_message.Message):
+    __slots__ = ("state", "state_time", "last_problem", "error_lines", "next_start_time", "start_count", "server", "protocol_version", "skill_count", "refused_tools")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    ERROR_LINES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_START_TIME_FIELD_NUMBER: _ClassVar[int]
+    START_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    SKILL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    state: MountState
+    state_time: _timestamp_pb2.Timestamp
+    last_problem: _problem_pb2.Problem
+    error_lines: _containers.RepeatedScalarFieldContainer[str]
+    next_start_time: _timestamp_pb2.Timestamp
+    start_count: int
+    server: str
+    protocol_version: str
+    skill_count: int
+    refused_tools: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, state: _Optional[_Union[MountState, str]] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., last_problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., error_lines: _Optional[_Iterable[str]] = ..., next_start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_count: _Optional[int] = ..., server: _Optional[str] = ..., protocol_version: _Optional[str] = ..., skill_count: _Optional[int] = ..., refused_tools: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class MountRecord(_message.Message):
+    __slots__ = ("mount", "status")
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    mount: Mount
+    status: MountStatus
+    def __init__(self, mount: _Optional[_Union[Mount, _Mapping]] = ..., status: _Optional[_Union[MountStatus, _Mapping]] = ...) -> None: ...

@@ -183,3 +183,65 @@ class CreateBackupResponse(_message.Message):
     BACKUP_FIELD_NUMBER: _ClassVar[int]
     backup: _admin_pb2.Backup
     def __init__(self, backup: _Optional[_Union[_admin_pb2.Backup, _Mapping]] = ...) -> None: ...
+
+class AddMountRequest(_message.Message):
+    __slots__ = ("request_id", "mount")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MOUNT_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    mount: _admin_pb2.Mount
+    def __init__(self, request_id: _Optional[str] = ..., mount: _Optional[_Union[_admin_pb2.Mount, _Mapping]] = ...) -> None: ...
+
+class AddMountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListMountsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListMountsResponse(_message.Message):
+    __slots__ = ("mounts", "next_page_token")
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    mounts: _containers.RepeatedCompositeFieldContainer[_admin_pb2.MountRecord]
+    next_page_token: str
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_admin_pb2.MountRecord, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RemoveMountRequest(_message.Message):
+    __slots__ = ("request_id", "name")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RemoveMountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchMountsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WatchMountsResponse(_message.Message):
+    __slots__ = ("mounts",)
+    MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    mounts: _containers.RepeatedCompositeFieldContainer[_admin_pb2.Mount]
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_admin_pb2.Mount, _Mapping]]] = ...) -> None: ...
+
+class ReportMountRequest(_message.Message):
+    __slots__ = ("name", "status")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    status: _admin_pb2.MountStatus
+    def __init__(self, name: _Optional[str] = ..., status: _Optional[_Union[_admin_pb2.MountStatus, _Mapping]] = ...) -> None: ...
+
+class ReportMountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

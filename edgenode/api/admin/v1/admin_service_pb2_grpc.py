@@ -75,6 +75,31 @@ class AdminServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
                 _registered_method=True)
+        self.AddMount = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/AddMount',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountResponse.FromString,
+                _registered_method=True)
+        self.ListMounts = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/ListMounts',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsResponse.FromString,
+                _registered_method=True)
+        self.RemoveMount = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/RemoveMount',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.FromString,
+                _registered_method=True)
+        self.WatchMounts = channel.unary_stream(
+                '/edgenode.api.admin.v1.AdminService/WatchMounts',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsResponse.FromString,
+                _registered_method=True)
+        self.ReportMount = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/ReportMount',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer(object):
@@ -140,6 +165,45 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddMount(self, request, context):
+        """Makes a server of another protocol an agent of the node; stored before it is answered, so that it is there after every
+        restart. The same mount again changes nothing. Errors: ALREADY_EXISTS (MOUNT_EXISTS) for another mount of that name;
+        FAILED_PRECONDITION (BRIDGE_NOT_INSTALLED); INVALID_ARGUMENT; RESOURCE_EXHAUSTED (TOO_MANY_MOUNTS).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListMounts(self, request, context):
+        """Mounts by name, and how they are.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMount(self, request, context):
+        """Ends the server and removes its agent; stored before it is answered. Errors: NOT_FOUND (UNKNOWN_MOUNT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchMounts(self, request, context):
+        """For bridges, which run the mounts of their kind.
+        1. The node sends all mounts with everything they hold. 2. After each change it sends all of them again.
+        Ends with UNAVAILABLE (NODE_STOPPING).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportMount(self, request, context):
+        """For bridges: how a mount is now. Errors: NOT_FOUND (UNKNOWN_MOUNT) for one that was removed meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +246,31 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.CreateBackup,
                     request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.SerializeToString,
+            ),
+            'AddMount': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMount,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountResponse.SerializeToString,
+            ),
+            'ListMounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMounts,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsResponse.SerializeToString,
+            ),
+            'RemoveMount': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMount,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.SerializeToString,
+            ),
+            'WatchMounts': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMounts,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsResponse.SerializeToString,
+            ),
+            'ReportMount': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportMount,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -401,6 +490,141 @@ class AdminService(object):
             '/edgenode.api.admin.v1.AdminService/CreateBackup',
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupRequest.SerializeToString,
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.CreateBackupResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/AddMount',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.AddMountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/ListMounts',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ListMountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/RemoveMount',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/WatchMounts',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportMount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/ReportMount',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.ReportMountResponse.FromString,
             options,
             channel_credentials,
             insecure,

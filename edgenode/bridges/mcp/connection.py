@@ -1,0 +1,402 @@
+"""One connection to an MCP server: as a program of its own, or over streamable HTTP.
+
+A connection lives in a task of its own, for the SDK's scopes must be left where they were entered. `open` returns when the
+server has listed its tools; from then on it is there until `close`, or until the server is lost: its end of the pipes closed,
+the stream of its changes broke, a request could not be sent. Whatever waits for an answer then ends with `ServerLost`.
+
+A server started here is a process group of its own; the SDK closes its standard input, then asks, then kills. The last lines
+of its standard error are kept, for they tell why it went.
+
+Questions (elicitation) belong to a call. Revision 2026-07-28 asks in the answer to it; older servers send a request of their
+own, which on a pipe does not say to which call it belongs: while several are under way there it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TextIO
+
+import httpx2
+import mcp_types as types
+from mcp import Client
+from mcp.client.session import ClientRequestContext
+from mcp.client.stdio import StdioServerParameters, stdio_client
+from mcp.client.streamable_http import streamable_http_client
+from mcp.client.subscriptions import SubscriptionLost
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+import edgenode
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.link.errors import FailedPrecondition, InvalidArgument, Unavailable
+from edgenode.link.wire.mounts import MAX_ERROR_LINE, MAX_ERROR_LINES
+
+CLOSE_TIME = 10.0  # seconds a server may take to end
+MAX_TOOL_PAGES = 100
+MAX_ROUNDS = 100  # questions one after the other within one call
+# A stream may be silent for as long as a tool works; attempts have their own bounds.
+_HTTP_TIMEOUT = httpx2.Timeout(30.0, read=None)
+
+Ask = Callable[[types.ElicitRequestParams], Awaitable[types.ElicitResult]]
+
+_log = logging.getLogger(__name__)
+_asking: ContextVar[Ask | None] = ContextVar("asking", default=None)
+
+
+class ServerLost(Exception):
+    """The server went away. `sent`: whether the request may have reached it."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Connection:
+    """`await open()`, then `tools`, `call`, `lost`; `await close()` at the end, also when `open` raised."""
+
+    def __init__(self, mount: admin_pb2.Mount, on_tools: Callable[[], None]) -> None:
+        """`on_tools` is called when the server says that its tools are others now; `list_tools` then gets them."""
+        self._mount = mount
+        self._on_tools = on_tools
+        self._client: Client | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._opened = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+        self._calls: set[Ask] = set()  # of the calls under way
+        self.lost = asyncio.Event()
+        self.why_lost = ""
+        self.tools: list[types.Tool] = []
+        self.error_lines: deque[str] = deque(maxlen=MAX_ERROR_LINES)
+
+    @property
+    def server(self) -> str:
+        """Name and version the server gives itself."""
+        info = self._client.server_info if self._client is not None else None
+        return f"{info.name} {info.version}".strip()[:MAX_ERROR_LINE] if info is not None else ""
+
+    @property
+    def protocol_version(self) -> str:
+        """Revision that is spoken."""
+        return self._client.protocol_version if self._client is not None else ""
+
+    @property
+    def instructions(self) -> str:
+        """What the server says of its use."""
+        return (self._client.instructions or "") if self._client is not None else ""
+
+    async def open(self, timeout: float) -> None:
+        """Returns when the tools are known. Raises Unavailable (MCP_SERVER_NOT_STARTED), InvalidArgument."""
+        self._task = asyncio.create_task(self._live(), name=f"mcp-{self._mount.name}")
+        opened = asyncio.ensure_future(self._opened.wait())
+        try:
+            await asyncio.wait([self._task, opened], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
+        if self._opened.is_set() and not self._task.done():
+            return
+        if not self._task.done():
+            raise _not_started(f"it did not list its tools within {timeout:g} s")
+        error = self._task.exception()
+        if isinstance(error, InvalidArgument):
+            raise error
+        raise _not_started(_plain(error) if error is not None else self.why_lost)
+
+    async def close(self) -> None:
+        """The server ends. Safe to call twice."""
+        self._closing.set()
+        if self._task is None:
+            return
+        done, _ = await asyncio.wait([self._task], timeout=CLOSE_TIME if self._opened.is_set() else 0.0)
+        if not done:
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLOSE_TIME)
+        if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
+            _log.debug("connection to %s ended: %s", self._mount.name, _plain(error))
+
+    async def list_tools(self) -> list[types.Tool]:
+        """The server's tools, asked for now. Raises ServerLost, MCPError."""
+        tools: list[types.Tool] = []
+        cursor: str | None = None
+        client = self._present()
+        if client.server_capabilities.tools is None:
+            return []
+        for _ in range(MAX_TOOL_PAGES):
+            page = await client.list_tools(cursor=cursor)
+            tools += page.tools
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        self.tools = tools
+        return tools
+
+    async def call(
+        self, tool: str, arguments: dict[str, Any], meta: dict[str, Any], progress: ProgressFnT, ask: Ask
+    ) -> types.CallToolResult:
+        """What the tool gives; cancelling this cancels it there. `ask` answers the server's questions of this call.
+
+        Raises ServerLost, MCPError for what the server refuses, FailedPrecondition (BAD_RESULT) for what is no valid result.
+        """
+        client = self._present()
+        self._calls.add(ask)
+        token = _asking.set(ask)
+        try:
+            while True:
+                try:
+                    return await client.call_tool(
+                        tool,
+                        arguments,
+                        progress_callback=progress,
+                        meta=meta or None,  # type: ignore[arg-type]
+                    )
+                except MCPError as error:
+                    if error.code == types.CONNECTION_CLOSED or self.lost.is_set():
+                        raise ServerLost(self.why_lost or str(error), sent=True) from error
+                    if error.code != types.URL_ELICITATION_REQUIRED:
+                        raise
+                    await self._visit(error, ask)
+        except (httpx2.TransportError, OSError) as error:
+            self._lose(_plain(error))
+            raise ServerLost(_plain(error), sent=not isinstance(error, httpx2.ConnectError)) from error
+        except (RuntimeError, ValueError) as error:
+            # The SDK's words for a result that does not fit its tool's output schema or the protocol.
+            raise FailedPrecondition(
+                "BAD_RESULT", f"the server's answer is not valid: {error}"[:1024], hint="a defect of the MCP server"
+            ) from error
+        finally:
+            _asking.reset(token)
+            self._calls.discard(ask)
+
+    async def _visit(self, error: MCPError, ask: Ask) -> None:
+        """Have the submitter visit the addresses a server of revision 2025-11-25 wants visited before it does the call."""
+        wanted = types.ElicitationRequiredErrorData.model_validate(error.data)
+        for params in wanted.elicitations:
+            if (await ask(params)).action != "accept":
+                raise error
+        if not wanted.elicitations:
+            raise error
+
+    def _present(self) -> Client:
+        if self._client is None or self.lost.is_set():
+            raise ServerLost(self.why_lost or "the server is not there", sent=False)
+        return self._client
+
+    def _lose(self, why: str) -> None:
+        if not self.lost.is_set() and not self._closing.is_set():
+            self.why_lost = why
+            self.lost.set()
+
+    # --- the task ---------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        client = Client(
+            _Watched(self._transport(), lambda: self._lose("its connection closed")),
+            cache=None,
+            elicitation_callback=self._elicit,
+            message_handler=self._hear,
+            input_required_max_rounds=MAX_ROUNDS,
+            client_info=types.Implementation(name="edgenode", version=edgenode.__version__),
+        )
+        try:
+            async with client:
+                self._client = client
+                await self.list_tools()
+                self._opened.set()
+                self._listening = asyncio.create_task(self._listen(client))
+                closing = asyncio.ensure_future(self._closing.wait())
+                lost = asyncio.ensure_future(self.lost.wait())
+                try:
+                    await asyncio.wait([closing, lost], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    closing.cancel()
+                    lost.cancel()
+                    self._listening.cancel()
+                    await asyncio.wait([self._listening])
+        except Exception as error:
+            self._lose(_plain(error))
+            raise
+        finally:
+            self._lose("its connection closed")
+            self._client = None
+
+    async def _listen(self, client: Client) -> None:
+        """Hear of changes to the tools where they must be asked for; older servers tell by themselves."""
+        offers = client.server_capabilities.tools
+        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or offers is None or not offers.list_changed:
+            return
+        try:
+            async with client.listen(tools_list_changed=True) as changes:
+                self._on_tools()  # what changed between the list and now
+                async for _ in changes:
+                    self._on_tools()
+        except MCPError as error:
+            _log.info("%s tells of no changes to its tools: %s", self._mount.name, error)
+        except SubscriptionLost as error:
+            self._lose(f"the stream of its changes broke: {_plain(error.__cause__ or error)}")
+
+    async def _hear(self, message: types.ServerNotification | Exception) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            self._on_tools()
+
+    async def _elicit(
+        self, context: ClientRequestContext, params: types.ElicitRequestParams
+    ) -> types.ElicitResult | types.ErrorData:
+        ask = _asking.get()
+        if ask is None and len(self._calls) == 1:
+            (ask,) = self._calls
+        if ask is None:
+            return types.ErrorData(
+                code=types.INVALID_REQUEST,
+                message=f"the question fits none of {len(self._calls)} calls under way; mount with concurrency 1",
+            )
+        return await ask(params)
+
+    # --- transports -------------------------------------------------------------------------------------------------
+
+    def _transport(self) -> AbstractAsyncContextManager[Any]:
+        kind = self._mount.WhichOneof("server")
+        return self._stdio(self._mount.mcp_stdio) if kind == "mcp_stdio" else self._http(self._mount.mcp_http)
+
+    @asynccontextmanager
+    async def _stdio(self, server: admin_pb2.McpStdioServer) -> AsyncIterator[Any]:
+        reading, writing = os.pipe()
+        with os.fdopen(writing, "w") as errors:
+            reader = asyncio.create_task(self._read_errors(os.fdopen(reading, "rb", buffering=0)))
+            try:
+                parameters = StdioServerParameters(
+                    command=server.arguments[0],
+                    args=list(server.arguments[1:]),
+                    env=dict(server.environment),
+                    cwd=server.working_directory or None,
+                )
+                async with stdio_client(parameters, errlog=errors) as streams:
+                    errors.close()
+                    yield streams
+            finally:
+                errors.close()
+                # The server is gone; a program it left behind may hold the pipe for good.
+                await asyncio.wait([reader], timeout=0.5)
+                reader.cancel()
+                await asyncio.wait([reader])
+
+    async def _read_errors(self, source: Any) -> None:
+        loop = asyncio.get_running_loop()
+        stream = asyncio.StreamReader(limit=MAX_ERROR_LINE * 64)
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
+        try:
+            while True:
+                try:
+                    line = await stream.readline()
+                except ValueError:
+                    continue  # a line longer than the limit was let go
+                if not line:
+                    return
+                text = line.decode(errors="replace").rstrip()[:MAX_ERROR_LINE]
+                if text:
+                    self.error_lines.append(text)
+                    _log.info("%s: %s", self._mount.name, text)
+        finally:
+            transport.close()
+
+    @asynccontextmanager
+    async def _http(self, server: admin_pb2.McpHttpServer) -> AsyncIterator[Any]:
+        headers = read_headers(Path(server.headers_file)) if server.headers_file else {}
+        async with (
+            httpx2.AsyncClient(headers=headers, timeout=_HTTP_TIMEOUT) as http,
+            streamable_http_client(server.url, http_client=http) as streams,
+        ):
+            yield streams
+
+
+class _Watched(AbstractAsyncContextManager[Any]):
+    """A transport whose end is told: nothing else says that an idle server went."""
+
+    def __init__(self, transport: AbstractAsyncContextManager[Any], on_end: Callable[[], None]) -> None:
+        self._transport = transport
+        self._on_end = on_end
+
+    async def __aenter__(self) -> Any:
+        reading, writing = await self._transport.__aenter__()
+        return _WatchedStream(reading, self._on_end), writing
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        return await self._transport.__aexit__(*exception)
+
+
+class _WatchedStream:
+    """Passes everything through, and tells when there is no more."""
+
+    def __init__(self, stream: Any, on_end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_end = on_end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> _WatchedStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return await self._stream.__anext__()
+        except BaseException:
+            self._on_end()
+            raise
+
+    async def __aenter__(self) -> _WatchedStream:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        passed: bool | None = await self._stream.__aexit__(*exception)
+        return passed
+
+
+def read_headers(path: Path) -> dict[str, str]:
+    """The header lines of a file. Raises InvalidArgument (BAD_HEADERS_FILE) also for one that others may read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise _bad_headers(path, "others than its owner may read it", f"chmod 600 {path}")
+            lines = [line.strip() for line in _lines(file)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise _bad_headers(path, str(error), "write lines like `Authorization: Bearer TOKEN`") from error
+    headers = {}
+    for number, line in enumerate(lines, 1):
+        name, colon, value = line.partition(":")
+        if not line or line.startswith("#"):
+            continue
+        if not colon or not name.strip().isascii() or not value.strip():
+            raise _bad_headers(path, f"line {number} is no header", "write lines like `Authorization: Bearer TOKEN`")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+def _lines(file: TextIO) -> list[str]:
+    return file.read(64 * 1024).splitlines()
+
+
+def _bad_headers(path: Path, what: str, hint: str) -> InvalidArgument:
+    return InvalidArgument("BAD_HEADERS_FILE", f"{path}: {what}", hint=hint, field="mount.mcp_http.headers_file")
+
+
+def _not_started(why: str) -> Unavailable:
+    return Unavailable(
+        "MCP_SERVER_NOT_STARTED", why[:MAX_ERROR_LINE], hint="start it by hand to see; it is tried again"
+    )
+
+
+def _plain(error: BaseException) -> str:
+    """What went wrong, without the groups that task groups wrap it in."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"[:MAX_ERROR_LINE] if str(error) else type(error).__name__

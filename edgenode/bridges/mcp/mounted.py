@@ -1,0 +1,302 @@
+"""A mounted MCP server as an agent of the node: connected, attached, and brought back when it is lost.
+
+Theory of operation. The agent's stream is open while the server is there. When the server is lost, calls under way end
+first, each with its own problem; then the agent detaches and stays registered: degraded, and out of reach once its lease
+ended. What comes for it meanwhile waits in the node. The server is started again after a wait that grows (full jitter), and
+the agent attaches as a new instance with the tools it has then.
+
+**What may run again.** A tool that says so (`idempotentHint`, `readOnlyHint`), or any where the mount's policy allows it, is
+retried as the task's own policy has it. Any other runs once: when its server was lost with a call under way, the task fails
+(MCP_SERVER_LOST) and says that it may have run; and an attempt after one whose end is not known here, because the bridge or
+the node went in the middle, fails (MAY_HAVE_RUN) before anything is sent. A request that surely was not sent is no attempt
+in that sense, and is tried again.
+
+**Questions** of the server are put to the submitter: INPUT_REQUIRED for a form, whose answer is the form's content, and
+AUTH_REQUIRED for an address to visit. The answer `null` declines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import mcp_types as types
+import msgspec
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.bridges.mcp.connection import Connection, ServerLost
+from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
+from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
+from edgenode.link.ports import Rng, SystemClock
+from edgenode.link.protocol.backoff import ReconnectBackoff
+from edgenode.link.wire.agents import DEFAULT_LEASE
+from edgenode.link.wire.values import duration_from_pb, problem_to_pb, timestamp_to_pb
+from edgenode.sdk import Client, Context
+from edgenode.sdk.agent import Agent, Skill
+from edgenode.sdk.encoding import Payload, is_json
+from edgenode.sdk.signature import Signature
+
+DEFAULT_START_TIMEOUT = 30.0
+DEFAULT_CONCURRENCY = 16
+LONGEST_WAIT = 60.0  # seconds between two starts
+DETACH_GRACE = 2.0  # seconds for calls under way to report their end
+STOP_GRACE = 5.0
+REMEMBERED_ATTEMPTS = 4096
+META_TASK = "dev.edgenode/task"
+LABELS = {"edgenode/mount": "mcp"}
+
+Report = Callable[[str, admin_pb2.MountStatus], Awaitable[None]]
+
+_log = logging.getLogger(__name__)
+
+
+class Mounted:
+    """One mount. `await run()` until it is cancelled or `stop` was called."""
+
+    def __init__(self, mount: admin_pb2.Mount, client: Client, report: Report, rng: Rng) -> None:
+        self.mount = mount
+        self._client = client
+        self._report = report
+        self._clock = SystemClock()
+        self._backoff = ReconnectBackoff(rng, maximum=LONGEST_WAIT)
+        policy = mount.policy
+        self._repeat_allowed = policy.repeat_allowed
+        self._start_timeout = (
+            duration_from_pb(policy.start_timeout_duration)
+            if policy.HasField("start_timeout_duration")
+            else DEFAULT_START_TIMEOUT
+        )
+        self._agent = Agent(
+            mount.name,
+            labels=LABELS,
+            concurrency=policy.concurrency_count or DEFAULT_CONCURRENCY,
+            lease=duration_from_pb(policy.lease_duration) if policy.HasField("lease_duration") else DEFAULT_LEASE,
+        )
+        self._connection: Connection | None = None
+        self._tools_changed = asyncio.Event()
+        self._attached = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._leaves = False
+        self._unsent: OrderedDict[str, int] = OrderedDict()  # attempts up to which nothing was sent, by task
+        self._status = admin_pb2.MountStatus()
+
+    def stop(self, *, leave: bool) -> None:
+        """Ends the agent, which leaves the node if it is to `leave` for good, then the server; `run` returns after that."""
+        self._leaves = leave
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Keeps the server there until `stop`."""
+        while not self._stopping.is_set():
+            try:
+                await self._serve()
+            except EdgenodeError as error:
+                await self._wait(error)
+            except Exception as error:
+                _log.exception("mount %s failed", self.mount.name)
+                await self._wait(Internal("MOUNT_DEFECT", f"{type(error).__name__}: {error}"[:1024]))
+
+    async def _serve(self) -> None:
+        """One life of the server. Raises Unavailable when it is lost, and what refuses to let it begin."""
+        connection = Connection(self.mount, self._tools_changed.set)
+        self._status.start_count += 1
+        await self._tell(admin_pb2.MOUNT_STATE_STARTING)
+        attached: asyncio.Task[None] | None = None
+        try:
+            await connection.open(self._start_timeout)
+            self._backoff.established(self._clock.monotonic())
+            self._connection = connection
+            self._tools_changed.clear()
+            await self._take_tools(connection)
+            self._status.server, self._status.protocol_version = connection.server, connection.protocol_version
+            self._attached.clear()
+            attaching = self._agent.attach(self._client, lambda _node: self._attached.set())
+            attached = asyncio.create_task(attaching, name=f"agent-{self.mount.name}")
+            await self._watch(connection, attached)
+        finally:
+            self._connection = None
+            self._status.error_lines[:] = connection.error_lines
+            if attached is not None:
+                await self._leave(attached, connection.why_lost)
+            await connection.close()
+            self._status.error_lines[:] = connection.error_lines
+
+    async def _watch(self, connection: Connection, attached: asyncio.Task[None]) -> None:
+        """Until the server is lost, the agent ended or all is to stop; takes changes of the tools meanwhile."""
+        events = (connection.lost, self._stopping, self._tools_changed, self._attached)
+        while True:
+            waits = [asyncio.ensure_future(event.wait()) for event in events]
+            try:
+                await asyncio.wait([*waits, attached], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            if self._stopping.is_set():
+                return
+            if connection.lost.is_set():
+                raise Unavailable("MCP_SERVER_LOST", connection.why_lost)
+            if attached.done():
+                attached.result()
+                raise Unavailable("AGENT_ENDED", "another agent of this name took its place")
+            if self._tools_changed.is_set():
+                self._tools_changed.clear()
+                await self._list_again(connection)
+            if self._attached.is_set():
+                self._attached.clear()
+                await self._tell(admin_pb2.MOUNT_STATE_READY)
+
+    async def _list_again(self, connection: Connection) -> None:
+        try:
+            await connection.list_tools()
+        except (ServerLost, MCPError) as error:
+            _log.warning("%s does not say what its tools are now: %s", self.mount.name, error)
+            return
+        await self._take_tools(connection)
+        if self._status.state == admin_pb2.MOUNT_STATE_READY:
+            await self._tell(admin_pb2.MOUNT_STATE_READY)
+
+    async def _leave(self, attached: asyncio.Task[None], why: str) -> None:
+        if self._leaves:
+            await self._agent.stop(STOP_GRACE)
+        elif self._stopping.is_set():
+            await self._agent.detach("its bridge stopped", STOP_GRACE)
+        else:
+            await self._agent.detach(f"its MCP server was lost: {why}", DETACH_GRACE)
+        attached.cancel()
+        await asyncio.wait([attached])
+
+    async def _wait(self, error: EdgenodeError) -> None:
+        if self._stopping.is_set():
+            return
+        delay = self._backoff.next_delay(self._clock.monotonic())
+        self._status.last_problem.CopyFrom(problem_to_pb(error.problem))
+        self._status.next_start_time.CopyFrom(timestamp_to_pb(self._clock.wall() + delay))
+        _log.warning("%s: %s; started again in %.1f s", self.mount.name, error, delay)
+        await self._tell(admin_pb2.MOUNT_STATE_WAITING)
+        try:
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
+        except TimeoutError:
+            self._status.ClearField("next_start_time")
+
+    async def _tell(self, state: admin_pb2.MountState) -> None:
+        self._status.state = state
+        await self._report(self.mount.name, self._status)
+
+    # --- tools ------------------------------------------------------------------------------------------------------
+
+    async def _take_tools(self, connection: Connection) -> None:
+        entries, refused = skills_of(connection.tools, self.mount.name)
+        for entry in entries.values():
+            if self.mount.policy.HasField("attempt_timeout_duration"):
+                entry.attempt_timeout_duration.CopyFrom(self.mount.policy.attempt_timeout_duration)
+        self._agent.description = connection.instructions[:4096]
+        self._agent.version = connection.server[:128]
+        self._status.skill_count = len(entries)
+        self._status.refused_tools[:] = refused
+        for text in refused:
+            _log.warning("%s: no skill: %s", self.mount.name, text)
+        await self._agent.replace_skills([self._skill(name, entry) for name, entry in entries.items()])
+
+    def _skill(self, tool: str, entry: Any) -> Skill:
+        again = self._repeat_allowed or repeatable(entry)
+
+        async def run(ctx: Context, input: bytes) -> Payload:
+            return await self._call(ctx, tool, input, again)
+
+        timeout = (
+            duration_from_pb(entry.attempt_timeout_duration) if entry.HasField("attempt_timeout_duration") else None
+        )
+        return Skill(entry.id, Signature(run), timeout, retries=None if again else 0, idempotent=again, entry=entry)
+
+    async def _call(self, ctx: Context, tool: str, input: bytes, again: bool) -> Payload:
+        arguments = _arguments(input, ctx.spec.content_type)
+        if not again and ctx.attempt > 1 and self._unsent.get(ctx.task_id, 0) < ctx.attempt - 1:
+            raise FailedPrecondition(
+                "MAY_HAVE_RUN",
+                f"attempt {ctx.attempt - 1} may have run, and {tool} does not say that running it twice is harmless",
+                hint="see whether it did; submit it again if not, or mount it with --allow-repeat",
+            )
+        connection = self._connection
+        try:
+            if connection is None:
+                raise ServerLost("the server is not there", sent=False)
+            result = await connection.call(
+                tool, arguments, _meta(ctx), _progress_to(ctx), lambda question: _answer(ctx, question)
+            )
+        except ServerLost as error:
+            raise self._lost(ctx, tool, error, again) from error
+        except MCPError as error:
+            raise _refused(error) from error
+        return payload_of(result)
+
+    def _lost(self, ctx: Context, tool: str, error: ServerLost, again: bool) -> EdgenodeError:
+        if not error.sent:
+            self._unsent[ctx.task_id] = ctx.attempt
+            if len(self._unsent) > REMEMBERED_ATTEMPTS:
+                self._unsent.popitem(last=False)
+            return Unavailable("MCP_SERVER_DOWN", f"{self.mount.name}: {error}", hint="edgenode mcp list")
+        return Unavailable(
+            "MCP_SERVER_LOST",
+            f"{self.mount.name} was lost while {tool} ran: {error}",
+            hint="" if again else f"it may have run; {tool} does not say that running it twice is harmless",
+            retryable=again,
+        )
+
+
+def _arguments(input: bytes, content_type: str) -> dict[str, Any]:
+    try:
+        if not is_json(content_type):
+            raise ValueError(f"it is {content_type}")
+        return msgspec.json.decode(input or b"{}", type=dict[str, Any])
+    except (ValueError, msgspec.DecodeError) as error:
+        raise InvalidArgument(
+            "BAD_INPUT", f"the input is no JSON object: {error}", hint="compare it with the skill's input schema"
+        ) from error
+
+
+def _meta(ctx: Context) -> dict[str, Any]:
+    """What the server is told of the task beside its arguments."""
+    spec = ctx.spec
+    meta = {META_TASK: ctx.task_id}
+    if spec.traceparent:
+        meta["traceparent"] = spec.traceparent
+    if spec.tracestate:
+        meta["tracestate"] = spec.tracestate
+    return meta
+
+
+def _progress_to(ctx: Context) -> ProgressFnT:
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        fraction = min(max(progress / total, 0.0), 1.0) if total is not None and total > 0 else None
+        ctx.progress(fraction, message or ("" if fraction is not None else f"{progress:g}"))
+
+    return tell
+
+
+async def _answer(ctx: Context, question: types.ElicitRequestParams) -> types.ElicitResult:
+    """Asks the submitter. The same question of a later attempt has the same key, and is answered at once."""
+    if isinstance(question, types.ElicitRequestURLParams):
+        prompt = f"{question.message}\n{question.url}"
+        answer = await ctx.input(prompt, authorization=True)
+        return types.ElicitResult(action="decline" if answer is None else "accept")
+    schema = msgspec.json.encode(question.requested_schema).decode()
+    answer = await ctx.input(question.message, schema=schema)
+    if answer is None:
+        return types.ElicitResult(action="decline")
+    return types.ElicitResult(action="accept", content=answer)
+
+
+def _refused(error: MCPError) -> EdgenodeError:
+    """The server's protocol error as a problem."""
+    text = str(error)[:1024]
+    if error.code == types.INVALID_PARAMS:
+        return InvalidArgument("BAD_INPUT", text, hint="compare it with the skill's input schema", mcp_code=error.code)
+    return Internal(
+        "MCP_ERROR", text or "the server gave an error", hint="an error of the MCP server", mcp_code=error.code
+    )

@@ -1,0 +1,131 @@
+"""The bridge's program: runs the MCP servers that are mounted on a node, as its agents.
+
+The node starts it (`edgenode/node/supervisor.py`), tells it of the mounts by WatchMounts, and holds the other end of its
+standard input: when that ends, the node is gone, and the bridge ends what it runs and itself. A mount that changed is ended
+and begun anew. One that fails is its own trouble; the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+
+import grpc
+
+from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
+from edgenode.bridges.mcp.mounted import Mounted
+from edgenode.link.config import LOG_LEVELS
+from edgenode.link.ports import system_rng
+from edgenode.link.protocol.backoff import ReconnectBackoff
+from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.signals import StopSignal
+from edgenode.sdk.client import Client
+
+REPORT_TIME = 5.0  # seconds
+STOP_TIME = 7.0  # seconds all mounts have to end; the node kills a bridge that takes longer
+
+_log = logging.getLogger(__name__)
+
+
+class Mounting:
+    """Makes what runs the same as what is mounted."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._rng = system_rng()
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(client.channel)
+        self._running: dict[str, tuple[Mounted, asyncio.Task[None]]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Follows the mounts for good; a node that is out of reach is waited for."""
+        backoff = ReconnectBackoff(self._rng, initial=0.2, maximum=5.0)
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async for response in self._admin.WatchMounts(admin_service_pb2.WatchMountsRequest()):
+                    backoff.established(loop.time())
+                    await self.follow({mount.name: mount for mount in response.mounts})
+            except grpc.aio.AioRpcError as error:
+                _log.info("the node does not tell its mounts: %s", error.details())
+            await asyncio.sleep(backoff.next_delay(loop.time()))
+
+    async def follow(self, mounts: dict[str, admin_pb2.Mount]) -> None:
+        """Run these and no others."""
+        gone = [name for name, (running, _) in self._running.items() if mounts.get(name) != running.mount]
+        await asyncio.gather(*(self._end(name, leave=True) for name in gone))
+        for name, mount in mounts.items():
+            if name not in self._running:
+                mounted = Mounted(mount, self._client, self._report, self._rng)
+                self._running[name] = mounted, asyncio.create_task(mounted.run(), name=f"mount-{name}")
+
+    async def stop(self) -> None:
+        """End all."""
+        await asyncio.gather(*(self._end(name, leave=False) for name in list(self._running)))
+
+    async def _end(self, name: str, *, leave: bool) -> None:
+        mounted, task = self._running.pop(name)
+        mounted.stop(leave=leave)
+        await asyncio.wait([task], timeout=STOP_TIME)
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("mount %s failed: %r", name, error)
+
+    async def _report(self, name: str, status: admin_pb2.MountStatus) -> None:
+        request = admin_service_pb2.ReportMountRequest(name=name, status=status)
+        try:
+            await self._admin.ReportMount(request, timeout=REPORT_TIME)
+        except grpc.aio.AioRpcError as error:
+            _log.debug("the node was not told of mount %s: %s", name, error.details())
+
+
+async def serve(socket: str) -> None:
+    """Until SIGTERM, SIGINT or the end of standard input."""
+    async with Client(socket=socket) as client:
+        mounting = Mounting(client)
+        with StopSignal() as stop:
+            waits = [
+                asyncio.ensure_future(mounting.run()),
+                asyncio.ensure_future(stop.wait()),
+                asyncio.ensure_future(_end_of_input()),
+            ]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if waits[0].done():
+                    waits[0].result()
+            finally:
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.wait(waits)
+                await mounting.stop()
+
+
+async def _end_of_input() -> None:
+    """The other end is the node's, which writes nothing."""
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(os.dup(0), "rb")
+    )
+    try:
+        while await stream.read(4096):
+            pass
+    finally:
+        transport.close()
+
+
+def main() -> None:
+    """`python -m edgenode.bridges.mcp --socket PATH`."""
+    parser = argparse.ArgumentParser(prog="edgenode.bridges.mcp", description="Runs the MCP servers mounted on a node.")
+    parser.add_argument("--socket", required=True, help="the node's Unix socket")
+    parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
+    given = parser.parse_args()
+    configure_logging(given.log_level)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(given.socket))
+    sys.exit(0)
