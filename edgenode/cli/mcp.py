@@ -14,7 +14,6 @@ import click
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
-from edgenode.link.errors import from_problem
 from edgenode.link.model.names import make_id
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.lazy import DefaultGroup
@@ -77,8 +76,8 @@ def add(state: Path, output: str, name: str, no_wait: bool, **given: Any) -> Non
     status = record.status
     emit(output, plain(record), lambda: _added(record))
     if not no_wait and status.state != admin_pb2.MOUNT_STATE_READY:
-        problem = problem_from_pb(status.last_problem) if status.HasField("last_problem") else None
-        raise Exit(ExitCode.DEGRADED, from_problem(problem).problem if problem is not None else None)
+        problem = status.last_problem
+        raise Exit(ExitCode.DEGRADED, problem_from_pb(problem) if status.HasField("last_problem") else None)
 
 
 @mcp.command("list")

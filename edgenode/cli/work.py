@@ -21,6 +21,7 @@ from edgenode.link.terminal.output import JSON, json_text
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import run
 from edgenode.link.terminal.views import standing
+from edgenode.sdk.encoding import Payload, content_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,13 +55,14 @@ def call(
     """Run SKILL now, without storing anything, and print its result."""
     payload = _payload(input, text, content_type)
 
-    async def work() -> bytes:
+    async def work() -> Payload:
         async with node_client(state) as client:
             data, media = payload
-            result = await client.call(skill, data, type=bytes, content_type=media, timeout=timeout, **_spec(options))
-            return bytes(result)
+            given = _spec(options)
+            answer: Payload = await client.call(skill, data, type=Payload, content_type=media, timeout=timeout, **given)
+            return answer
 
-    _print_result(run(work()))
+    _print_result(*run(work()))
 
 
 @click.command()
@@ -137,7 +139,7 @@ def _report(task: task_pb2.Task, reached: Level, wanted: Level, waited: float, o
     if wanted is Level.DONE:
         finish(task)
         if output != JSON:
-            _print_result(task.output.data)
+            _print_result(task.output.data, task.output.content_type)
 
 
 def _payload(input: str | None, text: bool, content_type: str) -> tuple[bytes, str]:
@@ -152,6 +154,7 @@ def _spec(options: dict[str, Any]) -> Any:
     return {names.get(name, name): value for name, value in options.items() if value is not None}
 
 
-def _print_result(data: bytes) -> None:
-    """The bytes as they are, ended by a newline where there is none."""
+def _print_result(data: bytes, content_type: str) -> None:
+    """The bytes as they are, ended by a newline where there is none; of an MCP tool's result what programs read of it."""
+    data = content_of(data, content_type)
     click.echo(data, nl=not data.endswith(b"\n"))

@@ -32,10 +32,12 @@ class _McpResult(msgspec.Struct):
     structuredContent: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def _structured(data: bytes) -> bytes | msgspec.Raw:
-    """The part of a tool's result that programs read; the whole of one that has none."""
+def content_of(data: bytes, content_type: str) -> bytes:
+    """A payload's bytes, but of an MCP tool's result the structured content, where it has one. Raises msgspec.DecodeError."""
+    if content_type != MCP_RESULT:
+        return data
     structured = msgspec.json.decode(data, type=_McpResult).structuredContent
-    return data if isinstance(structured, msgspec.UnsetType) else structured
+    return data if isinstance(structured, msgspec.UnsetType) else bytes(structured)
 
 
 def _plain(value: object) -> object:
@@ -111,8 +113,7 @@ def decode(data: bytes, content_type: str, expected: Any = Any) -> Any:
     if expected is bytes or not is_json(content_type):
         return data
     try:
-        if content_type == MCP_RESULT:
-            data = _structured(data)
+        data = content_of(data, content_type)
         return _decode(data) if expected is Any else json_reader(expected).decode(data)
     except msgspec.DecodeError as error:
         raise InvalidArgument(

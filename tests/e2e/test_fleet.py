@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
@@ -17,6 +19,7 @@ from tests.e2e.conftest import Site
 
 pytestmark = [pytest.mark.timeout(120), pytest.mark.asyncio(loop_scope="module")]
 
+MCP_SERVER = Path(__file__).parents[1] / "integration/bridges/mcp_server.py"
 QUICK = RetryPolicy(attempts=5, initial_backoff=0.05)
 
 
@@ -155,6 +158,32 @@ async def test_edges_work_on_while_the_link_is_cut(site: Site) -> None:
                     if len(numbers) == 51:
                         break
         assert numbers == list(range(51))
+
+
+async def test_a_mounted_server_is_reached_through_an_outage_and_ends_with_its_node(site: Site, tmp_path: Path) -> None:
+    notes, where = tmp_path / "notes", ["--state", str(site.fleet.state("north"))]
+    server = ["--", sys.executable, str(MCP_SERVER)]
+    added = await site.fleet.run(EDGENODE, "mcp", "add", "tools", *where, "--start-timeout", "60s", *server)
+    assert added.startswith("mounted tools: ready")
+    async with site.client("south") as south:
+        await site.proxy.cut()
+        stored = await south.submit("tools.note", {"notes": str(notes), "text": "later"}, scope=Scope.FLEET)
+        await asyncio.sleep(0.2)
+        assert not notes.exists()
+        await site.proxy.restore()
+        process = psutil.Process((await stored.result(60))["result"])
+        assert notes.read_text() == "later\n"
+        again = await south.submit("tools.note", {"notes": str(notes), "text": "again"}, scope=Scope.FLEET)
+        assert (await again.result(60))["result"] == process.pid
+        bridge = process.parent()
+        assert bridge is not None
+    await site.fleet.children["north"].kill()
+    # Nobody is left to end them: they see that the node is gone.
+    gone, _ = await asyncio.to_thread(psutil.wait_procs, [bridge, process], timeout=30)
+    assert len(gone) == 2
+    await site.start_edge("north")
+    await site.fleet.run(EDGENODE, "mcp", "remove", "tools", *where)
+    assert notes.read_text() == "later\nagain\n"
 
 
 async def test_sigterm_drains(site: Site) -> None:

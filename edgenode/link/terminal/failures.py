@@ -45,6 +45,7 @@ _FALLBACK_HINTS = {
     ExitCode.UNAVAILABLE: "try again; `status` shows how the node is",
     ExitCode.FAILED: "the node's log may say more",
     ExitCode.PENDING: "ask again later",
+    ExitCode.DEGRADED: "see the node's log",
 }
 
 

@@ -119,6 +119,12 @@ async def learn(ctx: Context) -> str:
 
 
 @server.tool()
+def header(name: str, ctx: Context) -> str:
+    """A header of the request."""
+    return (ctx.headers or {}).get(name, "")
+
+
+@server.tool()
 def note(notes: str, text: str) -> int:
     """Appends a line; says which process did."""
     _note(notes, text)

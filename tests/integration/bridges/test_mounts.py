@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,53 @@ async def test_a_server_that_does_not_start_says_why(site: Site) -> None:
     with pytest.raises(Exception, match="mounted already") as caught:
         await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="again", mount=mount))
     assert from_rpc_error(caught.value).reason == "MOUNT_EXISTS"  # type: ignore[arg-type]
+
+
+async def test_a_server_over_http_carries_headers_and_comes_back(site: Site, tmp_path: Path) -> None:
+    headers = tmp_path / "headers"
+    headers.write_text("# of the test\nX-Token: secret\n")
+    port = _free_port()
+    http = admin_pb2.McpHttpServer(url=f"http://127.0.0.1:{port}/mcp", headers_file=str(headers))
+    mount = admin_pb2.Mount(name="web", mcp_http=http)
+    await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="web", mount=mount))
+
+    async def waits() -> bool:
+        return (await site.status("web")).state == admin_pb2.MOUNT_STATE_WAITING
+
+    async def refused() -> bool:
+        return (await site.status("web")).last_problem.reason == "BAD_HEADERS_FILE"
+
+    await until(refused)  # others may read the file
+    headers.chmod(0o600)
+    async with _program("--http", str(port)):
+        await site.ready(name="web")
+        assert await site.client.call("web.header", {"name": "x-token"}) == {"result": "secret"}
+        handle = await site.client.submit("web.slow", {"steps": 3})
+        assert any(update.message == "step 2" for update in [update async for update in handle.watch()])
+    await until(waits)
+    lost = await site.client.submit("web.add", {"a": 1, "b": 1})
+    async with _program("--http", str(port)):
+        assert await lost.result(PATIENCE) == {"sum": 2}
+    await site.admin.RemoveMount(admin_service_pb2.RemoveMountRequest(request_id="r2", name="web"))
+
+
+@asynccontextmanager
+async def _program(*arguments: str) -> AsyncIterator[None]:
+    devnull = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(SERVER), *arguments, stdout=devnull, stderr=devnull
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _bridges() -> list[psutil.Process]:

@@ -265,6 +265,32 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         self.balanced = True
         self.replayed: list[Any] = []
         self.dropped: list[Any] = []
+        self.mounts: dict[str, admin_pb2.Mount] = {}
+
+    async def AddMount(self, request: Any, context: Context) -> admin_service_pb2.AddMountResponse:
+        self.mounts[request.mount.name] = request.mount
+        return admin_service_pb2.AddMountResponse()
+
+    async def ListMounts(self, request: Any, context: Context) -> admin_service_pb2.ListMountsResponse:
+        response = admin_service_pb2.ListMountsResponse()
+        for name, mount in self.mounts.items():
+            status = admin_pb2.MountStatus(
+                state=admin_pb2.MOUNT_STATE_READY, skill_count=3, start_count=1, server="files 1.0"
+            )
+            if name == "broken":
+                problem = Unavailable("MCP_SERVER_NOT_STARTED", "it did not list its tools within 30 s").problem
+                status = admin_pb2.MountStatus(
+                    state=admin_pb2.MOUNT_STATE_WAITING,
+                    last_problem=problem_to_pb(problem),
+                    error_lines=["no \x1b[1mroot"],
+                )
+            response.mounts.add(mount=mount, status=status)
+        return response
+
+    async def RemoveMount(self, request: Any, context: Context) -> admin_service_pb2.RemoveMountResponse:
+        if self.mounts.pop(request.name, None) is None:
+            raise NotFound("UNKNOWN_MOUNT", f"there is no mount {request.name}", hint="edgenode mcp list")
+        return admin_service_pb2.RemoveMountResponse()
 
     async def GetStatus(self, request: Any, context: Context) -> admin_service_pb2.GetStatusResponse:
         return admin_service_pb2.GetStatusResponse(

@@ -1,0 +1,76 @@
+"""`edgenode mcp`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fakes import FakeNode
+
+
+def test_mounting_a_program(edgenode: Run, node: FakeNode, tmp_path: Path) -> None:
+    words = ["--env", "A=b=c", "--env", "HOME", "--directory", str(tmp_path), "--allow-repeat", "--concurrency", "2"]
+    options = ["mcp", "add", "files", "--state", str(node.state), *words, "--start-timeout", "1min"]
+    result = edgenode(*options, "--", sys.executable, "-m", "x", "--flag")
+    assert (result.exit_code, result.stdout) == (0, "mounted files: ready, 3 skills of files 1.0\n")
+    mount = node.admin.mounts["files"]
+    assert list(mount.mcp_stdio.arguments) == [sys.executable, "-m", "x", "--flag"]
+    assert mount.mcp_stdio.working_directory == str(tmp_path)
+    environment = dict(mount.mcp_stdio.environment)
+    assert (environment["A"], environment["HOME"]) == ("b=c", os.environ["HOME"])
+    policy = mount.policy
+    assert (policy.repeat_allowed, policy.concurrency_count, policy.start_timeout_duration.seconds) == (True, 2, 60)
+
+
+def test_mounting_by_address(edgenode: Run, node: FakeNode, tmp_path: Path) -> None:
+    headers = tmp_path / "headers"
+    headers.write_text("Authorization: Bearer x\n")
+    words = ("mcp", "add", "web", "--url", "https://host/mcp", "--headers-file", str(headers), "-o", "json")
+    shown = json.loads(edgenode(*words, state=node.state).stdout)
+    assert shown["mount"]["mcp_http"] == {"url": "https://host/mcp", "headers_file": str(headers)}
+    assert shown["status"]["state"] == "READY"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("files",),
+        ("files", "--url", "http://x/", "--", "program"),
+        ("files", "--headers-file", "/dev/null", "--", "program"),
+        ("files", "--url", "http://x/", "--env", "A=b"),
+        ("files", "--env", "NOT_SET_ANYWHERE", "--", "program"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(edgenode: Run, node: FakeNode, words: tuple[str, ...]) -> None:
+    result = edgenode("mcp", "add", "--state", str(node.state), *words)
+    assert result.exit_code == 2, result.stdout
+    assert node.admin.mounts == {}
+
+
+def test_a_server_that_does_not_start_is_shown_with_its_last_lines(edgenode: Run, node: FakeNode) -> None:
+    result = edgenode("mcp", "add", "broken", "--state", str(node.state), "--", "program")
+    assert result.exit_code == 7
+    assert result.stderr.splitlines()[-1] == "reason: MCP_SERVER_NOT_STARTED (exit 7)"
+    table = edgenode("mcp", state=node.state).stdout
+    assert table.splitlines()[0].split() == ["MOUNT", "STATE", "SKILLS", "STARTS", "SERVER", "RUNS"]
+    assert "broken: it did not list its tools within 30 s (MCP_SERVER_NOT_STARTED)" in table
+    assert "\x1b" not in table
+
+
+def test_removing(edgenode: Run, node: FakeNode) -> None:
+    edgenode("mcp", "add", "files", "--state", str(node.state), "--", "program")
+    assert edgenode("mcp", "remove", "files", state=node.state).stdout == "removed files\n"
+    result = edgenode("mcp", "remove", "files", state=node.state)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (3, "reason: UNKNOWN_MOUNT (exit 3)")
+    assert edgenode("mcp", "list", state=node.state).stdout == "no mounts\n"
+
+
+def test_no_node(edgenode: Run, tmp_path: Path) -> None:
+    result = edgenode("mcp", "add", "files", "--state", str(tmp_path), "--", "program")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (5, "reason: NODE_NOT_RUNNING (exit 5)")
+    assert "edgenode run" in result.stderr
