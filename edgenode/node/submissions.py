@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import grpc
+import msgspec
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument
@@ -27,6 +29,8 @@ from edgenode.node.tasks import NewTask, Submitted, TaskEngine
 MAX_FRAME = 1024
 FRAMES_IN_FLIGHT = 16
 OUT_FRAME_BYTES = 1 << 20
+CANONICAL_BYTES = 64 * 1024
+_SAFE = 2**53  # up to here a double holds every whole number
 
 
 class SubmitStream:
@@ -208,14 +212,32 @@ def _bounded(out: task_service_pb2.SubmitTasksResponse) -> list[task_service_pb2
 
 
 def fingerprint(message: task_pb2.TaskSpec) -> bytes:
-    """What makes two requests with one idempotency key the same: the spec but for its deadline and trace context."""
+    """What makes two requests with one idempotency key the same: the spec but for its deadline and trace context.
+
+    JSON is what it says, in whatever order, spacing or notation of whole numbers: the same request may come over protocols
+    that keep none of those. Beyond CANONICAL_BYTES it is its bytes, since this holds up the event loop.
+    """
     if not message.idempotency_key:
         return b""
     bare = task_pb2.TaskSpec()
     bare.CopyFrom(message)
     for field in ("deadline_time", "traceparent", "tracestate"):
         bare.ClearField(field)
+    if bare.content_type == "application/json":
+        bare.content_type = ""
+    if not bare.content_type and len(bare.input) <= CANONICAL_BYTES:
+        with suppress(msgspec.DecodeError, RecursionError):
+            bare.input = _canonical.encode(_decoder.decode(bare.input))
     return hashlib.blake2b(bare.SerializeToString(deterministic=True), digest_size=16).digest()
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) <= _SAFE else number
+
+
+_canonical = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(float_hook=_number)
 
 
 def problem_of(live: LiveTask) -> Problem:
