@@ -13,7 +13,7 @@ from edgenode.link.model.lanes import Lane, Rejection, Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox, Tell
-from edgenode.link.store.retention import Retention
+from edgenode.link.store.retention import Retention, holding
 from hub.store import restating
 from hub.store.dead_letters import LetterKeeper
 from hub.store.records import PARENT, AgentRow, DesiredRow, NodeRow, SignedDocument
@@ -92,14 +92,12 @@ class SqliteFleetStore:
         after = 0
 
         def run(connection: sqlite3.Connection) -> int:
-            rows = connection.execute(
-                "SELECT log_id FROM log WHERE (name LIKE 'down/%' OR name = ?) AND held_bytes > 0 AND log_id > ?"
-                " ORDER BY log_id LIMIT ?",
-                (task_log(PARENT), after, _TRIM_LOGS),
-            ).fetchall()
-            for (log_id,) in rows:
-                self._retention.trim(connection, log_id, _TRIM_SEGMENTS)
-            return rows[-1][0] if len(rows) == _TRIM_LOGS else 0
+            found = holding(connection, after, _TRIM_LOGS)
+            for log_id in found:
+                (name,) = connection.execute("SELECT name FROM log WHERE log_id = ?", (log_id,)).fetchone()
+                if name != MESSAGE_LOG:  # it has a rule of its own
+                    self._retention.trim(connection, log_id, _TRIM_SEGMENTS)
+            return found[-1] if len(found) == _TRIM_LOGS else 0
 
         while after := await self._database.write(run):
             pass

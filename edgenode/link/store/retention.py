@@ -29,6 +29,20 @@ def _plenty() -> bool:
     return False
 
 
+def holding(connection: sqlite3.Connection, after: int, most: int) -> list[int]:
+    """Logs above `after` that hold segments, `most` of them; goes from one to the next and not through those that do not."""
+    found: list[int] = []
+    while len(found) < most:
+        row = connection.execute(
+            "SELECT position FROM segment WHERE position >= ? ORDER BY position LIMIT 1", (logs.row_at(after + 1, 0),)
+        ).fetchone()
+        if row is None:
+            break
+        after = logs.row_place(row[0])[0]
+        found.append(after)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Retention:
     """The rule of one log. `wall` is the clock of the entries' stamps, in seconds; `scarce` tells when room is short."""

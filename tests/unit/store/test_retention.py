@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgenode.link.model.lanes import Segment
 from edgenode.link.store import logs
-from edgenode.link.store.retention import Retention
+from edgenode.link.store.retention import Retention, holding
 
 
 @pytest.fixture
@@ -138,3 +138,12 @@ def test_the_note_of_acknowledged_bytes_is_what_is_there(steps: list[tuple[int, 
             == db.execute("SELECT coalesce(sum(length(payload)), 0) FROM segment").fetchone()[0]
         )
     db.close()
+
+
+def test_logs_that_hold_something_are_found_one_after_the_other(db: sqlite3.Connection) -> None:
+    made = [logs.ensure_log(db, f"down/n{number}/task", "e").log_id for number in range(20)]
+    for log_id in made[3::5]:
+        append(db, log_id, 2)
+    assert holding(db, 0, 10) == made[3::5]
+    assert holding(db, made[3], 2) == made[8:14:5]
+    assert holding(db, made[18], 10) == []
