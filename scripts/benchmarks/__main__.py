@@ -13,14 +13,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgenode.link.errors import EdgenodeError
-from scripts.benchmarks import cases, fleet
+from scripts.benchmarks import cases
 from scripts.benchmarks.chart import chart
+from scripts.benchmarks.crowd import hub
+from scripts.benchmarks.drain import drain
+from scripts.benchmarks.growth import growth
 from scripts.benchmarks.peer_set import PEERS, Peer
 from scripts.benchmarks.processes import Bed, Failed, cores
 from scripts.benchmarks.results import Metric, table
 
 TRAFFIC = {"publish": cases.publish, "call": cases.call, "task": cases.task}
-FLEET = {"drain": fleet.drain, "hub": fleet.hub, "growth": fleet.growth}
+FLEET = {"drain": drain, "hub": hub, "growth": growth}
 CASES = (*TRAFFIC, "footprint", *FLEET)
 
 

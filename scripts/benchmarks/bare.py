@@ -6,6 +6,7 @@ bytes, as large as ours with as many items in them, and as many of them under wa
 - publish: frame -> stored, one row a frame, commit with fsync -> acknowledgement.
 - call: frame -> agent -> frame back. Nothing is stored.
 - task: frame -> stored -> agent -> its result stored -> frame back.
+- find: a unary call, question and answer as long as ours. Nothing is looked up.
 
 Frames that come while a commit is under way share the next one. What the limit leaves out is everything an item costs by
 itself: making it, checking it, a future for its caller, and for tasks the receipt before the result.
@@ -20,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc.aio
 
@@ -33,6 +34,7 @@ _ACK = bytes(64)
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 _OPTIONS = [("grpc.max_receive_message_length", 4 * 1024 * 1024)]
 
+T = TypeVar("T")
 Step = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -49,6 +51,10 @@ class Journal:
     async def open(self) -> None:
         """Make the database."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` gives, done on the database's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._connection))
 
     async def commit(self, frame: bytes) -> bytes:
         """Store a frame; the acknowledgement, after the fsync."""
@@ -78,7 +84,7 @@ class Journal:
             "journal_size_limit = 16777216",
         ):
             self._connection.execute(f"PRAGMA {pragma}").fetchall()
-        self._connection.execute("CREATE TABLE frame (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS frame (id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT")
 
     def _write(self, frames: list[bytes]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -128,6 +134,7 @@ class Server:
         steps: dict[str, Step] = {"publish": self._journal.commit, "call": self._work, "task": self._task}
         streams = {kind: self._stream(step) for kind, step in steps.items()} | {"work": self._attach}
         handlers = {name: grpc.stream_stream_rpc_method_handler(stream) for name, stream in streams.items()}
+        handlers["find"] = grpc.unary_unary_rpc_method_handler(_find)
         return grpc.method_handlers_generic_handler("bare", handlers)
 
     def _stream(self, step: Step) -> Callable[..., AsyncIterator[bytes]]:
@@ -169,19 +176,24 @@ class Server:
         return result
 
 
+async def _find(question: bytes, _context: object) -> bytes:
+    """As many bytes as the question's first four say; the rest of it is as long as a real one."""
+    return bytes(int.from_bytes(question[:4], "big"))
+
+
 async def _serve_node(folder: Path) -> None:
     journal = Journal(folder / "bare.db")
     await journal.open()
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((Server(journal).handler(),))
-    server.add_insecure_port(_address(folder))
+    server.add_insecure_port(address(folder))
     await server.start()
     print("ready", flush=True)
     await server.wait_for_termination()
 
 
 async def _serve_agent(folder: Path) -> None:
-    async with grpc.aio.insecure_channel(_address(folder), options=_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address(folder), options=_OPTIONS) as channel:
         call: Any = channel.stream_stream("/bare/work")()
         await channel.channel_ready()
         print("ready", flush=True)
@@ -224,11 +236,12 @@ def frame_items(kind: str, at_once: int) -> int:
 
 
 async def _serve_client(folder: Path) -> None:
-    async with grpc.aio.insecure_channel(_address(folder), options=_OPTIONS) as channel:
+    async with grpc.aio.insecure_channel(address(folder), options=_OPTIONS) as channel:
         await serve(Client(channel).round)
 
 
-def _address(folder: Path) -> str:
+def address(folder: Path) -> str:
+    """Where the bare node serves."""
     return f"unix:{folder / 'bare.sock'}"
 
 
