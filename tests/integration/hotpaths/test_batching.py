@@ -1,151 +1,209 @@
-"""A thousand awaited at once share frames and commits. Counted, not timed: what costs is a gRPC message or an fsync, and
-one of either for each item would make any of these paths ten times slower."""
+"""A thousand awaited at once share frames, commits and hops. Counted, not timed: what costs is a gRPC message, an fsync or a
+wake-up, and one of them for each item would make any of these paths ten times slower.
+
+The bounds are for the whole thousand, client, node and agents together. They stand at about 1.6 times what was counted, the
+most of many runs on busy machines, so that noise passes and what doubles a cost does not.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgenode.node.config import NodeConfig
+from edgenode.api.task.v1 import task_service_pb2
+from edgenode.link.protocol.lanes import LaneSender
+from edgenode.link.store.database import Database
 from edgenode.node.node import Node
-from edgenode.sdk import Agent, Client
-from edgenode.sdk.publisher import Publisher
-from edgenode.sdk.submitter import Submitter
-from edgenode.sdk.worker import Worker
+from edgenode.node.work import FrameQueue
+from edgenode.sdk import Client
+from tests.faults.pair import Pair, until
+from tests.integration.hotpaths.counting import Bill, bill, count_hops, count_link_frames, count_turns, memory
 
 COUNT = 1000
 PAYLOAD = bytes(256)
 
-
-@pytest.fixture
-async def node() -> AsyncIterator[Node]:
-    directory = Path(tempfile.mkdtemp(prefix="en", dir="/tmp"))
-    node = Node(NodeConfig(state_dir=directory, node="hot"))
-    try:
-        await node.start()
-        yield node
-    finally:
-        await node.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+Traffic = Callable[[Client], Awaitable[None]]
 
 
-@pytest.fixture
-async def client(node: Node) -> AsyncIterator[Client]:
-    async with Client(socket=node.socket_path) as client:
-        yield client
-
-
-@pytest.fixture
-async def agents(node: Node, frames: Counter[str]) -> AsyncIterator[None]:
-    """Two agents with the skill `echo`, attached; counted from the start, as streams keep what they call."""
-    agents = [Agent(name, concurrency=256) for name in ("one", "two")]
-    attached: asyncio.Queue[str] = asyncio.Queue()
-    for agent in agents:
-
-        @agent.skill()
-        async def echo(data: bytes) -> bytes:
-            return data
-
-    running = [
-        asyncio.create_task(agent.run(socket=node.socket_path, on_attached=attached.put_nowait)) for agent in agents
-    ]
-    async with asyncio.timeout(10):
-        for _ in agents:
-            await attached.get()
-    yield
-    await asyncio.gather(*(agent.stop() for agent in agents))
-    await asyncio.gather(*running)
-
-
-@pytest.fixture
-def frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """gRPC messages of all programs so far, by kind and direction: each frame of a conversation is one."""
-    counted: Counter[str] = Counter()
-
-    def count(kind: type[Any], method: str, key: str) -> None:
-        original: Callable[..., Any] = getattr(kind, method)
-
-        def counting(self: Any, *arguments: Any) -> Any:
-            result = original(self, *arguments)
-            counted[key] += method == "received" or result is not None
-            return result
-
-        monkeypatch.setattr(kind, method, counting)
-
-    for kind in (Publisher, Submitter, Worker):
-        count(kind, "next_frame", f"{kind.__name__} sent")
-        count(kind, "received", f"{kind.__name__} got")
-    return counted
-
-
-async def test_publishing(node: Node, frames: Counter[str], client: Client) -> None:
-    await client.publish("hot.path", PAYLOAD)
-    frames.clear()
-    commits = node.rooms.database.commits
+async def publish(client: Client) -> None:
     receipts = await asyncio.gather(*(client.publish("hot.path", PAYLOAD) for _ in range(COUNT)))
     assert len({receipt.sequence for receipt in receipts}) == COUNT
-    assert 0 < node.rooms.database.commits - commits <= 10
-    assert 0 < frames.total() <= 20
 
 
-async def test_publishing_many_at_once(node: Node, frames: Counter[str], client: Client) -> None:
-    await client.publish("hot.path", PAYLOAD)
-    frames.clear()
-    commits = node.rooms.database.commits
+async def publish_many(client: Client) -> None:
     receipts = await client.publish_many("hot.path", [PAYLOAD] * COUNT)
-    assert [receipt.sequence for receipt in receipts] == list(range(2, COUNT + 2))
-    assert 0 < node.rooms.database.commits - commits <= 4
-    assert 0 < frames.total() <= 8
+    assert len({receipt.sequence for receipt in receipts}) == COUNT
+
+
+async def call(client: Client) -> None:
+    answers = await asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(COUNT)))
+    assert answers == [PAYLOAD] * COUNT
+
+
+async def task(client: Client) -> None:
+    async def one() -> bytes:
+        handle = await client.submit("echo", PAYLOAD)
+        result: bytes = await handle.result()
+        return result
+
+    assert await asyncio.gather(*(one() for _ in range(COUNT))) == [PAYLOAD] * COUNT
+
+
+async def deliver(client: Client) -> None:
+    """What was published before the subscription, acknowledged one by one, as `async for` does."""
+    async with client.subscribe("hot.path", name="reader", position="start") as messages:
+        for _ in range(COUNT):
+            assert (await anext(messages)).payload == PAYLOAD
+
+
+BOUNDS: dict[Traffic, dict[str, int]] = {
+    publish: {"frames": 7, "commits": 3, "hops": 3, "turns": 38},
+    publish_many: {"frames": 7, "commits": 3, "hops": 3, "turns": 32},
+    call: {"frames": 80, "turns": 150},
+    task: {"frames": 52, "commits": 9, "hops": 9, "turns": 140},
+    deliver: {"frames": 5, "commits": 3, "hops": 9, "turns": 80},
+}
+PEAKS: dict[Traffic, int] = {publish: 3_200_000, publish_many: 1_700_000, call: 8_000_000, task: 12_000_000}  # bytes
+KEPT = COUNT // 2  # blocks that may stay: were a thing forgotten for each item, it would be a thousand at least
+
+BACKLOG, SEGMENT = 8 * 1024, 64
+DRAINED = {"frames": 80, "commits": 30, "hops": 140, "turns": 700}
+
+
+async def count(traffic: Traffic, node: Node, client: Client, *counters: Counter[str]) -> Bill:
+    """What a thousand cost once everything is warm."""
+    await (publish_many if traffic is deliver else traffic)(client)
+    with bill(*counters, commits=lambda: node.rooms.database.commits) as spent:
+        await traffic(client)
+    return spent
 
 
 @pytest.mark.usefixtures("agents")
-async def test_calls(node: Node, frames: Counter[str], client: Client) -> None:
-    assert await client.call("echo", PAYLOAD) == PAYLOAD
-    frames.clear()
-    commits = node.rooms.database.commits
-    answers = await asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(COUNT)))
-    assert answers == [PAYLOAD] * COUNT
-    assert node.rooms.database.commits == commits
-    assert len(frames) == 4
-    assert frames.total() <= 60
+@pytest.mark.parametrize("traffic", BOUNDS, ids=lambda traffic: traffic.__name__)
+async def test_a_thousand(
+    traffic: Traffic, node: Node, client: Client, frames: Counter[str], counts: Counter[str]
+) -> None:
+    spent = await count(traffic, node, client, frames, counts)
+    spent.within(BOUNDS[traffic])
+    if traffic is call:
+        assert spent.items["commits"] == spent.items["hops"] == 0
+
+
+@pytest.fixture
+def deadlines_forgotten_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of deadlines that are over a program keeps up to a thousand, which is a bound, and hides a leak here."""
+    monkeypatch.setattr("edgenode.sdk.deadlines._LEAST", 16)
+
+
+@pytest.mark.usefixtures("deadlines_forgotten_soon", "agents")
+@pytest.mark.parametrize("traffic", PEAKS, ids=lambda traffic: traffic.__name__)
+async def test_memory_of_a_thousand(traffic: Traffic, node: Node, client: Client) -> None:
+    await traffic(client)
+    with memory() as measured:
+        await traffic(client)
+    assert measured.peak <= PEAKS[traffic]
+
+    async def forgotten() -> bool:  # agents hear a little later that their results have arrived
+        return measured.kept() <= KEPT
+
+    assert await until(forgotten), measured.kept()
 
 
 @pytest.mark.usefixtures("agents")
 async def test_a_burst_of_calls_goes_in_two_halves(frames: Counter[str], client: Client) -> None:
     """So that client, node and agents work at the same time; a few calls stay together."""
     assert await client.call("echo", PAYLOAD) == PAYLOAD
-    for count, sent in ((20, 1), (64, 2)):
+    for some, sent in ((20, 1), (64, 2)):
         frames.clear()
-        await asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(count)))
+        await asyncio.gather(*(client.call("echo", PAYLOAD) for _ in range(some)))
         assert frames["Submitter sent"] == sent
 
 
+async def test_a_backlog_drains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edge and hub in this process, mutual TLS between them; the hub's start is in it."""
+    (await drain(folder, monkeypatch)).within(DRAINED)
+
+
+async def drain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bill:
+    """What it costs that a backlog of BACKLOG messages goes to a hub."""
+    counts, frames = Counter[str](), count_link_frames(monkeypatch)
+    count_hops(monkeypatch, counts)
+    count_turns(monkeypatch, counts)
+    pair = Pair(folder)
+    try:
+        await pair.start()
+        await pair.stop_hub()
+        edge = pair.edge
+        assert edge is not None
+        drained = asyncio.Event()
+
+        def advanced(position: int) -> None:
+            if position >= BACKLOG:
+                drained.set()
+
+        async with pair.client("edge") as client:
+            for _ in range(BACKLOG // SEGMENT):
+                await client.publish_many("hot.path", [PAYLOAD] * SEGMENT)
+        edge.rooms.messages.on_hub_advance.add(advanced)
+        with bill(frames, counts, commits=lambda: edge.rooms.database.commits) as spent:
+            await pair.start_hub()
+            await asyncio.wait_for(drained.wait(), 60)
+        return spent
+    finally:
+        await pair.stop()
+
+
+# --- that the counting counts: each batch taken away, or made smaller, and the cost that tells -------------------------
+
+
+def _one_assignment_a_frame(self: FrameQueue, size: int) -> Any:
+    self._frames.append(task_service_pb2.WorkTasksResponse())
+    return self._frames[-1]
+
+
+MUTANTS: dict[str, tuple[Traffic, str, Any, str]] = {
+    "smaller frames of messages": (publish, "edgenode.sdk.publisher.MAX_FRAME_COUNT", 125, "frames"),
+    "smaller frames, many at once": (publish_many, "edgenode.sdk.publisher.MAX_FRAME_COUNT", 125, "frames"),
+    "smaller frames of calls": (call, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 16, "frames"),
+    "smaller frames of tasks": (task, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 32, "frames"),
+    "a frame for each assignment": (task, "edgenode.node.work.FrameQueue._last", _one_assignment_a_frame, "frames"),
+    "smaller frames to a subscriber": (deliver, "edgenode.link.wire.subscriptions.FRAME_COUNT", 100, "frames"),
+    "smaller credits of a subscriber": (deliver, "edgenode.sdk.subscription.CREDITS", 64, "frames"),
+}
+
+
 @pytest.mark.usefixtures("agents")
-async def test_tasks(node: Node, frames: Counter[str], client: Client) -> None:
-    async def task() -> bytes:
-        handle = await client.submit("echo", PAYLOAD)
-        result: bytes = await handle.result()
-        return result
+@pytest.mark.parametrize("mutant", MUTANTS)
+async def test_a_lost_batch_shows(
+    mutant: str,
+    node: Node,
+    client: Client,
+    frames: Counter[str],
+    counts: Counter[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    traffic, target, value, cost = MUTANTS[mutant]
+    monkeypatch.setattr(target, value)
+    spent = await count(traffic, node, client, frames, counts)
+    assert spent.items[cost] > BOUNDS[traffic][cost], spent.items
 
-    assert await task() == PAYLOAD
-    frames.clear()
-    commits = node.rooms.database.commits
-    answers = await asyncio.gather(*(task() for _ in range(COUNT)))
-    assert answers == [PAYLOAD] * COUNT
-    assert 0 < node.rooms.database.commits - commits <= 20
-    assert len(frames) == 4
-    assert frames.total() <= 100
+
+@pytest.mark.usefixtures("agents")
+async def test_commits_that_take_one_write_show(
+    node: Node, client: Client, frames: Counter[str], counts: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgenode.sdk.submitter.MAX_FRAME_COUNT", 32)  # there must be something to put together
+    monkeypatch.setattr(Database, "_take", lambda self: [self._pending.pop(0)])
+    spent = await count(task, node, client, frames, counts)
+    assert spent.items["commits"] > BOUNDS[task]["commits"], spent.items
 
 
-async def test_the_counting_counts(frames: Counter[str], client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One message a frame is what the tests above would notice."""
-    monkeypatch.setattr("edgenode.sdk.publisher.MAX_FRAME_COUNT", 1)
-    await asyncio.gather(*(client.publish("hot.path", PAYLOAD) for _ in range(100)))
-    assert frames["Publisher sent"] == 100
+async def test_a_link_that_sends_segment_by_segment_shows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LaneSender, "bounds", lambda self, count, size: (1, size))
+    spent = await drain(folder, monkeypatch)
+    assert spent.items["frames"] > DRAINED["frames"]
