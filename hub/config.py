@@ -7,7 +7,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenode.link.config import LOG_LEVELS, MOST_SHARES, Loaded, address, given, load, setting, socket_path_problem
+from edgenode.link.config import (
+    EVENT_LOOPS,
+    LOG_LEVELS,
+    MOST_SHARES,
+    Loaded,
+    address,
+    given,
+    load,
+    setting,
+    socket_path_problem,
+)
 from edgenode.link.model.dead_letter import LetterBounds
 
 FILE_NAME = "edgehub.toml"
@@ -68,6 +78,11 @@ class HubConfig:
     dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=100_000, low=1, high=10_000_000)
     dead_letter_bytes: int = setting("bytes of dead letters kept; the oldest go first", default=256 * _MIB, low=1 << 10)
     log_level: str = setting("what is logged", default="info", choices=LOG_LEVELS)
+    event_loop: str = setting(
+        "what the hub runs on; uvloop takes less CPU time and is an extra, edgenode[uvloop]",
+        default="asyncio",
+        choices=EVENT_LOOPS,
+    )
     drain_seconds: float = setting("how long a stopping hub waits for its sessions", default=10.0, low=0, high=3600)
 
     @property

@@ -13,6 +13,7 @@ from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.event_loop import run_on
 from edgenode.link.terminal.signals import StopSignal
 from edgenode.link.wire.channels import unix_target
 from edgenode.node.config import load_node_config
@@ -35,7 +36,8 @@ def run(state: Path, place: str, grace: float, log_level: str) -> None:
     """Run the Agent object NAME of FILE on this machine's node until SIGTERM or SIGINT."""
     configure_logging(log_level)
     found = load_agent(place)
-    asyncio.run(_serve(found, unix_target(load_node_config(state).config.socket_path), grace))
+    config = load_node_config(state).config
+    run_on(config.event_loop, lambda: _serve(found, unix_target(config.socket_path), grace))
 
 
 async def _serve(found: Agent, target: str, grace: float) -> None:

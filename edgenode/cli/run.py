@@ -12,6 +12,7 @@ from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.errors import DataLoss
 from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.event_loop import run_on
 from edgenode.link.terminal.signals import serve
 from edgenode.node.config import NodeConfig, load_node_config
 from edgenode.node.node import Node
@@ -31,7 +32,7 @@ def run(state: Path, **flags: str | None) -> None:
     config = load_node_config(state, flags=flags).config
     configure_logging(config.log_level)
     failpoints.arm_from_environment()
-    asyncio.run(_serve(config))
+    run_on(config.event_loop, lambda: _serve(config))
 
 
 async def _serve(config: NodeConfig) -> None:

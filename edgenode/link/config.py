@@ -33,6 +33,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107
 # What lanes may have of a store together; see edgenode.link.store.budget.
 MOST_SHARES: Final = 0.9
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+EVENT_LOOPS: Final = ("asyncio", "uvloop")
 
 _BYTE_UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _SECOND_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenode.link.config import (
+    EVENT_LOOPS,
     LOG_LEVELS,
     MOST_SHARES,
     Loaded,
@@ -78,6 +79,11 @@ class NodeConfig:
     reconnect_max_seconds: float = setting("longest wait before dialing the hub again", default=300.0, low=0.01)
     log_level: str = setting(
         "what is logged; the hub's desired state may change it", default="info", choices=LOG_LEVELS
+    )
+    event_loop: str = setting(
+        "what node and `edgenode agent run` run on; uvloop takes less CPU time and is an extra, edgenode[uvloop]",
+        default="asyncio",
+        choices=EVENT_LOOPS,
     )
     in_memory: bool = setting("keep nothing on disk: for tests only", default=False)
 

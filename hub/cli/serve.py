@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from edgenode.link import failpoints
 from edgenode.link.config import LOG_LEVELS, parse_address
 from edgenode.link.errors import DataLoss
 from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.event_loop import run_on
 from edgenode.link.terminal.signals import serve as run_service
 from hub.app import Hub
 from hub.cli.place import state_option
@@ -28,7 +28,7 @@ def serve(state: Path, **flags: str | None) -> None:
     config = load_hub_config(state, flags=flags).config
     configure_logging(config.log_level)
     failpoints.arm_from_environment()
-    asyncio.run(_serve(config))
+    run_on(config.event_loop, lambda: _serve(config))
 
 
 async def _serve(config: HubConfig) -> None:

@@ -8,10 +8,12 @@ each message, the answer of each call, the result of each task. Of kind "batches
 from __future__ import annotations
 
 import argparse
-import asyncio
+from pathlib import Path
 from typing import Any
 
 from edgenode.link.model.task import Level
+from edgenode.link.terminal.event_loop import run_on
+from edgenode.node.config import load_node_config
 from edgenode.sdk import Client
 from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, serve
 
@@ -64,4 +66,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", required=True)
     parser.add_argument("--name", required=True)
-    asyncio.run(_serve(parser.parse_args().state))
+    state = parser.parse_args().state
+    run_on(load_node_config(Path(state)).config.event_loop, lambda: _serve(state))

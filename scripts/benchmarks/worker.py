@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+from pathlib import Path
 
+from edgenode.link.terminal.event_loop import run_on
+from edgenode.node.config import load_node_config
 from edgenode.sdk import Agent
 
 CONCURRENCY = 256
@@ -28,4 +31,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--state", required=True)
     parser.add_argument("--name", required=True)
-    asyncio.run(_serve(**vars(parser.parse_args())))
+    arguments = parser.parse_args()
+    run_on(load_node_config(Path(arguments.state)).config.event_loop, lambda: _serve(arguments.state, arguments.name))

@@ -1,4 +1,4 @@
-"""Real processes: a hub, edges north and south, the test agent on north."""
+"""Real processes: a hub, edges north and south, the test agent on north. South and the agent run on uvloop."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edgenode.cli.demo.fleet import EDGENODE, Fleet
 from edgenode.cli.demo.proxy import Proxy
 from edgenode.sdk import Client
 
+UVLOOP = {"EDGENODE_EVENT_LOOP": "uvloop"}
 SKILLS = Path(__file__).with_name("skills.py")
 
 
@@ -50,14 +51,17 @@ class Site:
         await self.start_agent()
 
     async def start_edge(self, node: str) -> None:
-        await self.fleet.start_edge(node, self.proxy.port if node == "north" else self.hub_port)
+        north = node == "north"
+        port, environment = (self.proxy.port, {}) if north else (self.hub_port, UVLOOP)
+        await self.fleet.start_edge(node, port, environment=environment)
 
     async def start_hub_again(self) -> None:
         await self.fleet.serve_hub(f"127.0.0.1:{self.hub_port}", self.fleet.enroll_address)
 
     async def start_agent(self) -> None:
         where = ["--state", str(self.fleet.state("north"))]
-        agent = await self.fleet.spawn("odd", EDGENODE, "agent", "run", f"{SKILLS}:agent", *where)
+        command = ("agent", "run", f"{SKILLS}:agent", *where)
+        agent = await self.fleet.spawn("odd", EDGENODE, *command, environment=UVLOOP)
         await agent.ready()
 
     def client(self, node: str) -> Client:
