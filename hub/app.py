@@ -7,8 +7,6 @@ they had under way finish, then ends its listeners, then the worker that moves t
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
@@ -45,6 +43,7 @@ from edgenode.link.wire.channels import (
 )
 from edgenode.link.wire.dialing import DialingSettings
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
+from edgenode.link.wire.reflection import add_reflection
 from hub.ca.authority import Authority
 from hub.config import HubConfig
 from hub.services.alarm import Alarm
@@ -219,7 +218,7 @@ class Hub:
         server = create_server(ServiceInterceptor(LocalPeersOnly()))
         core.add_local_services(server, lambda: self._facts(core))
         servicer = add_health(server, LOCAL_SERVICES)
-        _add_reflection(server)
+        add_reflection(server, LOCAL_SERVICES)
         bind(server, unix_target(self.socket_path))
         self._running.push_async_callback(_stop_socket, server, servicer, core)
         await server.start()
@@ -283,11 +282,3 @@ async def _stop_socket(server: grpc.aio.Server, servicer: health.aio.HealthServi
     await servicer.enter_graceful_shutdown()
     core.end_subscriptions()
     await server.stop(SOCKET_GRACE_SECONDS)
-
-
-def _add_reflection(server: grpc.aio.Server) -> None:
-    """Serve reflection where its package is installed; it is not among what a hub needs."""
-    if importlib.util.find_spec("grpc_reflection") is None:
-        return
-    reflection = importlib.import_module("grpc_reflection.v1alpha.reflection")
-    reflection.enable_server_reflection((*LOCAL_SERVICES, reflection.SERVICE_NAME), server)

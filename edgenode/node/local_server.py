@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.wire.channels import add_health, bind, create_server, set_serving, unix_target
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
+from edgenode.link.wire.reflection import add_reflection
 from edgenode.node.admin import AdminService
 from edgenode.node.messages import MessageService
 from edgenode.node.registry_service import RegistryService
@@ -61,7 +61,8 @@ class LocalServer:
         """Listen. Raises FailedPrecondition (STATE_IN_USE, PORT_TAKEN), InvalidArgument."""
         local = self._make((*_AGENT_SERVICES, _ADMIN))
         admin_service_pb2_grpc.add_AdminServiceServicer_to_server(self._services.admin, local)
-        _add_reflection((*_AGENT_SERVICES, _ADMIN), local)
+        if not add_reflection(local, (*_AGENT_SERVICES, _ADMIN)):
+            _log.debug("grpcio-reflection is not installed: the socket serves no reflection")
         target = unix_target(self._socket_path)
         if not self._socket_path.parent.is_dir():
             make_private_directory(self._socket_path.parent)
@@ -109,13 +110,3 @@ class LocalServer:
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._services.messages, server)
         self._health.append(add_health(server, names))
         return server
-
-
-def _add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
-    """Lets generic clients ask for the contract, where the optional package is installed."""
-    if importlib.util.find_spec("grpc_reflection") is None:
-        _log.debug("grpcio-reflection is not installed: the socket serves no reflection")
-        return
-    from grpc_reflection.v1alpha import reflection  # optional, see above
-
-    reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
