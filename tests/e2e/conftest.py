@@ -22,7 +22,7 @@ SKILLS = Path(__file__).with_name("skills.py")
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """A short path: Unix sockets have room for about a hundred characters."""
-    path = Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="e2e-"))
     yield path
     shutil.rmtree(path)
 

@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text()
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short path: Unix sockets have room for about a hundred characters."""
-    path = Path(tempfile.mkdtemp(prefix="tour-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="tour-"))
     yield path
     shutil.rmtree(path)
 

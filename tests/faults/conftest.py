@@ -14,7 +14,7 @@ from tests.faults.fleet import Rig
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="faults-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="faults-"))
     yield path
     shutil.rmtree(path)
 

@@ -174,7 +174,7 @@ def lanes_of(status: admin_service_pb2.GetStatusResponse) -> dict[str, admin_pb2
 @click.option("--message", "message", default="64 KiB", help="Size of a message and of a task's input.")
 def main(budget: str, message: str) -> None:
     """Fill an edge's store to the brim while its hub is away, then drain it. Exit code 1 if anything is not as promised."""
-    with tempfile.TemporaryDirectory(prefix="fill-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="fill-") as folder:
         filling = asyncio.run(fill(Path(folder), parse_bytes(budget), parse_bytes(message), click.echo))
     click.echo(
         f"budget {human_bytes(filling.budget)}, files when full {human_bytes(filling.full_bytes)}, when drained"

@@ -125,7 +125,7 @@ async def every_failpoint(rig: Rig, load: Load) -> list[str]:
 
 async def campaign(arguments: argparse.Namespace) -> int:
     """The whole of it; the exit code."""
-    folder = Path(tempfile.mkdtemp(prefix="kills-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
     edges = EDGES[: arguments.edges]
     rig = Rig(folder, ENVIRONMENT)
     load = Load(rig, edges, folder / "journal", pause=LOAD_PAUSE)

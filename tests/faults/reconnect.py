@@ -137,7 +137,7 @@ async def _delayed(rig: Rig) -> int:
 
 async def campaign(count: int, rate: float) -> int:
     """The whole of it; the exit code."""
-    folder = Path(tempfile.mkdtemp(prefix="crowd-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="crowd-"))
     rig = Rig(folder, {**LEASES, "EDGEHUB_ADMISSIONS_PER_SECOND": str(rate)})
     crowd = Crowd(rig, count)
     wrong = []

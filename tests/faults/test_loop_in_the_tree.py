@@ -94,7 +94,7 @@ async def test_a_circle_of_three_that_is_made_at_once_breaks(folder: Path) -> No
 async def circle(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Grown, Grown]]:
     """Two hubs, each below the other."""
     monkeypatch.setattr(greeting, "check_tree", lambda *_: None)
-    folder = Path(tempfile.mkdtemp(prefix="circle-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="circle-"))
     forest = Forest(folder)
     one, other = forest.plant("one"), forest.plant("other")
     try:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 async def site() -> AsyncIterator[tuple[Fleet, int]]:
     """A hub and north, and the port north dials."""
-    folder = Path(tempfile.mkdtemp(prefix="or-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="or-"))
     made = Fleet(folder)
     try:
         port = await made.start_hub()

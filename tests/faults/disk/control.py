@@ -58,7 +58,7 @@ _WORDS = {
 
 def memory_folder() -> Path:
     """A new directory in memory where there is room for one: what counts is what is written down, not where it lies."""
-    return Path(tempfile.mkdtemp(prefix="disk-", dir=_MEMORY if _MEMORY.is_dir() else "/tmp"))
+    return Path(tempfile.mkdtemp(prefix="disk-", dir=_MEMORY if _MEMORY.is_dir() else None))
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from tests.integration.hotpaths.counting import count_frames, count_hops, count_
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """Below a short path: Unix sockets have room for about a hundred characters."""
-    directory = Path(tempfile.mkdtemp(prefix="en", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="en"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -69,7 +69,7 @@ class Site:
 
 @pytest.fixture
 def state_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    path = Path(tempfile.mkdtemp())
     yield path
     shutil.rmtree(path)
 

@@ -30,7 +30,7 @@ Start = message_service_pb2.SubscribeStart
 @contextlib.contextmanager
 def short_directory() -> Any:
     """A directory whose sockets have short paths."""
-    directory = Path(tempfile.mkdtemp(prefix="en", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="en"))
     try:
         yield directory
     finally:

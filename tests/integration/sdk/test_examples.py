@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 async def state() -> AsyncIterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sdk", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="sdk"))
     node = Node(NodeConfig(state_dir=directory, node="north", drain_seconds=0.2))
     try:
         await node.start()

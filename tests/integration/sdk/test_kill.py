@@ -35,7 +35,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sdk", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="sdk"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -18,7 +18,7 @@ from edgenode.sdk import Agent, Client
 
 @pytest.fixture
 def state() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sdk", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="sdk"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -489,7 +489,7 @@ class FakeServer:
     """Serves fakes at STATE/SOCKET while entered; `state` is short, as paths of Unix sockets must be."""
 
     def __init__(self, socket: str, register: Callable[[grpc.aio.Server], None]) -> None:
-        self.state = Path(tempfile.mkdtemp(prefix="en-", dir="/tmp"))
+        self.state = Path(tempfile.mkdtemp(prefix="en-"))
         self._target = unix_target(self.state / socket)
         self._register = register
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -203,7 +203,7 @@ class FakeNode:
 
 @asynccontextmanager
 async def fake_node() -> AsyncIterator[FakeNode]:
-    directory = tempfile.mkdtemp(prefix="sdk", dir="/tmp")
+    directory = tempfile.mkdtemp(prefix="sdk")
     node = FakeNode(f"{directory}/s")
     await node.start()
     try:

@@ -9,6 +9,6 @@ import pytest
 @pytest.fixture
 def short_dir() -> Iterator[Path]:
     """A directory whose path leaves room for a socket's name."""
-    path = Path(tempfile.mkdtemp(dir="/tmp"))
+    path = Path(tempfile.mkdtemp())
     yield path
     shutil.rmtree(path)
