@@ -83,7 +83,7 @@ def main() -> None:
         " each thing it does, and how that grows. Exit code 1 if something does not add up.",
     )
     parser.add_argument(
-        "--edges", type=int, default=100_000, help="edges of the largest crowd (100,000: 9 GB, 15 minutes)"
+        "--edges", type=int, default=100_000, help="edges of the largest crowd (100,000: 4 GB, 10 to 20 minutes)"
     )
     parser.add_argument("--items", type=int, default=1_000, help="operations of each kind (1,000)")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where stores are made (/tmp)")
