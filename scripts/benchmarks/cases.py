@@ -33,6 +33,7 @@ from scripts.benchmarks.results import LIMIT, Budget, Floor, Metric
 
 MB = 1_000_000
 IDLE_SECONDS = 10.0
+BARE_ITEMS = 400_000  # of a round of the bare limit, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,9 @@ class Case:
         """`lone`: items of a round one at a time. A peer that fails is not run."""
         most = max(rates, key=lambda many: many.count)
         try:
-            # A bare round is short: it has more items, so that it lasts.
-            self._rivals.append(Rival(LIMIT, self._bed.bare(self._agents), most.count * 4, most.at_once, lone))
+            # A bare round is short: it has more items, so that it lasts a second or so.
+            items = min(most.count * 4, BARE_ITEMS)
+            self._rivals.append(Rival(LIMIT, self._bed.bare(self._agents), items, most.at_once, lone))
             for peer in peers:
                 self._add(peer)
             for many in rates:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ TOPICS = (1, 1_000, 10_000)
 SUBSCRIBERS = (1, 10, 100)
 HISTORIES = (0, 10_000, 100_000)
 DELIVERIES = 20_000  # of a round, all subscribers together
+TRIAL = 0.1  # a scale below which not all sizes are measured
 LEAST_MESSAGES = 2_048  # for each subscriber
 QUESTION_BYTES, ANSWER_BYTES = 40, 1_400  # of a find
 # Nobody listens where it dials: what waits for a hub waits, and trying again costs nothing meanwhile.
@@ -79,6 +80,10 @@ class Subject:
         """The share of `count` that is to be done, of the whole at least `least`."""
         return max(int(count * self._scale), min(count, least))
 
+    def sizes(self, all_sizes: Sequence[int]) -> Sequence[int]:
+        """Those to compare: in a trial at a small scale the least and the largest alone, as each may be a node."""
+        return all_sizes if self._scale >= TRIAL else (all_sizes[0], all_sizes[-1])
+
     async def node(self, name: str, *, joined: bool = False) -> Client:
         """Start an edge, and a client of it; with `joined` it has a hub, which it never reaches."""
         if joined:
@@ -93,23 +98,18 @@ class Subject:
         seconds = time.perf_counter() - began
         return Cost((self.place.cpu_seconds(node) - before) / count, seconds / count)
 
-    async def compare(self, what: str, steps: Mapping[str, Step]) -> list[Metric]:
+    async def compare(self, what: str, steps: Sequence[tuple[str, Step]]) -> list[Metric]:
         """Do the steps in turn, from little to much, in one round to warm up and those that count."""
-        least, *_, most = steps
+        (least, _), *_, (most, _) = steps
         cpu = Metric(f"{what}: {most} / {least}, CPU of the node", "times", budget=FLAT)
         wall = Metric(f"{what}: {most} / {least}, time", "times", budget=FLAT)
         for number in range(self.rounds + 1):
-            costs = {label: await step() for label, step in steps.items()}
+            costs = [(label, await step()) for label, step in steps]
             if number:
-                cpu.add(costs[most].cpu / costs[least].cpu, **_us({label: cost.cpu for label, cost in costs.items()}))
-                wall.add(
-                    costs[most].wall / costs[least].wall, **_us({label: cost.wall for label, cost in costs.items()})
-                )
+                first, last = costs[0][1], costs[-1][1]
+                cpu.add(last.cpu / first.cpu, **{f"{label}, us": cost.cpu * 1e6 for label, cost in costs})
+                wall.add(last.wall / first.wall, **{f"{label}, us": cost.wall * 1e6 for label, cost in costs})
         return [cpu, wall]
-
-
-def _us(seconds: Mapping[str, float]) -> dict[str, float]:
-    return {f"{label}, us": value * 1e6 for label, value in seconds.items()}
 
 
 def _label(size: int) -> str:
@@ -121,17 +121,18 @@ def _label(size: int) -> str:
 
 async def _backlog(subject: Subject) -> list[Metric]:
     count = subject.scaled(16 * BATCH, BATCH)
-    steps: dict[str, Step] = {}
-    for size in BACKLOGS:
+    steps: list[tuple[str, Step]] = []
+    for size in subject.sizes(BACKLOGS):
         name = f"waiting-{size}"
         client = await subject.node(name, joined=True)
-        await publish_batches(client, subject.scaled(size, BATCH))
+        waiting = subject.scaled(size, BATCH)
+        await publish_batches(client, waiting)
 
         async def publish(name: str = name, client: Client = client) -> Cost:
             return await subject.cost(name, count, publish_batches(client, count))
 
-        steps[_label(size)] = publish
-    for size in BACKLOGS:
+        steps.append((_label(waiting), publish))
+    for size in subject.sizes(BACKLOGS):
         await subject.place.calm(f"waiting-{size}")
     return await subject.compare("publish with so many waiting", steps)
 
@@ -141,24 +142,25 @@ async def _backlog(subject: Subject) -> list[Metric]:
 
 async def _agents(subject: Subject) -> list[Metric]:
     finds = subject.scaled(300)
-    steps: dict[str, Step] = {}
-    for size in AGENTS:
+    steps: list[tuple[str, Step]] = []
+    for size in subject.sizes(AGENTS):
         name = f"agents-{size}"
         client = await subject.node(name)
-        await _register(client, subject.scaled(size))
+        agents = subject.scaled(size)
+        await _register(client, agents)
 
         async def find(name: str = name, client: Client = client) -> Cost:
             return await subject.cost(name, finds, _finds(client, finds))
 
-        steps[_label(size)] = find
-    for size in AGENTS:
+        steps.append((_label(agents), find))
+    for size in subject.sizes(AGENTS):
         await subject.place.calm(f"agents-{size}")
-    return [*await subject.compare("find among so many agents", steps), await _latency(subject, client, finds)]
+    latency = Metric(f"find among {_label(agents)} agents: p99", "ms", budget=Budget(Floor(1.0, least=False)))
+    return [*await subject.compare("find among so many agents", steps), await _latency(subject, latency, client, finds)]
 
 
-async def _latency(subject: Subject, client: Client, finds: int) -> Metric:
-    """Of finding among the most agents, beside a bare call with as many bytes each way."""
-    found = Metric(f"find among {_label(AGENTS[-1])} agents: p99", "ms", budget=Budget(Floor(1.0, least=False)))
+async def _latency(subject: Subject, found: Metric, client: Client, finds: int) -> Metric:
+    """Of finding, beside a bare call with as many bytes each way."""
     subject.place.start_bare("bare", "node", "--folder", subject.place.folder)
     async with grpc.aio.insecure_channel(bare.address(subject.place.folder)) as channel:
         for _ in range(subject.rounds):
@@ -214,9 +216,9 @@ async def _bare_finds(channel: grpc.aio.Channel, count: int) -> list[float]:
 async def _topics(subject: Subject) -> list[Metric]:
     count = subject.scaled(20_000)
     client = await subject.node("topics")
-    steps: dict[str, Step] = {}
-    for size in TOPICS:
-        topics = [f"bench.topic-{number}" for number in range(size)]
+    steps: list[tuple[str, Step]] = []
+    for size in subject.sizes(TOPICS):
+        topics = [f"bench.topic-{number}" for number in range(subject.scaled(size))]
 
         async def publish(topics: list[str] = topics) -> Cost:
             names = itertools.cycle(topics)
@@ -224,7 +226,7 @@ async def _topics(subject: Subject) -> list[Metric]:
                 "topics", count, measure(lambda: client.publish(next(names), PAYLOAD), count, min(count, 2048))
             )
 
-        steps[_label(size)] = publish
+        steps.append((_label(len(topics)), publish))
     return await subject.compare("publish to so many topics", steps)
 
 
@@ -237,8 +239,8 @@ async def _subscribers(subject: Subject) -> list[Metric]:
         count = _batches(subject.scaled(DELIVERIES, BATCH))
         alone = await subject.cost("subscribed", count, stage.publish(count))
 
-    steps: dict[str, Step] = {}
-    for size in SUBSCRIBERS:
+    steps: list[tuple[str, Step]] = []
+    for size in subject.sizes(SUBSCRIBERS):
         count = _batches(subject.scaled(max(DELIVERIES // size, LEAST_MESSAGES), BATCH))
 
         async def deliver(size: int = size, count: int = count) -> Cost:
@@ -248,7 +250,7 @@ async def _subscribers(subject: Subject) -> list[Metric]:
                 spent = await subject.cost("subscribed", count, stage.play(count, audience))
             return Cost((spent.cpu - alone.cpu) / size, spent.wall / size)
 
-        steps[_label(size)] = deliver
+        steps.append((_label(size), deliver))
     return await subject.compare("deliver a message to each of so many subscribers", steps)
 
 
@@ -295,21 +297,22 @@ async def _take(subscription: Subscription, count: int) -> None:
 
 async def _history(subject: Subject) -> list[Metric]:
     count = subject.scaled(2_000)
-    steps: dict[str, Step] = {}
-    for size in HISTORIES:
+    steps: list[tuple[str, Step]] = []
+    for size in subject.sizes(HISTORIES):
         name = f"history-{size}"
         client = await subject.node(name)
         worker = ["-m", "scripts.benchmarks.worker", "--state", str(subject.place.state(name)), "--name", "worker"]
         lines = await subject.place.spawn(f"{name}-worker", *worker)
         if not await lines.readline():
             raise Failed(f"the worker of {name} did not start")
-        await _run_tasks(client, subject.scaled(size))
+        finished = subject.scaled(size)
+        await _run_tasks(client, finished)
 
         async def run(name: str = name, client: Client = client) -> Cost:
             return await subject.cost(name, count, _run_tasks(client, count))
 
-        steps[_label(size)] = run
-    for size in HISTORIES:
+        steps.append((_label(finished), run))
+    for size in subject.sizes(HISTORIES):
         await subject.place.calm(f"history-{size}")
     return await subject.compare("task with so many finished", steps)
 

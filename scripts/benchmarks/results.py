@@ -24,6 +24,12 @@ class Floor:
         """Whether a measured value keeps to it."""
         return measured >= self.value if self.least else measured <= self.value
 
+    def verdict(self, measured: float | None) -> str:
+        """In words; a miss with how far it is from the value, as a share of that."""
+        if measured is None:
+            return "not measured"
+        return "met" if self.holds(measured) else f"missed by {abs(measured / self.value - 1):.0%}"
+
 
 LIMIT = "bare limit"
 
@@ -182,7 +188,7 @@ def _budgets(metrics: list[Metric]) -> str:
         for told in metric.budgets():
             asked = f"{'>=' if told['least'] else '<='} {show(told['budget'])}"
             of = metric.unit if told["against"] is None else f"ours / {told['against']}"
-            verdict = {True: "met", False: "missed", None: "not measured"}[told["met"]]
+            verdict = Floor(told["budget"], told["least"]).verdict(told["measured"])
             rows.append((metric.name, of, asked, _show(told["measured"]), verdict))
     return _columns(rows) if len(rows) > 1 else ""
 

@@ -99,7 +99,7 @@ def test_each_budget_is_met_or_missed_or_not_measured() -> None:
     assert [line.rsplit("  ", 1)[1] for line in text.rpartition("\n\n")[2].splitlines()[1:]] == [
         "met",
         "met",
-        "missed",
+        "missed by 50%",
         "not measured",
     ]
 

@@ -9,8 +9,9 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import frames
 from edgenode.link.model.agent import RegistryEntry
-from edgenode.link.model.frames import Carried
+from edgenode.link.model.frames import Carried, RegistryAck
 from edgenode.link.model.lanes import Lane, LaneCursor, LaneHead, Rejection, Segment
+from edgenode.link.protocol.registry import RegistryLog
 from edgenode.link.wire.frames import frame_from_pb, frame_to_pb, passthrough
 from tests.unit.wire.test_values import problems
 
@@ -144,3 +145,17 @@ def test_a_frame_of_a_newer_peer_is_passed_over() -> None:
 def test_malformed_frames(message: sync_pb2.Frame, reason: str) -> None:
     with pytest.raises(InvalidArgument, match=reason):
         frame_from_pb(message)
+
+
+def test_a_change_of_an_agent_is_small_on_the_wire() -> None:
+    """At most 400 bytes may pass for one, TLS, HTTP/2 and what comes back included; those take about 170."""
+    log = RegistryLog("0" * 26, 7 << 32)
+    agent = registry_pb2.Agent(name="nodes/north/agents/watched", card=registry_pb2.AgentCard(name="watched"))
+    agent.runtime.instance_id, agent.runtime.node, agent.runtime.health_reason = "i", "north", "change 100"
+    log.put(agent.name, 1, agent.SerializeToString())
+    before = log.version
+    log.put(agent.name, 1, agent.SerializeToString())
+    delta = log.delta(before, 512, 1 << 20)
+    assert [entry.name for entry in delta.entries] == [agent.name]
+    assert frame_to_pb(delta).ByteSize() <= 150
+    assert frame_to_pb(RegistryAck(log.epoch, log.version)).ByteSize() <= 50
