@@ -99,7 +99,8 @@ class Mounts:
 
             await self._database.write(store)
             self._mounts[mount.name] = mount
-        self._changed()
+        self._wake()
+        self.on_change(True)
         return admin_service_pb2.AddMountResponse()
 
     def _check_addable(self, name: str, held: admin_pb2.Mount | None) -> None:
@@ -147,11 +148,12 @@ class Mounts:
             self._statuses.pop(request.name, None)
         left = self._leaving[request.name] = asyncio.Event()
         try:
-            self._changed()
+            self._wake()
             await self._left(request.name, left)
         finally:
             if self._leaving.get(request.name) is left:
                 del self._leaving[request.name]
+            self.on_change(bool(self._mounts))
         return admin_service_pb2.RemoveMountResponse()
 
     async def _left(self, name: str, left: asyncio.Event) -> None:
@@ -204,10 +206,6 @@ class Mounts:
         """End all watches."""
         self._stopping = True
         self._wake()
-
-    def _changed(self) -> None:
-        self._wake()
-        self.on_change(bool(self._mounts))
 
     def _wake(self) -> None:
         for watcher in self._watchers:

@@ -307,7 +307,7 @@ class Node:
 
     def _supervise_bridge(self, mounts: Mounts) -> None:
         """Keep the bridge of the mounts running while there are any."""
-        arguments = [sys.executable, "-m", BRIDGE, "--socket", str(self.socket_path)]
+        arguments = [sys.executable, "-P", "-m", BRIDGE, "--socket", str(self.socket_path)]
         bridge = Supervisor(Program("mcp", arguments), self._clock, self._rng, self._host.spawn)
         self._stack.push_async_callback(bridge.close)
         mounts.on_change = lambda any_left: bridge.want() if any_left else bridge.unwant()

@@ -18,12 +18,13 @@ from scripts.benchmarks.chart import chart
 from scripts.benchmarks.crowd import hub
 from scripts.benchmarks.drain import drain
 from scripts.benchmarks.growth import growth
+from scripts.benchmarks.mounts import mcp
 from scripts.benchmarks.peer_set import PEERS, Peer
 from scripts.benchmarks.processes import Bed, Failed, cores
 from scripts.benchmarks.results import Metric, table
 
 TRAFFIC = {"publish": cases.publish, "call": cases.call, "task": cases.task}
-FLEET = {"drain": drain, "hub": hub, "growth": growth}
+FLEET = {"drain": drain, "hub": hub, "growth": growth, "mcp": mcp}
 CASES = (*TRAFFIC, "footprint", *FLEET)
 
 

@@ -31,6 +31,7 @@ from mcp.shared.exceptions import MCPError
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.bridges.mcp.connection import Connection, ServerLost
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
+from edgenode.bridges.wishes import PREFIX, TASK_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from edgenode.link.ports import Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
@@ -47,7 +48,6 @@ LONGEST_WAIT = 60.0  # seconds between two starts
 DETACH_GRACE = 2.0  # seconds for calls under way to report their end
 STOP_GRACE = 5.0
 REMEMBERED_ATTEMPTS = 4096
-META_TASK = "dev.edgenode/task"
 LABELS = {"edgenode/mount": "mcp"}
 
 Report = Callable[[str, admin_pb2.MountStatus], Awaitable[None]]
@@ -263,12 +263,14 @@ def _arguments(input: bytes, content_type: str) -> dict[str, Any]:
 def _meta(ctx: Context) -> dict[str, Any]:
     """What the server is told of the task beside its arguments."""
     spec = ctx.spec
-    meta = {META_TASK: ctx.task_id}
-    if spec.traceparent:
-        meta["traceparent"] = spec.traceparent
-    if spec.tracestate:
-        meta["tracestate"] = spec.tracestate
-    return meta
+    said = {
+        TASK_KEY: ctx.task_id,
+        f"{PREFIX}tenant": spec.tenant,
+        f"{PREFIX}context": spec.context_id,
+        "traceparent": spec.traceparent,
+        "tracestate": spec.tracestate,
+    }
+    return {key: text for key, text in said.items() if text}
 
 
 def _progress_to(ctx: Context) -> ProgressFnT:

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterable
 
 import grpc
 
@@ -22,7 +23,7 @@ from edgenode.link.config import LOG_LEVELS
 from edgenode.link.ports import system_rng
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.telemetry import configure_logging
-from edgenode.link.terminal.signals import StopSignal
+from edgenode.link.terminal.signals import StopSignal, calm_collector
 from edgenode.sdk.client import Client
 
 REPORT_TIME = 5.0  # seconds
@@ -57,24 +58,34 @@ class Mounting:
     async def follow(self, mounts: dict[str, admin_pb2.Mount]) -> None:
         """Run these and no others."""
         gone = [name for name, (running, _) in self._running.items() if mounts.get(name) != running.mount]
-        await asyncio.gather(*(self._end(name, leave=True) for name in gone))
+        await self._end(gone, leave=True)
         for name, mount in mounts.items():
             if name not in self._running:
                 mounted = Mounted(mount, self._client, self._report, self._rng)
                 self._running[name] = mounted, asyncio.create_task(mounted.run(), name=f"mount-{name}")
 
     async def stop(self) -> None:
-        """End all."""
-        await asyncio.gather(*(self._end(name, leave=False) for name in list(self._running)))
+        """End all, also those whose end was waited for when `run` was cancelled."""
+        await self._end(list(self._running), leave=False)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
-    async def _end(self, name: str, *, leave: bool) -> None:
-        mounted, task = self._running.pop(name)
+    async def _end(self, names: Iterable[str], *, leave: bool) -> None:
+        """Goes on to the end when it is cancelled."""
+        ends = [asyncio.create_task(self._end_one(*self._running.pop(name), leave=leave)) for name in names]
+        for end in ends:
+            self._ending.add(end)
+            end.add_done_callback(self._ending.discard)
+        if ends:
+            await asyncio.wait(ends)
+
+    async def _end_one(self, mounted: Mounted, task: asyncio.Task[None], *, leave: bool) -> None:
         mounted.stop(leave=leave)
         await asyncio.wait([task], timeout=STOP_TIME)
         task.cancel()
         await asyncio.wait([task])
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("mount %s failed: %r", name, error)
+            _log.error("mount %s failed: %r", mounted.mount.name, error)
 
     async def _report(self, name: str, status: admin_pb2.MountStatus) -> None:
         request = admin_service_pb2.ReportMountRequest(name=name, status=status)
@@ -126,6 +137,7 @@ def main() -> None:
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     given = parser.parse_args()
     configure_logging(given.log_level)
+    calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(given.socket))
     sys.exit(0)

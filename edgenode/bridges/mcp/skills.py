@@ -104,7 +104,7 @@ def repeatable(skill: registry_pb2.Skill) -> bool:
 
 def payload_of(result: types.CallToolResult) -> Payload:
     """The result of a call that went well. Raises FailedPrecondition (TOOL_ERROR) for one with `isError`."""
-    whole = msgspec.json.encode(result.model_dump(mode="json", by_alias=True, exclude_unset=True))
+    whole = result.model_dump_json(by_alias=True, exclude_unset=True).encode()
     if not result.is_error:
         return Payload(whole, MCP_RESULT)
     text = " ".join(block.text for block in result.content if isinstance(block, types.TextContent)).strip()

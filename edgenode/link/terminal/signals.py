@@ -69,6 +69,13 @@ class StopSignal:
         self._asked.set()
 
 
+def calm_collector() -> None:
+    """What is there now stays for as long as the process: it is not looked at again, and what comes less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
+
+
 async def serve(service: Service, ready: Callable[[], str]) -> bool:
     """Start, print the line of `ready()`, wait for the signal, stop; True if it was the signal that ended it."""
     with StopSignal() as signal_:
@@ -79,9 +86,7 @@ async def serve(service: Service, ready: Callable[[], str]) -> bool:
             await asyncio.wait([starting, asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not damaged.done():
                 await starting
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(*_COLLECT)
+                calm_collector()
                 click.echo(ready())
                 await asyncio.wait([asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             return asked.done()
