@@ -38,7 +38,7 @@ def mcp() -> None:
 @click.option("--url", help="A server that runs elsewhere: the URL of its streamable HTTP endpoint.")
 @click.option(
     "--headers-file",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    type=click.Path(dir_okay=False, resolve_path=True),
     help="With --url: file of header lines, e.g. a token, that only its owner may read.",
 )
 @click.option(

@@ -125,8 +125,8 @@ class Dispatcher:
         stored: list[tuple[LiveTask, Worker]] = []
         assigned = self._scheduler.assign(self._book.clock.monotonic(), ASSIGN_LIMIT)
         for live, worker in assigned:
-            self._begin(live, worker)
-            if live.call or live.spec.on_lost is OnLost.RETRY:
+            noted = self._begin(live, worker)
+            if live.call or (live.spec.on_lost is OnLost.RETRY and not noted):
                 self._hand_over(live, worker)
             else:
                 stored.append((live, worker))
@@ -136,7 +136,8 @@ class Dispatcher:
         if len(assigned) == ASSIGN_LIMIT:
             self._kick()
 
-    def _begin(self, live: LiveTask, worker: Worker) -> None:
+    def _begin(self, live: LiveTask, worker: Worker) -> bool:
+        """Whether the skill wants the attempt stored first."""
         live.attempts += 1
         live.progress, live.pieces_told = None, 0
         agent = self._registry.get(worker.name)
@@ -147,9 +148,10 @@ class Dispatcher:
         live.started = self._book.clock.monotonic()
         live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
         self.on_load(worker.name)
+        return agent is not None and live.spec.skill in agent.attempts_stored
 
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
-        """Work that must not run twice is known to the store before an agent sees it."""
+        """Work that must not run twice, or not without its agent's knowing, is known to the store before an agent sees it."""
         try:
             await self._book.write([live for live, _ in pairs])
         finally:

@@ -16,6 +16,7 @@ class LocalAgent:
     """An agent of this node. `name` is its name without the node; times are monotonic seconds."""
 
     __slots__ = (
+        "attempts_stored",
         "capacity",
         "card",
         "cost",
@@ -48,6 +49,7 @@ class LocalAgent:
         self.lease = registration.lease
         self.skills = frozenset(registration.skills)
         self.skill_timeouts: Mapping[str, float] = registration.attempt_timeouts
+        self.attempts_stored = registration.attempts_stored
         self.health = Health.UNREACHABLE
         self.health_reason = ""
         # What the agent last said of itself: it counts again as soon as the agent is heard of.

@@ -177,11 +177,19 @@ async def test_a_mounted_server_is_reached_through_an_outage_and_ends_with_its_n
         assert (await again.result(60))["result"] == process.pid
         bridge = process.parent()
         assert bridge is not None
+    ran = tmp_path / "ran"
+    async with site.client("north") as north:
+        stuck = await north.submit("tools.stuck", {"notes": str(ran)}, retry=QUICK)
+        while not ran.exists():  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     await site.fleet.children["north"].kill()
     # Nobody is left to end them: they see that the node is gone.
     gone, _ = await asyncio.to_thread(psutil.wait_procs, [bridge, process], timeout=30)
     assert len(gone) == 2
     await site.start_edge("north")
+    async with site.client("north") as north:  # the tool does not say that running it twice is harmless
+        assert await reason_of(north.task(stuck.task_id).result(60)) == "MAY_HAVE_RUN"
+        assert ran.read_text() == "ran\n"
     await site.fleet.run(EDGENODE, "mcp", "remove", "tools", *where)
     assert notes.read_text() == "later\nagain\n"
 

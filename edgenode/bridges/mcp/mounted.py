@@ -205,6 +205,7 @@ class Mounted:
 
     def _skill(self, tool: str, entry: Any) -> Skill:
         again = self._repeat_allowed or repeatable(entry)
+        entry.attempts_stored = not again
 
         async def run(ctx: Context, input: bytes) -> Payload:
             return await self._call(ctx, tool, input, again)

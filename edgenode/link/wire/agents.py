@@ -38,6 +38,7 @@ class Registration:
     lease: float
     attempt_timeouts: Mapping[str, float]  # by skill, where the skill states one
     request_id: str = ""
+    attempts_stored: frozenset[str] = frozenset()  # skills whose attempts are stored before they are handed over
 
 
 def registration_from_proto(message: registry_service_pb2.RegisterAgentRequest) -> Registration:
@@ -67,6 +68,7 @@ def registration_from_proto(message: registry_service_pb2.RegisterAgentRequest) 
             for skill in message.card.skills
             if skill.HasField("attempt_timeout_duration")
         },
+        attempts_stored=frozenset(skill.id for skill in message.card.skills if skill.attempts_stored),
         request_id=message.request_id,
     )
 

@@ -69,7 +69,7 @@ class SkillAnnotations(_message.Message):
     def __init__(self, title: _Optional[str] = ..., read_only_hint: bool = ..., destructive_hint: bool = ..., idempotent_hint: bool = ..., open_world_hint: bool = ...) -> None: ...
 
 class Skill(_message.Message):
-    __slots__ = ("id", "name", "description", "tags", "examples", "input_modes", "output_modes", "input_schema", "output_schema", "annotations", "attempt_timeout_duration", "source_json")
+    __slots__ = ("id", "name", "description", "tags", "examples", "input_modes", "output_modes", "input_schema", "output_schema", "annotations", "attempt_timeout_duration", "source_json", "attempts_stored")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Skill(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
     SOURCE_JSON_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_STORED_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     description: str
@@ -94,7 +95,8 @@ class Skill(_message.Message):
     annotations: SkillAnnotations
     attempt_timeout_duration: _duration_pb2.Duration
     source_json: bytes
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., examples: _Optional[_Iterable[str]] = ..., input_modes: _Optional[_Iterable[str]] = ..., output_modes: _Optional[_Iterable[str]] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., annotations: _Optional[_Union[SkillAnnotations, _Mapping]] = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., source_json: _Optional[bytes] = ...) -> None: ...
+    attempts_stored: bool
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., description: _Optional[str] = ..., tags: _Optional[_Iterable[str]] = ..., examples: _Optional[_Iterable[str]] = ..., input_modes: _Optional[_Iterable[str]] = ..., output_modes: _Optional[_Iterable[str]] = ..., input_schema: _Optional[str] = ..., output_schema: _Optional[str] = ..., annotations: _Optional[_Union[SkillAnnotations, _Mapping]] = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., source_json: _Optional[bytes] = ..., attempts_stored: bool = ...) -> None: ...
 
 class AgentCard(_message.Message):
     __slots__ = ("name", "description", "version", "provider", "documentation_url", "icon_url", "supported_interfaces", "capabilities", "default_input_modes", "default_output_modes", "skills", "source_json")
