@@ -22,7 +22,7 @@ from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.supervision import Action, Phase, Supervision
 
 LINE_BYTES = 64 * 1024  # of output without an end of line that are taken for a line
-END_GRACE = 8.0  # seconds from asking a program to end to killing it
+END_GRACE = 10.0  # seconds from asking a program to end to killing it
 AFTER_KILL = 2.0  # seconds a killed program may take to be gone
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -59,11 +59,12 @@ Spawn = Callable[[Program, Callable[[bytes], None]], Awaitable[Process]]
 class Supervisor:
     """One program. `want` and `unwant` as often as one likes; `close` ends it for good."""
 
-    def __init__(self, program: Program, clock: Clock, rng: Rng, spawn: Spawn) -> None:
+    def __init__(self, program: Program, clock: Clock, rng: Rng, spawn: Spawn, grace: float = END_GRACE) -> None:
         self._program = program
         self._clock = clock
         self._spawn = spawn
-        self._core = Supervision(rng, grace=END_GRACE)
+        self._grace = grace
+        self._core = Supervision(rng, grace=grace)
         self._process: Process | None = None
         self._life: asyncio.Task[None] | None = None  # of the process that was started last
         self._alarm: asyncio.TimerHandle | None = None
@@ -89,7 +90,7 @@ class Supervisor:
         self._closed = True
         self.unwant()
         if self._life is not None:
-            await asyncio.wait([self._life], timeout=END_GRACE + AFTER_KILL)
+            await asyncio.wait([self._life], timeout=self._grace + AFTER_KILL)
             self._life.cancel()
             await asyncio.wait([self._life])
         self._disarm()

@@ -142,14 +142,21 @@ class House:
         await self.open()
 
     async def agent(
-        self, name: str, *skills: str, credit: int = 8, cost: float = 0.0, attach: bool = True, instance: str = "i"
+        self,
+        name: str,
+        *skills: str,
+        credit: int = 8,
+        cost: float = 0.0,
+        attach: bool = True,
+        instance: str = "i",
+        attempts_stored: bool = False,
     ) -> Agent:
         request = registry_service_pb2.RegisterAgentRequest(
             instance_id=instance, incarnation=1 + (instance != "i"), cost=cost
         )
         request.card.name = name
         for skill in skills:
-            request.card.skills.add(id=skill, name=skill)
+            request.card.skills.add(id=skill, name=skill, attempts_stored=attempts_stored)
         await self.registry.register(request)
         agent = Agent(self.engine, name)
         if attach:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.model.task import TaskState
+from edgenode.node.task_service import TaskService
 from edgenode.node.task_state import LiveTask
 from tests.unit.node_tasks.harness import House, house
 
@@ -82,3 +84,33 @@ async def test_a_cancellation_is_not_forgotten_by_a_restart(tmp_path: Path, on_l
         assert not agent.assigned
         assert await h.state(live.task_id) is TaskState.CANCELED
         assert not h.engine.book.live
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_an_agent_that_wants_it_sees_by_the_number_that_an_attempt_was_before_a_crash(
+    tmp_path: Path, stored: bool
+) -> None:
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work", attempts_stored=stored)
+        live = await h.accepted(on_lost=RETRY)
+        await h.turn()
+        assert [given.attempts for given in agent.assigned] == [1]
+        await h.restart()  # nothing was heard of the attempt
+        again = await h.agent("worker", "work", attempts_stored=stored)
+        await h.turn()
+        assert [(given.task_id, given.attempts) for given in again.assigned] == [(live.task_id, 2 if stored else 1)]
+
+
+async def test_a_change_while_an_earlier_one_is_sent_is_not_missed_by_a_watcher(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        live = await h.accepted()
+        service = TaskService(h.engine, h.registry)
+        watch = service.WatchTask(task_service_pb2.WatchTaskRequest(task_id=live.task_id), None)  # type: ignore[arg-type]
+        assert TaskState((await anext(watch)).task.state) is TaskState.PARKED
+        agent = await h.agent("worker", "work")  # the first response is on its way still
+        await h.turn()
+        assert agent.assigned == [live]
+        async with asyncio.timeout(10):
+            seen = [TaskState(event.state) for event in (await anext(watch)).events]
+        assert TaskState.ASSIGNED in seen
+        await watch.aclose()  # type: ignore[attr-defined]
