@@ -16,6 +16,7 @@ from typing import Protocol
 from edgenode.link.errors import FailedPrecondition, Unauthenticated
 
 TOKEN_FILE = "bridge.token"
+KEY_FILE = "bridge.key"
 SCHEME = "Bearer"
 
 
@@ -58,16 +59,25 @@ class BearerToken:
 def bridge_token(state: Path) -> BearerToken:
     """The token of a node's bridges, made if there is none. Raises FailedPrecondition (TOKEN_EXPOSED, TOKEN_EMPTY)."""
     path = state / TOKEN_FILE
+    return BearerToken(_secret(path), path)
+
+
+def state_key(state: Path) -> bytes:
+    """The key that seals what a bridge has its callers carry, made if there is none. Raises as `bridge_token` does."""
+    return _secret(state / KEY_FILE).encode()
+
+
+def _secret(path: Path) -> str:
     if not path.exists():
         _make(path)
     if path.stat().st_mode & 0o077:
         raise FailedPrecondition(
             "TOKEN_EXPOSED", f"others can read {path}", hint=f"chmod 600 {path}, or remove it to get a new one"
         )
-    token = path.read_text().strip()
-    if not token:
+    secret = path.read_text().strip()
+    if not secret:
         raise FailedPrecondition("TOKEN_EMPTY", f"{path} is empty", hint="remove it to get a new one")
-    return BearerToken(token, path)
+    return secret
 
 
 def _make(path: Path) -> None:

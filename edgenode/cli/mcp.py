@@ -1,8 +1,9 @@
-"""`edgenode mcp add | list | remove`."""
+"""`edgenode mcp add | list | remove | serve`."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import time
@@ -14,22 +15,30 @@ import click
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
+from edgenode.link.config import LOG_LEVELS
+from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.names import make_id
+from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.lazy import DefaultGroup
 from edgenode.link.terminal.options import SECONDS, limit_option, output_option
 from edgenode.link.terminal.output import Column, clean, emit, human_seconds, table
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, pages, run
+from edgenode.link.terminal.signals import StopSignal
 from edgenode.link.wire.values import duration_to_pb, problem_from_pb
+from edgenode.node.config import load_node_config
+from edgenode.sdk.client import Client
 
 _LOOK = 0.2  # seconds between two looks at a mount that starts
 _DEFAULT_WAIT = 30.0
+_NODE_AWAY = 30.0  # seconds a request waits for a node that is restarting
+_LEAVE = 5.0
 
 
 @click.group(cls=DefaultGroup)
 def mcp() -> None:
-    """MCP servers as agents of this node. Without a word: list."""
+    """MCP servers as agents of this node, and the node as an MCP server. Without a word: list."""
 
 
 @mcp.command()
@@ -109,6 +118,51 @@ def remove(state: Path, name: str) -> None:
 
     run(work())
     click.echo(f"removed {name}")
+
+
+@mcp.command()
+@click.option(
+    "--http", metavar="HOST:PORT", help="Serve HTTP on loopback, or unix:PATH, instead of this process's pipes."
+)
+@click.option("--timeout", type=SECONDS, default=300.0, show_default="5min", help="How long a request may take.")
+@click.option("--log-level", type=click.Choice(LOG_LEVELS), default="warning", show_default=True)
+@state_option
+def serve(state: Path, http: str | None, timeout: float, log_level: str) -> None:
+    """The node as an MCP server: every skill of its agents, and of the fleet's, is a tool.
+
+    Without --http it serves the program that started it, as desktop clients do. With it, it prints a line that begins with
+    `ready` when it serves, and callers send the line of STATE/bridge.token as bearer token. Needs the extra mcp.
+    """
+    configure_logging(log_level)
+    if importlib.util.find_spec("mcp") is None:
+        raise FailedPrecondition(
+            "BRIDGE_NOT_INSTALLED", "the MCP SDK is not installed", hint="pip install 'edgenode[mcp]'"
+        )
+    asyncio.run(_serve(state, http, timeout))
+
+
+async def _serve(state: Path, http: str | None, timeout: float) -> None:
+    # Heavy, and only this command needs it.
+    from edgenode.bridges.access import TOKEN_FILE, bridge_token, state_key
+    from edgenode.bridges.mcp.serving import Serving
+    from edgenode.bridges.mcp.transports import over_http, over_pipes
+
+    retention = load_node_config(state).config.task_retention_seconds
+    client = Client(target=node_target(state), connect_timeout=_NODE_AWAY)
+    async with client, Serving(client, key=state_key(state), timeout=timeout, retention=retention) as serving:
+        with StopSignal() as stop:
+            if http is None:
+                ends = asyncio.create_task(over_pipes(serving))
+                stopped = asyncio.create_task(stop.wait())
+                await asyncio.wait([ends, stopped], return_when=asyncio.FIRST_COMPLETED)
+                for task in (ends, stopped):
+                    task.cancel()
+                await asyncio.wait([ends, stopped], timeout=_LEAVE)
+                return
+            async with over_http(serving, http, bridge_token(state)) as place:
+                where = f" socket={place.socket}" if place.socket else ""
+                click.echo(f"ready http={place.url}{where} token={state / TOKEN_FILE}")
+                await stop.wait()
 
 
 def _mount(name: str, given: dict[str, Any]) -> admin_pb2.Mount:

@@ -33,7 +33,7 @@ from edgenode.sdk.streams import Conversation, Line
 from edgenode.sdk.submitter import Submitter
 from edgenode.sdk.subscription import Gap, Subscription
 from edgenode.sdk.target import open_local_channel, resolve_target
-from edgenode.sdk.watching import watch
+from edgenode.sdk.watching import watch, watch_agents
 
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
@@ -445,6 +445,13 @@ class Client:
         """The node's agents by name, at most `limit`."""
         request = registry_service_pb2.ListAgentsRequest()
         return await self._patience.pages(self._registry.ListAgents, request, lambda page: page.agents, limit)
+
+    def watch_agents(self) -> AsyncIterator[registry_service_pb2.WatchAgentsResponse]:
+        """The node's agents: all of them (`snapshot`), then each change; all again after a broken stream.
+
+        Iterating raises Unavailable (UNREACHABLE).
+        """
+        return watch_agents(registry_service_pb2_grpc.RegistryServiceStub(self.channel), self._patience, 0)
 
     async def unary(
         self, method: Callable[..., Awaitable[Answer]], request: Any, timeout: float = ANSWER_TIMEOUT

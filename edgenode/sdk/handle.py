@@ -73,12 +73,18 @@ class TaskHandle:
         Raises the task's own problem, DeadlineExceeded (WAIT_OVER) after `timeout` - the task goes on -, and Unavailable
         when the node is out of reach; asking again is always possible.
         """
+        return result_of(await self.ending(timeout), self.task_id, type)
+
+    async def ending(self, timeout: float | None = None) -> Ending:
+        """How it ended: its state, and its output or problem as the contract has them.
+
+        Raises DeadlineExceeded (WAIT_OVER) and Unavailable as `result` does.
+        """
         try:
             if timeout is None or (self._outcome is not None and self._outcome.done()):
-                ending = await self._ending()
-            else:
-                async with asyncio.timeout(timeout):
-                    ending = await self._ending()
+                return await self._ending()
+            async with asyncio.timeout(timeout):
+                return await self._ending()
         except TimeoutError:
             raise DeadlineExceeded(
                 "WAIT_OVER",
@@ -86,7 +92,6 @@ class TaskHandle:
                 hint="it goes on; ask again",
                 task_id=self.task_id,
             ) from None
-        return result_of(ending, self.task_id, type)
 
     async def _ending(self) -> Ending:
         if self._outcome is not None:

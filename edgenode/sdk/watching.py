@@ -1,4 +1,4 @@
-"""Following a task over broken streams."""
+"""Following a task, and a node's agents, over broken streams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
 from edgenode.link.model.problem import Code
@@ -38,6 +39,29 @@ async def watch(stub: Any, patience: Patience, task_id: str, after: int) -> Asyn
         finally:
             call.cancel()
         await attempts.wait(error)
+
+
+async def watch_agents(
+    stub: Any, patience: Patience, after: int
+) -> AsyncIterator[registry_service_pb2.WatchAgentsResponse]:
+    """See Client.watch_agents."""
+    attempts = Attempts(patience)
+    while True:
+        call = stub.WatchAgents(registry_service_pb2.WatchAgentsRequest(after_version=after))
+        try:
+            async for frame in call:
+                attempts.begin()
+                after = frame.version
+                yield frame
+            error: EdgenodeError = Unavailable("STREAM_CLOSED", "the node closed the stream")
+        except grpc.aio.AioRpcError as rpc_error:
+            error = from_rpc_error(rpc_error)
+            if error.problem.code not in (Code.UNAVAILABLE, Code.CANCELLED):
+                raise error from rpc_error
+        finally:
+            call.cancel()
+        await attempts.wait(error)
+        after = 0  # the node may be another process by now, whose versions say nothing here
 
 
 def updates(frame: task_service_pb2.WatchTaskResponse) -> list[TaskUpdate]:

@@ -12,19 +12,16 @@ health. A Host header other than this machine's is refused, so that no web page 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
-import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
-import uvicorn
 from a2a.server.context import ServerCallContext
 from a2a.server.request_handlers.grpc_handler import DefaultGrpcServerCallContextBuilder
 from a2a.server.routes import create_jsonrpc_routes, create_rest_routes
@@ -33,7 +30,7 @@ from a2a.types import a2a_pb2_grpc
 from a2a.utils.errors import VersionNotSupportedError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
@@ -43,30 +40,24 @@ from edgenode.bridges.a2a.refusals import Servicer
 from edgenode.bridges.a2a.targets import Network, Targets
 from edgenode.bridges.a2a.webhooks import Webhooks
 from edgenode.bridges.access import Authenticator
-from edgenode.link.config import is_loopback
-from edgenode.link.errors import EdgenodeError, FailedPrecondition, Unauthenticated
+from edgenode.bridges.http import Gate, listen, refused, serve, with_port
+from edgenode.link.errors import EdgenodeError, Unauthenticated
 from edgenode.link.model.task import Scope
 from edgenode.link.wire.channels import (
     ServerSettings,
     add_health,
     bind,
-    check_plaintext,
     create_server,
     set_serving,
-    split_host_port,
 )
 from edgenode.link.wire.interceptors import ServiceInterceptor
 from edgenode.sdk.client import Client
 
 CARD_PATH = "/.well-known/agent-card.json"
-MAX_BODY_BYTES = 4 * 1024 * 1024  # an input of 1 MiB in base64, and room
 CARD_SECONDS = 30  # how long a card may be kept
 STOP_SECONDS = 5.0
 _SERVICE = "lf.a2a.v1.A2AService"
 
-Scope_ = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
@@ -112,12 +103,12 @@ class Bridge:
         places = Places("", "")
         listener = None
         if settings.listen:
-            listener, url = _listen(settings.listen)
+            listener, url = listen(settings.listen)
             self._ends.callback(listener.close)
             places = Places(url, "")
         if settings.listen_grpc:
             port = bind(server, settings.listen_grpc, plaintext_loopback=True)
-            places = Places(places.http, _with_port(settings.listen_grpc, port))
+            places = Places(places.http, with_port(settings.listen_grpc, port))
         self.places = places
         targets = self.targets or Targets(settings.allow_webhooks)
         webhooks = Webhooks(self.client, settings.hooks, targets)
@@ -133,86 +124,12 @@ class Bridge:
             await self._serve_http(listener, handler)
 
     async def _serve_http(self, listener: socket.socket, handler: Handler) -> None:
-        server = _Server(
-            uvicorn.Config(
-                _Gate(_application(handler), self.access),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=int(STOP_SECONDS),
-                server_header=False,
-            )
-        )
-        serving = asyncio.create_task(server.serve([listener]), name="a2a-http")
-
-        async def stop() -> None:
-            server.should_exit = True
-            await asyncio.wait([serving], timeout=STOP_SECONDS + 1)
-            serving.cancel()
-            await asyncio.wait([serving])
-
-        self._ends.push_async_callback(stop)
-        await server.up(serving)
+        gate = Gate(_application(handler), self.access, _is_public)
+        self._ends.push_async_callback(await serve(gate, listener, STOP_SECONDS))
 
     async def stop(self) -> None:
         """Ends streams and waits; deliveries to web hooks go on at the next start."""
         await self._ends.aclose()
-
-
-class _Server(uvicorn.Server):
-    """Signals are the process's own business, and who starts it wants to know when it serves."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._up = asyncio.Event()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """Leaves them alone."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn.Server."""
-        await super().startup(sockets)
-        self._up.set()
-
-    async def up(self, serving: asyncio.Task[None]) -> None:
-        """Until it serves; raises what kept it from it."""
-        waiting = asyncio.create_task(self._up.wait())
-        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-        if serving.done():
-            serving.result()
-            raise FailedPrecondition("NOT_SERVING", "the HTTP listener ended as it began", hint="see the log")
-
-
-def _listen(target: str) -> tuple[socket.socket, str]:
-    """A listening socket on a Unix path or loopback, and its base URL."""
-    check_plaintext(target, plaintext_loopback=True)
-    try:
-        if target.startswith("unix:"):
-            path = Path(target.removeprefix("unix:"))
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            path.unlink(missing_ok=True)
-            listener.bind(str(path))
-            path.chmod(0o600)
-            url = "http://localhost"
-        else:
-            host, port = split_host_port(target)
-            listener = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
-            )
-            url = f"http://{_with_port(target, listener.getsockname()[1])}"
-        listener.setblocking(False)
-    except OSError as error:
-        raise FailedPrecondition(
-            "PORT_TAKEN", f"cannot listen on {target}: {error.strerror}", hint="stop who has it, or choose another one"
-        ) from error
-    return listener, url
-
-
-def _with_port(target: str, port: int) -> str:
-    return target if target.startswith("unix:") else f"{target.rpartition(':')[0]}:{port}"
 
 
 # --- HTTP ---
@@ -225,7 +142,7 @@ def _application(handler: Handler) -> Starlette:
         try:
             body = await handler.public_card(request.path_params.get("agent", ""))
         except EdgenodeError as error:
-            return _refused(error, 404)
+            return refused(error, 404)
         tag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
         headers = {"ETag": tag, "Cache-Control": f"max-age={CARD_SECONDS}"}
         if request.headers.get("if-none-match") == tag:
@@ -243,6 +160,11 @@ def _application(handler: Handler) -> Starlette:
     )
 
 
+def _is_public(method: str, path: str) -> bool:
+    """Cards, by which callers learn where the token is needed."""
+    return method == "GET" and path.endswith(CARD_PATH)
+
+
 class _HttpContexts(DefaultServerCallContextBuilder):
     def build(self, request: Request) -> ServerCallContext:
         """Also which agent was addressed, and how to learn that the caller is gone."""
@@ -255,60 +177,6 @@ class _HttpContexts(DefaultServerCallContextBuilder):
 
         context.state[GONE] = gone
         return context
-
-
-class _Gate:
-    """Before everything over HTTP: whose host, whose token, how much."""
-
-    def __init__(self, application: Any, access: Authenticator) -> None:
-        self._application = application
-        self._access = access
-
-    async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] != "http":
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._refusal(scope, headers)
-        if refused is not None:
-            await refused(scope, receive, send)
-            return
-        await self._application(scope, _bounded(receive), send)
-
-    def _refusal(self, scope: Scope_, headers: dict[str, str]) -> Response | None:
-        host = headers.get("host", "")
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if not is_loopback(name.strip("[]")):
-            return JSONResponse({"error": "the Host is not this machine"}, status_code=421)
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
-            return JSONResponse({"error": f"at most {MAX_BODY_BYTES} bytes"}, status_code=413)
-        if scope["method"] == "GET" and scope["path"].endswith(CARD_PATH):
-            return None
-        try:
-            self._access.authenticate(headers.get("authorization", ""))
-        except Unauthenticated as error:
-            return _refused(error, 401, {"WWW-Authenticate": "Bearer"})
-        return None
-
-
-def _bounded(receive: Receive) -> Receive:
-    """The same, which ends the request where its body is too long though it did not say so."""
-    taken = 0
-
-    async def bounded() -> MutableMapping[str, Any]:
-        nonlocal taken
-        event = await receive()
-        taken += len(event.get("body", b""))
-        return {"type": "http.disconnect"} if taken > MAX_BODY_BYTES else event
-
-    return bounded
-
-
-def _refused(error: EdgenodeError, status: int, headers: dict[str, str] | None = None) -> Response:
-    problem = error.problem
-    told = {"reason": problem.reason, "message": problem.message, "hint": problem.hint}
-    return Response(json.dumps({"error": told}), status, headers, "application/json")
 
 
 # --- gRPC ---

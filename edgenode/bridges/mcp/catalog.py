@@ -1,0 +1,198 @@
+"""What the node's agents and the fleet's offer at the moment, as an MCP client sees it: tools, prompts and resources.
+
+The node's own agents are watched, so a change is known at once. The fleet's are asked for: when somebody lists and what is
+known is older than FLEET_FRESH, when a name is unknown, and every FLEET_PAUSE. Agents of the fleet that are out of reach stay
+on offer: a task for them waits until they are back. Where several agents have a skill, this node's say what it is.
+
+A skill is a tool unless a tag says otherwise: `mcp:prompt` makes it a prompt, whose arguments are the parameters;
+`mcp:resource=URI` a resource, or with `{names}` in the URI a template of resources, whose parameters those are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from edgenode.api.registry.v1 import registry_pb2
+from edgenode.bridges.mcp.offers import Offer, offer_of, tool_names
+from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.task import Scope
+from edgenode.link.ports import Clock
+from edgenode.sdk.client import Client
+
+PROMPT_TAG = "mcp:prompt"
+RESOURCE_TAG = "mcp:resource="
+FLEET_FRESH = 5.0  # seconds
+FLEET_PAUSE = 30.0  # seconds
+FIRST_LOOK = 5.0  # seconds a first request waits for the agents to be known
+MOST_AGENTS = 1000
+
+_UNREACHABLE = "UNREACHABLE"
+_VARIABLE = re.compile(r"\\\{([A-Za-z0-9_]+)\\\}")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A skill that gives a resource, or those of a template."""
+
+    offer: Offer
+    uri: str
+
+    @property
+    def template(self) -> bool:
+        """Whether the URI has variables."""
+        return "{" in self.uri
+
+    def match(self, uri: str) -> dict[str, str] | None:
+        """The variables' values where `uri` is of this template; None where it is not."""
+        pattern = _VARIABLE.sub(r"(?P<\1>[^/?#]+)", re.escape(self.uri))
+        found = re.fullmatch(pattern, uri)
+        return found.groupdict() if found else None
+
+
+@dataclass(frozen=True)
+class Offers:
+    """All that is on offer, in the order in which it is listed: this node's first, then by name."""
+
+    tools: dict[str, Offer] = field(default_factory=dict)
+    prompts: dict[str, Offer] = field(default_factory=dict)
+    resources: tuple[Resource, ...] = ()
+
+    def tool(self, name: str) -> Offer | None:
+        """By its name, or its skill's id."""
+        return self.tools.get(name) or _by_id(self.tools, name)
+
+    def prompt(self, name: str) -> Offer | None:
+        """By its name, or its skill's id."""
+        return self.prompts.get(name) or _by_id(self.prompts, name)
+
+    def resource(self, uri: str) -> tuple[Resource, dict[str, str]] | None:
+        """The skill that gives it, and the variables of its template."""
+        for resource in self.resources:
+            values = resource.match(uri)
+            if values is not None:
+                return resource, values
+        return None
+
+
+def _by_id(offers: dict[str, Offer], id: str) -> Offer | None:
+    return next((offer for offer in offers.values() if offer.skill.id == id), None)
+
+
+class Catalog:
+    """Keeps `offers` up to date while `run` runs. `changed(kinds)` is told of "tools", "prompts" and "resources"."""
+
+    def __init__(self, client: Client, clock: Clock, changed: Callable[[set[str]], None]) -> None:
+        self._client = client
+        self._clock = clock
+        self._changed = changed
+        self._local: dict[str, registry_pb2.Agent] = {}
+        self._fleet: dict[str, registry_pb2.Agent] = {}
+        self._asked = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
+        self._known = asyncio.Event()
+        self.offers = Offers()
+        self.fleet_included = False
+        """Whether the hub answered the last time."""
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch())
+            group.create_task(self._look_again())
+
+    async def current(self, *, fresh: bool = False) -> Offers:
+        """What is on offer; with `fresh` the fleet is asked in any case."""
+        if not self._known.is_set():
+            try:
+                async with asyncio.timeout(FIRST_LOOK):
+                    await self._known.wait()
+            except TimeoutError:
+                _log.warning("the node has not said what agents it has")
+        if fresh or self._clock.monotonic() - self._asked > FLEET_FRESH:
+            await self.refresh()
+        return self.offers
+
+    async def refresh(self) -> None:
+        """Asks for the fleet's agents; several at once ask together."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(lambda _task: setattr(self, "_asking", None))
+        await asyncio.shield(self._asking)
+
+    async def _look_again(self) -> None:
+        while True:
+            await self.refresh()
+            await asyncio.sleep(FLEET_PAUSE)
+
+    async def _ask(self) -> None:
+        try:
+            found = await self._client.find(scope=Scope.FLEET, limit=MOST_AGENTS, explain=True)
+        except EdgenodeError as error:
+            _log.warning("the node does not say what agents there are: %s", error)
+            return
+        self._asked = self._clock.monotonic()
+        self.fleet_included = found.fleet_included
+        if not found.fleet_included:
+            return  # what was known of the fleet is still the best guess
+        away = {left.name for left in found.exclusions if left.reason == _UNREACHABLE}
+        fleet = {name: agent for name, agent in self._fleet.items() if name in away}
+        fleet |= {candidate.agent.name: candidate.agent for candidate in found.candidates}
+        self._fleet = {name: agent for name, agent in fleet.items() if name not in self._local}
+        self._compose()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async for frame in self._client.watch_agents():
+                    if frame.snapshot:
+                        self._local = {}
+                    self._local |= {agent.name: agent for agent in frame.agents}
+                    for gone in frame.removals:
+                        self._local.pop(gone.name, None)
+                    self._compose()
+                    self._known.set()
+            except EdgenodeError as error:
+                _log.warning("lost the node's registry, trying again: %s", error)
+
+    def _compose(self) -> None:
+        before, self.offers = self.offers, compose(self._local.values(), self._fleet.values())
+        kinds = set()
+        for kind, old, new in (
+            ("tools", before.tools, self.offers.tools),
+            ("prompts", before.prompts, self.offers.prompts),
+            ("resources", before.resources, self.offers.resources),
+        ):
+            if old != new:
+                kinds.add(kind)
+        if kinds:
+            self._changed(kinds)
+
+
+def compose(local: Iterable[registry_pb2.Agent], fleet: Iterable[registry_pb2.Agent]) -> Offers:
+    """What these agents offer together."""
+    seen: dict[str, tuple[registry_pb2.Skill, list[str], bool, tuple[str, ...]]] = {}
+    for agents, here in ((local, True), (fleet, False)):
+        for agent in sorted(agents, key=lambda agent: agent.name):
+            for skill in agent.card.skills:
+                if skill.id in seen:
+                    seen[skill.id][1].append(agent.name)
+                else:
+                    seen[skill.id] = (skill, [agent.name], here, tuple(agent.card.default_input_modes))
+    names = tool_names(seen)
+    offers = Offers()
+    resources: list[Resource] = []
+    for id, (skill, agents_, here, modes) in sorted(seen.items(), key=lambda item: (not item[1][2], item[0])):
+        offer = offer_of(skill, names[id], agents_, here, modes)
+        uris = [tag.removeprefix(RESOURCE_TAG) for tag in skill.tags if tag.startswith(RESOURCE_TAG)]
+        resources += [Resource(offer, uri) for uri in uris]
+        if PROMPT_TAG in skill.tags:
+            offers.prompts[names[id]] = offer
+        elif not uris:
+            offers.tools[names[id]] = offer
+    return Offers(offers.tools, offers.prompts, tuple(sorted(resources, key=lambda resource: resource.template)))
