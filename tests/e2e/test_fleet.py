@@ -11,6 +11,8 @@ from typing import Any
 
 import psutil
 import pytest
+from mcp import Client as McpClient
+from mcp import StdioServerParameters
 
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
 from edgenode.link.errors import EdgenodeError
@@ -173,10 +175,20 @@ async def test_a_mounted_server_is_reached_through_an_outage_and_ends_with_its_n
         await site.proxy.restore()
         process = psutil.Process((await stored.result(60))["result"])
         assert notes.read_text() == "later\n"
-        again = await south.submit("tools.note", {"notes": str(notes), "text": "again"}, scope=Scope.FLEET)
-        assert (await again.result(60))["result"] == process.pid
-        bridge = process.parent()
-        assert bridge is not None
+    arguments = ["-c", "from edgenode.cli.main import main; main()", "mcp", "serve", "--state"]
+    desktop = StdioServerParameters(command=sys.executable, args=[*arguments, str(site.fleet.state("south"))])
+    async with McpClient(desktop, cache=None) as mcp:  # what a program at south that speaks MCP alone sees of it
+        (tool,) = [tool for tool in (await mcp.list_tools()).tools if tool.name == "tools__note"]
+        assert tool.description == "Appends a line; says which process did."
+        await site.proxy.cut()
+        calling = asyncio.create_task(mcp.call_tool(tool.name, {"notes": str(notes), "text": "again"}))
+        assert tool.name in [tool.name for tool in (await mcp.list_tools()).tools]
+        assert not calling.done()
+        await site.proxy.restore()
+        result = await asyncio.wait_for(calling, 60)
+        assert result.structured_content == {"result": process.pid}
+    bridge = process.parent()
+    assert bridge is not None
     ran = tmp_path / "ran"
     async with site.client("north") as north:
         stuck = await north.submit("tools.stuck", {"notes": str(ran)}, retry=QUICK)

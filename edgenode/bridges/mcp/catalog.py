@@ -27,7 +27,7 @@ PROMPT_TAG = "mcp:prompt"
 RESOURCE_TAG = "mcp:resource="
 FLEET_FRESH = 5.0  # seconds
 FLEET_PAUSE = 30.0  # seconds
-FIRST_LOOK = 5.0  # seconds a first request waits for the agents to be known
+PATIENCE = 5.0  # seconds a request waits for what is on offer
 MOST_AGENTS = 1000
 
 _UNREACHABLE = "UNREACHABLE"
@@ -106,16 +106,25 @@ class Catalog:
             group.create_task(self._watch())
             group.create_task(self._look_again())
 
-    async def current(self, *, fresh: bool = False) -> Offers:
-        """What is on offer; with `fresh` the fleet is asked in any case."""
+    async def known(self) -> Offers:
+        """What is on offer as far as is known; at first it waits until something is."""
         if not self._known.is_set():
             try:
-                async with asyncio.timeout(FIRST_LOOK):
+                async with asyncio.timeout(PATIENCE):
                     await self._known.wait()
             except TimeoutError:
                 _log.warning("the node has not said what agents it has")
+        return self.offers
+
+    async def current(self, *, fresh: bool = False) -> Offers:
+        """The same, after the fleet was asked if that is long ago, with `fresh` in any case; at most PATIENCE is spent."""
+        await self.known()
         if fresh or self._clock.monotonic() - self._asked > FLEET_FRESH:
-            await self.refresh()
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await self.refresh()
+            except TimeoutError:
+                _log.warning("the node does not say what agents there are")
         return self.offers
 
     async def refresh(self) -> None:

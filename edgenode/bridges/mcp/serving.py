@@ -164,7 +164,7 @@ class Serving:
 
     async def _find(self, look: Callable[[Any], Item | None], reason: str, what: str) -> Item:
         """What is looked for, after a second look at the fleet. Raises MCPError."""
-        found = look(await self.catalog.current())
+        found = look(await self.catalog.known())
         if found is None:
             found = look(await self.catalog.current(fresh=True))
         if found is None:
@@ -188,7 +188,7 @@ class Serving:
 
     async def _complete(self, _request: Request, params: types.CompleteRequestParams) -> types.CompleteResult:
         """Values that the schema of a prompt's argument names, an `enum` or `examples`."""
-        offers = await self.catalog.current()
+        offers = await self.catalog.known()
         offer = None
         if isinstance(params.ref, types.PromptReference):
             offer = offers.prompt(params.ref.name)
@@ -243,7 +243,7 @@ class Serving:
                 raise MCPError(types.INVALID_PARAMS, str(error), {"reason": error.reason, "uri": uri}) from error
             except EdgenodeError as error:
                 raise refusal(error.problem) from error
-        found = (await self.catalog.current()).resource(uri) or (await self.catalog.current(fresh=True)).resource(uri)
+        found = (await self.catalog.known()).resource(uri) or (await self.catalog.current(fresh=True)).resource(uri)
         if found is None:
             raise MCPError(types.INVALID_PARAMS, "Resource not found", {"reason": "UNKNOWN_RESOURCE", "uri": uri})
         resource, values = found

@@ -1,0 +1,183 @@
+"""Skills as tools, prompts and resources; questions as requests; what comes out of a task."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import mcp_types as types
+import pytest
+from mcp.shared.exceptions import MCPError
+
+from edgenode.api.registry.v1 import registry_pb2
+from edgenode.api.task.v1 import task_pb2
+from edgenode.bridges.mcp.catalog import compose
+from edgenode.bridges.mcp.offers import Offer, input_of, offer_of, tool_names
+from edgenode.bridges.mcp.outcomes import tool_result
+from edgenode.bridges.mcp.questions import MISSING, REQUESTS, Question
+from edgenode.bridges.mcp.serving import PAGE, _page
+from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
+from edgenode.link.model.task import TaskState
+from edgenode.link.wire.values import problem_to_pb
+from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload
+
+
+def agent(name: str, node: str, *skills: registry_pb2.Skill) -> registry_pb2.Agent:
+    card = registry_pb2.AgentCard(name=name, skills=skills, default_input_modes=["application/json"])
+    return registry_pb2.Agent(name=f"nodes/{node}/agents/{name}", card=card)
+
+
+def offer(skill: registry_pb2.Skill) -> Offer:
+    return offer_of(skill, skill.id, ["nodes/n/agents/a"], True)
+
+
+def test_names_are_for_models_and_stay_apart() -> None:
+    assert tool_names(["code.metrics", "greet", "a_b"]) == {
+        "code.metrics": "code__metrics",
+        "greet": "greet",
+        "a_b": "a_b",
+    }
+    assert tool_names(["a.b", "a__b"]) == {"a__b": "a__b", "a.b": "a.b"}
+    names = tool_names(["a.b__c", "a__b.c"])
+    assert len(set(names.values())) == 2
+
+
+def test_schemas_that_are_no_objects_are_wrapped_and_unwrapped() -> None:
+    listed = {"type": "array", "items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"type": "integer"}}}
+    made = offer(registry_pb2.Skill(id="s", input_schema=json.dumps(listed), output_schema='{"type":"integer"}'))
+    schema = made.tool.input_schema
+    assert (schema["type"], schema["required"], schema["$defs"]) == ("object", ["input"], listed["$defs"])
+    assert input_of(made, {"input": [1, 2]}).data == b"[1,2]"
+    with pytest.raises(InvalidArgument):
+        input_of(made, {})
+    task = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, output=task_pb2.TaskOutput(data=b"3"))
+    result = tool_result(made, task)
+    assert (result["content"][0]["text"], result["structuredContent"]) == ("3", {"result": 3})
+    types.CallToolResult.model_validate(result)
+
+
+def test_bytes_go_in_as_base64_and_come_out_as_what_they_are() -> None:
+    made = offer(registry_pb2.Skill(id="s", input_modes=[OCTETS]))
+    assert input_of(made, {"data": "aGk="}) == Payload(b"hi", OCTETS)
+    with pytest.raises(InvalidArgument):
+        input_of(made, {"data": "no base64!"})
+    for media, kind in (("image/png", "image"), ("audio/wav", "audio"), ("text/csv", "text"), (OCTETS, "resource")):
+        output = task_pb2.TaskOutput(data=b"hi", content_type=media)
+        task = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, output=output)
+        assert tool_result(made, task)["content"][0]["type"] == kind
+
+
+def test_a_tool_of_a_mounted_server_is_what_it_was() -> None:
+    source = {"name": "Add", "title": "Adds", "annotations": {"destructiveHint": False}, "icons": [{"src": "data:,+"}]}
+    skill = registry_pb2.Skill(id="m.add", source_json=json.dumps(source).encode(), input_schema='{"type":"object"}')
+    tool = offer(skill).tool
+    assert (tool.title, tool.icons) == ("Adds", [types.Icon(src="data:,+")])
+    assert tool.annotations is not None
+    assert tool.annotations.destructive_hint is False
+    whole: dict[str, Any] = {"content": [{"type": "text", "text": "x"}], "_meta": {"of": "server"}}
+    output = task_pb2.TaskOutput(data=json.dumps(whole).encode(), content_type=MCP_RESULT)
+    task = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, output=output)
+    result = tool_result(offer(skill), task)
+    assert (result["content"], result["_meta"]["of"]) == (whole["content"], "server")
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "own"),
+    [
+        (TaskState.FAILED, FailedPrecondition("HANDLER_ERROR", "x"), True),
+        (TaskState.DEAD_LETTERED, FailedPrecondition("TOO_HOT", "x"), True),
+        (TaskState.REJECTED, InvalidArgument("BAD_INPUT", "x"), True),
+        (TaskState.REJECTED, InvalidArgument("NOT_FOR_ME", "x"), False),
+        (TaskState.FAILED, Unavailable("AGENT_LOST", "x"), False),
+        (TaskState.EXPIRED, FailedPrecondition("DEADLINE_EXCEEDED", "x"), False),
+        (TaskState.CANCELED, FailedPrecondition("CANCELLED", "x"), False),
+    ],
+)
+def test_only_the_tools_own_failures_are_results(state: TaskState, error: EdgenodeError, own: bool) -> None:
+    task = task_pb2.Task(task_id="t", problem=problem_to_pb(error.problem))
+    task.state = int(state)  # type: ignore[assignment]
+    made = offer(registry_pb2.Skill(id="s"))
+    if own:
+        result = tool_result(made, task)
+        assert result["isError"]
+        assert (result["_meta"]["dev.edgenode/state"], result["_meta"]["dev.edgenode/reason"]) == (
+            state.name,
+            error.reason,
+        )
+        return
+    with pytest.raises(MCPError) as refused:
+        tool_result(made, task)
+    assert (refused.value.data["reason"], refused.value.data["state"]) == (error.reason, state.name)
+
+
+def test_this_nodes_agents_come_first_and_tags_make_prompts_and_resources() -> None:
+    both = registry_pb2.Skill(id="both", description="here")
+    here = agent("a", "north", both, registry_pb2.Skill(id="z"))
+    there = agent(
+        "b",
+        "south",
+        registry_pb2.Skill(id="both", description="there"),
+        registry_pb2.Skill(id="a"),
+        registry_pb2.Skill(id="p", tags=["mcp:prompt"]),
+        registry_pb2.Skill(id="r", tags=["mcp:resource=test://{id}/data", "mcp:resource=test://one"]),
+    )
+    offers = compose([here], [there])
+    assert list(offers.tools) == ["both", "z", "a"]
+    assert offers.tools["both"].tool.description == "here"
+    assert offers.tools["both"].agents == (here.name, there.name)
+    assert [offers.tools[name].local for name in ("both", "a")] == [True, False]
+    assert list(offers.prompts) == ["p"]
+    found = offers.resource("test://7/data")
+    assert found is not None
+    assert found[1] == {"id": "7"}
+    assert offers.resource("test://one") is not None
+    assert offers.resource("test://7/8/data") is None
+
+
+def test_pages_hold_while_the_list_changes() -> None:
+    items = [f"{number:04}" for number in range(2 * PAGE + 1)]
+    page, cursor = _page(items, str, None)
+    assert (len(page), page[-1]) == (PAGE, items[PAGE - 1])
+    items.remove(page[-1])
+    page, cursor = _page(items, str, types.PaginatedRequestParams(cursor=cursor))
+    assert page[0] == f"{PAGE:04}"
+    page, cursor = _page(items, str, types.PaginatedRequestParams(cursor=cursor))
+    assert (len(page), cursor) == (1, None)
+    with pytest.raises(MCPError):
+        _page(items, str, types.PaginatedRequestParams(cursor="no cursor"))
+
+
+def question(schema: Any = None, prompt: str = "What?", authorization: bool = False) -> Question:
+    asked = task_pb2.InputRequest(key="k", prompt=prompt, authorization=authorization)
+    if schema is not None:
+        asked.schema = json.dumps(schema)
+    return Question("task", asked)
+
+
+def test_questions_are_forms_addresses_or_what_the_agent_says() -> None:
+    plain = question({"type": "integer"})
+    assert plain.requests["k"]["params"]["requestedSchema"]["properties"] == {"value": {"type": "integer"}}
+    assert plain.answer({}) is MISSING
+    assert plain.answer({"k": {"action": "accept", "content": {"value": 3}}}) == 3
+    assert plain.answer({"k": {"action": "decline"}}) is None
+    with pytest.raises(InvalidArgument):
+        plain.answer({"k": {"action": "accept", "content": {"value": "three"}}})
+    with pytest.raises(InvalidArgument):
+        plain.answer({"k": 42})
+
+    form = question({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
+    assert form.answer({"k": {"action": "accept", "content": {"name": "Ada"}}}) == {"name": "Ada"}
+
+    visit = question(prompt="Log in at https://example.com/in please", authorization=True)
+    assert visit.requests["k"]["params"]["url"] == "https://example.com/in"
+    assert visit.needs().elicitation is not None
+    assert visit.answer({"k": {"action": "accept"}}) is True
+
+    sampling = {"method": "sampling/createMessage", "params": {"messages": [], "maxTokens": 1}}
+    several = question({"type": "object", REQUESTS: {"model": sampling, "roots": {"method": "roots/list"}}})
+    assert set(several.requests) == {"model", "roots"}
+    assert several.needs().roots is not None
+    roots = {"roots": [{"uri": "file:///x"}]}
+    assert several.answer({"roots": roots}) is MISSING
+    said = {"role": "assistant", "content": {"type": "text", "text": "hm"}, "model": "m"}
+    assert several.answer({"roots": roots, "model": said})["model"]["content"]["text"] == "hm"
