@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import mcp_types as types
@@ -292,7 +292,16 @@ async def _answer(ctx: Context, question: types.ElicitRequestParams) -> types.El
     answer = await ctx.input(question.message, schema=schema)
     if answer is None:
         return types.ElicitResult(action="decline")
-    return types.ElicitResult(action="accept", content=answer)
+    return types.ElicitResult(action="accept", content=_with_defaults(answer, question.requested_schema))
+
+
+def _with_defaults(answer: Any, schema: Mapping[str, Any]) -> Any:
+    """What the answer leaves out is as the form has it from the start."""
+    if not isinstance(answer, dict):
+        return answer
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    defaults = {name: part["default"] for name, part in properties.items() if "default" in part}
+    return {**defaults, **answer}
 
 
 def _refused(error: MCPError) -> EdgenodeError:
