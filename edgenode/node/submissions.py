@@ -1,7 +1,8 @@
 """One SubmitTasks stream: the handler reads, one task writes.
 
 A frame of submissions is stored in one commit; while it is on its way the next frames are read, so that their commits form a
-group. Receipts and outcomes gather while the writer is busy and leave together.
+group. Receipts and outcomes gather while the writer is busy and leave together. Nothing more is read while too much of them
+waits: a caller that submits and does not read gets no further than that, and what it was told is bounded.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from edgenode.node.tasks import NewTask, Submitted, TaskEngine
 MAX_FRAME = 1024
 FRAMES_IN_FLIGHT = 16
 OUT_FRAME_BYTES = 1 << 20
+UNSENT_BYTES = 4 << 20  # of answers a caller has not read; then no more is read of it
+_ANSWER_BYTES = 64  # of an answer beside its contents, roughly
 CANONICAL_BYTES = 64 * 1024
 _SAFE = 2**53  # up to here a double holds every whole number
 
@@ -48,7 +51,9 @@ class SubmitStream:
         self._read_task = read_task
         self._context = context
         self._out = task_service_pb2.SubmitTasksResponse()
+        self._unsent_bytes = 0  # with what is being written
         self._ready = asyncio.Event()
+        self._room = asyncio.Event()
         self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
         self._frames: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, LiveTask | None] = {}
@@ -59,6 +64,9 @@ class SubmitStream:
         writer = asyncio.create_task(self._write(), name="submit-writer")
         try:
             while (request := await self._context.read()) is not grpc.aio.EOF:
+                while self._unsent_bytes > UNSENT_BYTES:
+                    self._room.clear()
+                    await self._room.wait()
                 await self._slots.acquire()
                 self._take(request)
             if self._frames:
@@ -139,6 +147,7 @@ class SubmitStream:
                 continue
             level = submitted.live.level if submitted.live is not None else Level.DONE
             self._out.receipts.add(correlation_id=number, task_id=submitted.task_id, level=int(level))
+            self._unsent_bytes += _ANSWER_BYTES
             if new.on_end is not None and number in self._waiting:
                 await self._follow(number, submitted)
         self._ready.set()
@@ -159,6 +168,7 @@ class SubmitStream:
             outcome.output.CopyFrom(task.output)
         if task.HasField("problem"):
             outcome.problem.CopyFrom(task.problem)
+        self._unsent_bytes += _ANSWER_BYTES + len(outcome.output.data)
 
     def _ended(self, number: int, live: LiveTask) -> None:
         if number not in self._waiting:
@@ -169,12 +179,15 @@ class SubmitStream:
             outcome.task_id = live.task_id
         if live.output is not None:
             outcome.output.CopyFrom(live.output)
+            self._unsent_bytes += len(live.output.data)
         else:
             outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
+        self._unsent_bytes += _ANSWER_BYTES
         self._ready.set()
 
     def _refused(self, number: int, problem: Problem) -> None:
         self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
+        self._unsent_bytes += _ANSWER_BYTES
         self._ready.set()
 
     async def _write(self) -> None:
@@ -183,8 +196,11 @@ class SubmitStream:
             self._ready.clear()
             if self._unsent():
                 out, self._out = self._out, task_service_pb2.SubmitTasksResponse()
+                size = self._unsent_bytes
                 for frame in _bounded(out):
                     await self._context.write(frame)
+                self._unsent_bytes -= size
+                self._room.set()
 
     def _unsent(self) -> bool:
         return bool(self._out.receipts or self._out.outcomes)

@@ -48,6 +48,7 @@ from edgenode.node.task_book import AT_HUB, HUB, TASK_LOG, OnDeadLetter, TaskBoo
 from edgenode.node.task_hub import HubTasks
 from edgenode.node.task_state import ASKING, SEQUENCE_SKIP, LiveTask
 
+MAX_CALL_BYTES = 64 << 20  # of inputs that calls hold in memory at any time
 CANCEL_GRACE = 10.0  # seconds an agent has to stop before the task is called CANCELED without it
 
 OnEnd = Callable[[LiveTask], None]
@@ -101,6 +102,7 @@ class TaskEngine:
         self._refusals = Refusals(database, task_store.COUNTER)
         self._accepting = False
         self._calls = 0
+        self._call_bytes = 0  # of the inputs of those that have not ended
 
     async def start(self, uplink: TaskUplink | None = None) -> None:
         """Take up what the store holds. `uplink` is set when the node has joined a hub."""
@@ -223,6 +225,15 @@ class TaskEngine:
         DeadlineExceeded (PAST_DEADLINE).
         """
         self._check_accepting(1)
+        size = len(spec.wire)
+        if self._call_bytes + size > MAX_CALL_BYTES:
+            raise ResourceExhausted(
+                "QUEUE_FULL",
+                f"the calls that wait hold {self._call_bytes} bytes",
+                hint="wait for some to end, or submit it: tasks wait in the store",
+                retry_after=1.0,
+                limit=MAX_CALL_BYTES,
+            )
         now_time = self.book.clock.wall()
         if is_past(spec.deadline, now_time):
             raise past_deadline(spec.deadline, now_time)
@@ -233,10 +244,15 @@ class TaskEngine:
         if not self.dispatcher.fits(live.demand):
             self._forward_call(live, timeout, forward)
         self.book.live[live.task_id] = live
+        self._call_bytes += size
+        live.listeners.append(self._call_ended)
         live.deadline_timer = self.book.after(timeout, partial(self.dispatcher.expire, live))
         if not live.holder:
             self.dispatcher.enqueue(live)
         return live
+
+    def _call_ended(self, live: LiveTask) -> None:
+        self._call_bytes -= len(live.spec.wire)
 
     def _forward_call(self, live: LiveTask, timeout: float, forward: bool) -> None:
         spec = live.spec
@@ -338,7 +354,7 @@ class TaskEngine:
     def cancel_call(self, live: LiveTask) -> None:
         """Nobody waits for the call any more."""
         if not live.finishing:
-            live.listeners.clear()
+            live.listeners[:] = [self._call_ended]
             self.dispatcher.withdraw(live)
             self.book.decide(live, TaskEvent.CANCEL, problem=Cancelled("CANCELLED", "the caller went away").problem)
 

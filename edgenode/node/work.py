@@ -27,7 +27,8 @@ from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
 
 FRAME_BYTES = 1 << 20
-MAX_CREDIT = 10_000
+UNSENT_FRAMES = 4
+MAX_CREDIT = 10_000  # that an agent has at any time
 LINGER = 0.02  # seconds what nobody waits for may wait for a frame to go with
 _ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED)}
 
@@ -45,6 +46,7 @@ class FrameQueue:
         self._frames: deque[task_service_pb2.WorkTasksResponse] = deque()
         self._size = 0
         self._waiting = asyncio.Event()
+        self._taken = asyncio.Event()
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -66,6 +68,12 @@ class FrameQueue:
         self._size += size
         return self._frames[-1]
 
+    async def room(self) -> None:
+        """Returns once no more than UNSENT_FRAMES wait: an agent that sends and does not read is not heard beyond that."""
+        while len(self._frames) > UNSENT_FRAMES:
+            self._taken.clear()
+            await self._taken.wait()
+
     def close(self) -> None:
         """Nothing more will come; `next` gives what is left, then None."""
         self._closed = True
@@ -83,6 +91,7 @@ class FrameQueue:
         if not self._frames:
             return None
         frame = self._frames.popleft()
+        self._taken.set()
         if not self._frames:
             self._size = 0
             self._disarm()
@@ -103,6 +112,7 @@ class WorkStream:
         self.agent = attach.agent
         self.instance_id = attach.instance_id
         self._attempts: dict[AttemptId, LiveTask] = {}
+        self._credits = 0  # that are not used
         self._frames = FrameQueue()
         self._commits: set[asyncio.Task[None]] = set()
         self._reader: asyncio.Task[None] | None = None
@@ -112,6 +122,7 @@ class WorkStream:
 
     def assign(self, live: LiveTask, timeout: float) -> None:
         """See WorkerStream."""
+        self._credits -= 1
         frame = self._frames.open(len(live.spec.wire) + 64)
         assignment = frame.assignments.add()
         set_duration(assignment.timeout_duration, timeout)
@@ -215,17 +226,19 @@ class WorkStream:
             if request is grpc.aio.EOF:
                 return
             self._take(request)
+            await self._frames.room()
 
     def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if not self._registry.touch(self.agent, self.instance_id):
             raise self._superseded()
-        if not 0 <= request.credit_count <= MAX_CREDIT:
+        if request.credit_count < 0 or self._credits + request.credit_count > MAX_CREDIT:
             raise InvalidArgument(
                 "OUT_OF_RANGE",
-                f"credit_count is {request.credit_count}",
-                hint=f"0 to {MAX_CREDIT}",
+                f"credit_count is {request.credit_count}, with {self._credits} unused",
+                hint=f"together 0 to {MAX_CREDIT}",
                 field="credit_count",
             )
+        self._credits += request.credit_count
         for update in request.updates:
             self._take_update(update)
         if request.results:

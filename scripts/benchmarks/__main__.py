@@ -18,6 +18,7 @@ from scripts.benchmarks.chart import chart
 from scripts.benchmarks.crowd import hub
 from scripts.benchmarks.drain import drain
 from scripts.benchmarks.growth import growth
+from scripts.benchmarks.load import load
 from scripts.benchmarks.mounts import mcp
 from scripts.benchmarks.peer_set import PEERS, Peer
 from scripts.benchmarks.processes import Bed, Failed, cores
@@ -25,7 +26,7 @@ from scripts.benchmarks.results import Metric, table
 
 TRAFFIC = {"publish": cases.publish, "call": cases.call, "task": cases.task}
 FLEET = {"drain": drain, "hub": hub, "growth": growth, "mcp": mcp}
-CASES = (*TRAFFIC, "footprint", *FLEET)
+CASES = (*TRAFFIC, "load", "footprint", *FLEET)
 
 
 def main() -> int:
@@ -61,9 +62,9 @@ def measure(
 ) -> None:
     """Add the figures of cases: those of one edge beside their `peers`, its footprint before and after them. Raises Failed."""
     metrics.append(cases.bare_fsync(root))
-    footprint = "footprint" in chosen
+    footprint, busy = "footprint" in chosen, "load" in chosen
     traffic = [name for name in chosen if name in TRAFFIC]
-    if traffic or footprint:
+    if traffic or footprint or busy:
         with cases.scratch(root) as folder, Bed(folder) as bed:
             if footprint:
                 _say("footprint")
@@ -71,6 +72,9 @@ def measure(
             for name in traffic:
                 _say(name)
                 metrics += TRAFFIC[name](bed, effort, peers.get(name, ()))
+            if busy:
+                _say("load")
+                metrics += load(bed, effort)
             if footprint and traffic:
                 metrics += cases.after(bed.edge)
     if footprint:

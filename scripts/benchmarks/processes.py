@@ -149,9 +149,9 @@ class Bed:
         """Worker agents, each in a process of its own."""
         return [self._module(f"worker-{number}", "worker") for number in range(1, count + 1)]
 
-    def client(self) -> Child:
+    def client(self, name: str = "client") -> Child:
         """An SDK client that does rounds of traffic on request."""
-        return self._module("client", "traffic")
+        return self._module(name, "traffic")
 
     def bare(self, agents: int) -> Child:
         """The client of the bare limit; behind it a bare node and at least so many agents, kept to the end."""

@@ -11,13 +11,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.link.model.task import Level
 from edgenode.link.terminal.event_loop import run_on
 from edgenode.node.config import load_node_config
 from edgenode.sdk import Client
+from edgenode.sdk.spec import SpecOptions
 from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, serve
 
 BATCH = 1024
+IDLER = "idler"
 
 
 class Traffic:
@@ -43,9 +46,23 @@ class Traffic:
         if await self._client.call("echo", PAYLOAD) != PAYLOAD:
             raise AssertionError("a call brought back something else")
 
-    async def task(self) -> None:
+    async def register(self) -> None:
+        """An agent that does nothing but be there."""
+        request = registry_service_pb2.RegisterAgentRequest(instance_id="i", incarnation=1)
+        request.card.name = IDLER
+        await self._client.unary(
+            registry_service_pb2_grpc.RegistryServiceStub(self._client.channel).RegisterAgent, request
+        )
+
+    async def renew(self) -> None:
+        """A sign of life of that agent."""
+        stub = registry_service_pb2_grpc.RegistryServiceStub(self._client.channel)
+        await self._client.unary(stub.RenewLease, registry_service_pb2.RenewLeaseRequest(agent=IDLER, instance_id="i"))
+
+    async def task(self, priority: int | None = None) -> None:
         """A task: durable, run, its result here."""
-        handle = await self._client.submit("echo", PAYLOAD)
+        options: SpecOptions = {} if priority is None else {"priority": priority}
+        handle = await self._client.submit("echo", PAYLOAD, **options)
         if await handle.result() != PAYLOAD:
             raise AssertionError("a task brought back something else")
 
@@ -53,7 +70,16 @@ class Traffic:
         """Do `count` items, `at_once` awaited at any time."""
         if kind == "batches":
             return await measure_batches(self.batch, BATCH, count, at_once)
-        operations: dict[str, Operation] = {"publish": self.publish, "call": self.call, "task": self.task}
+        operations: dict[str, Operation] = {
+            "publish": self.publish,
+            "call": self.call,
+            "task": self.task,
+            "bulk": lambda: self.task(0),
+            "urgent": lambda: self.task(9),
+            "renew": self.renew,
+        }
+        if kind == "renew":
+            await self.register()
         return await measure(operations[kind], count, at_once)
 
 

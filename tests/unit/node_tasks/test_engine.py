@@ -19,6 +19,7 @@ from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.store import dead_letters
 from edgenode.link.wire.values import timestamp_to_pb
+from edgenode.node import tasks
 from edgenode.node.task_state import LiveTask
 from tests.unit.node_tasks.harness import FLAKY, House, Link, ended, grant, house
 
@@ -481,3 +482,16 @@ async def test_nothing_begins_once_the_node_drains(tmp_path: Path) -> None:
         assert agent.assigned == []
         assert (await call).problem.reason == "NODE_STOPPING"  # type: ignore[union-attr]
         assert live.state is TaskState.QUEUED
+
+
+async def test_calls_hold_so_many_bytes_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "MAX_CALL_BYTES", 250)
+    async with house(tmp_path) as h:
+        await h.agent("worker", "work", credit=0)
+        spec = h.spec(input=bytes(100))
+        first, _ = (h.engine.start_call(spec, lambda _: None) for _ in range(2))
+        with pytest.raises(ResourceExhausted, match="calls that wait hold") as refused:
+            h.engine.start_call(spec, lambda _: None)
+        assert refused.value.reason == "QUEUE_FULL"
+        h.engine.cancel_call(first)
+        h.engine.start_call(spec, lambda _: None)  # what has ended makes room

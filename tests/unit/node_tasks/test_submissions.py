@@ -10,6 +10,7 @@ import pytest
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import InvalidArgument, Unavailable
 from edgenode.link.wire.status import Context
+from edgenode.node import submissions
 from edgenode.node.submissions import SubmitStream
 from tests.unit.node_tasks.harness import House, house
 
@@ -76,3 +77,50 @@ async def test_a_number_that_is_in_use_ends_the_stream(tmp_path: Path) -> None:
             wire.requests.put_nowait(submission(1))
         with pytest.raises(InvalidArgument, match="DUPLICATE_CORRELATION"):
             await submitted(h, wire)
+
+
+class Unread(Wire):
+    """A submitter that sends and does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+        self.reads = asyncio.Event()
+
+    async def read(self) -> Any:
+        self.taken += 1
+        await asyncio.sleep(0)
+        return refused(self.taken)
+
+    async def write(self, frame: task_service_pb2.SubmitTasksResponse) -> None:
+        await self.reads.wait()
+
+
+def refused(frame: int) -> Request:
+    """A hundred that are refused at once."""
+    return Request(
+        submissions=[task_service_pb2.Submission(correlation_id=100 * frame + n, call=True) for n in range(100)]
+    )
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+async def test_a_submitter_that_does_not_read_is_not_heard_for_long(
+    tmp_path: Path, bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: task_pb2.TaskSpec) -> Any:
+        raise InvalidArgument("BAD", "no")
+
+    monkeypatch.setattr(submissions, "UNSENT_BYTES", 10_000 if bounded else 1 << 40)
+    async with house(tmp_path) as h:
+        wire = Unread()
+        serving = asyncio.create_task(SubmitStream(h.engine, cast(Context, wire), refuse, h.stored).run())
+        for _ in range(200):
+            await h.turn()
+        assert (wire.taken < 10) is bounded
+        before = wire.taken
+        wire.reads.set()
+        for _ in range(200):
+            await h.turn()
+        assert wire.taken > before + 10  # it goes on as soon as the answers are read
+        serving.cancel()
+        await asyncio.wait([serving])

@@ -11,10 +11,12 @@ import grpc
 import pytest
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
+from edgenode.link.errors import InvalidArgument
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
+from edgenode.node import work
 from edgenode.node.task_state import LiveTask
 from edgenode.node.work import WorkStream
 from tests.unit.node_tasks.harness import FLAKY, House, house
@@ -178,3 +180,52 @@ async def test_a_cancelled_task_its_agent_never_saw_ends(tmp_path: Path) -> None
             await h.turn()
             assert not wire.told.assignments
         assert await h.state(live.task_id) is TaskState.CANCELED
+
+
+async def test_credits_add_up(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        with pytest.raises(InvalidArgument, match="unused") as refused:  # noqa: PT012
+            async with stream(h) as (wire, _):
+                wire.requests.put_nowait(Request(credit_count=work.MAX_CREDIT - 4))
+                wire.requests.put_nowait(Request(credit_count=1))
+        assert refused.value.reason == "OUT_OF_RANGE"
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+async def test_an_agent_that_does_not_read_is_not_heard_for_long(
+    tmp_path: Path, bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unread(Wire):
+        taken, reads = 0, asyncio.Event()
+
+        async def read(self) -> Any:
+            if self.taken:
+                keys = [task_service_pb2.AttemptKey(task_id="x", attempt_number=n) for n in range(100)]
+                self.taken += 1
+                await asyncio.sleep(0)
+                return Request(results=[task_service_pb2.AttemptResult(key=key) for key in keys])
+            await self.heard.wait()
+            self.taken += 1
+            return Request()
+
+        async def write(self, frame: task_service_pb2.WorkTasksResponse) -> None:
+            self.heard.set()
+            await self.reads.wait()
+
+    monkeypatch.setattr(work, "FRAME_BYTES", 1000)
+    monkeypatch.setattr(work, "UNSENT_FRAMES", 4 if bounded else 1 << 40)
+    async with house(tmp_path) as h:
+        await h.agent("worker", "work", attach=False, instance="i")
+        wire = Unread()
+        attach = task_service_pb2.WorkAttach(agent="worker", instance_id="i")
+        serving = asyncio.create_task(WorkStream(h.engine, h.registry, cast(Context, wire), attach).run(Request()))
+        for _ in range(200):
+            await h.turn()
+        assert (wire.taken < 10) is bounded
+        before = wire.taken
+        wire.reads.set()
+        for _ in range(200):
+            await h.turn()
+        assert wire.taken > before + 10
+        serving.cancel()
+        await asyncio.wait([serving])
