@@ -5,26 +5,70 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import ipaddress
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.cli.mounts import add_mount, fill_policy, list_mounts, policy_options, remove_mount
 from edgenode.cli.place import node_client
 from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
 from edgenode.link.model.task import Scope
 from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.lazy import DefaultGroup
+from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.signals import StopSignal
 
 if TYPE_CHECKING:
     from edgenode.bridges.a2a.serving import Settings
 
 
-@click.group()
+@click.group(cls=DefaultGroup)
 def a2a() -> None:
-    """The node and its agents for callers that speak A2A. Needs the extra a2a."""
+    """A2A agents as agents of this node, and its agents for callers that speak A2A. Without a word: list."""
+
+
+@a2a.command()
+@click.argument("name")
+@click.argument("url")
+@click.option(
+    "--headers-file",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    help="File of header lines, e.g. a token, that only its owner may read; sent to the host of URL alone.",
+)
+@policy_options
+@output_option
+@state_option
+def add(state: Path, output: str, name: str, url: str, headers_file: str | None, no_wait: bool, **given: Any) -> None:
+    """Make the A2A agent whose card is at URL an agent NAME, each skill of it a skill NAME.SKILL.
+
+    URL is that of the card, or of the place whose /.well-known/agent-card.json it is. It is there after every restart of the
+    node. Exit code 7 when it is mounted but out of reach.
+    """
+    mount = admin_pb2.Mount(name=name, a2a=admin_pb2.A2aAgent(url=url, headers_file=headers_file or ""))
+    fill_policy(mount.policy, given)
+    add_mount(state, output, mount, no_wait=no_wait, start_timeout=given["start_timeout"])
+
+
+@a2a.command("list")
+@limit_option(256)
+@output_option
+@state_option
+def list_(state: Path, output: str, limit: int) -> None:
+    """Mounted A2A agents, and how they are."""
+    list_mounts(state, output, limit, admin_pb2.MOUNT_KIND_A2A)
+
+
+@a2a.command()
+@click.argument("name")
+@state_option
+def remove(state: Path, name: str) -> None:
+    """Remove the agent; what it was given is not cancelled."""
+    remove_mount(state, name)
 
 
 @a2a.command()
@@ -53,6 +97,7 @@ def serve(
     Callers send the line of STATE/bridge.token as bearer token. Prints a line that begins with `ready` when it serves.
     """
     configure_logging(log_level)
+    logging.getLogger("a2a").setLevel(logging.ERROR)  # it warns of every refusal, of which the caller is told
     _check_installed()
     # Heavy, and only this command needs it.
     from edgenode.bridges.a2a.serving import Settings

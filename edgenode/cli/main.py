@@ -25,7 +25,7 @@ _COMMANDS = {
     "restore": ("edgenode.cli.backup:restore", "Put a backup in place of a stopped node's state."),
     "agent": ("edgenode.cli.agent:agent", "Run an agent written with edgenode.sdk."),
     "mcp": ("edgenode.cli.mcp:mcp", "MCP servers as agents of this node, and the node as an MCP server."),
-    "a2a": ("edgenode.cli.a2a:a2a", "The node's agents for callers that speak A2A."),
+    "a2a": ("edgenode.cli.a2a:a2a", "A2A agents as agents here, and ours for A2A callers."),
     "config": ("edgenode.cli.config:config", "The configuration and where it comes from."),
     "demo": ("edgenode.cli.demo:demo", "A hub, two edges and real agents on this machine, with a link that is cut."),
 }

@@ -193,7 +193,7 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         self, request: admin_service_pb2.WatchMountsRequest, context: Context
     ) -> AsyncIterator[admin_service_pb2.WatchMountsResponse]:
         """See AdminService."""
-        async for response in self._mounts.watch():
+        async for response in self._mounts.watch(request.kind):
             yield response
 
     async def ReportMount(

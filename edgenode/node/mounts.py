@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import importlib.util
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2
 from edgenode.link.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -34,24 +35,42 @@ CREATE TABLE mount (
 MAX_MOUNTS = 256
 LEAVE_TIME = 10.0  # seconds the agent of a removed mount may take to finish its calls
 MOUNTED = "edgenode/mount"  # label of agents that are mounts
-BRIDGE = "edgenode.bridges.mcp"  # module that is run; it needs a package that the node does not load
-_BRIDGE_PACKAGE = "mcp"
 
 
-def bridge_installed() -> bool:
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The program for one kind of mounts. `name` is also that of the command, the extra and the package it needs."""
+
+    name: str
+    module: str  # that is run
+    serves: str
+
+
+BRIDGES: Mapping[admin_pb2.MountKind, Bridge] = {
+    admin_pb2.MOUNT_KIND_MCP: Bridge("mcp", "edgenode.bridges.mcp", "MCP servers"),
+    admin_pb2.MOUNT_KIND_A2A: Bridge("a2a", "edgenode.bridges.a2a", "A2A agents"),
+}
+
+
+def kind_of(mount: admin_pb2.Mount) -> admin_pb2.MountKind:
+    """Which bridge runs it."""
+    return admin_pb2.MOUNT_KIND_A2A if mount.HasField("a2a") else admin_pb2.MOUNT_KIND_MCP
+
+
+def bridge_installed(bridge: Bridge) -> bool:
     """Whether the bridge's program has what it needs; loads nothing."""
-    return importlib.util.find_spec(_BRIDGE_PACKAGE) is not None
+    return importlib.util.find_spec(bridge.name) is not None
 
 
 class Mounts:
-    """The mounts of the node. `await load()` once; `on_change` is called with whether there is any, `stop` ends watches."""
+    """The mounts of the node. `await load()` once; `on_change` is called with the kinds there are, `stop` ends watches."""
 
     def __init__(
         self,
         database: Database,
         registry: AgentRegistry,
         clock: Clock,
-        installed: Callable[[], bool] = bridge_installed,
+        installed: Callable[[Bridge], bool] = bridge_installed,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -59,12 +78,12 @@ class Mounts:
         self._installed = installed
         self._mounts: dict[str, admin_pb2.Mount] = {}
         self._statuses: dict[str, admin_pb2.MountStatus] = {}
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, admin_pb2.MountKind] = {}
         self._turn = asyncio.Lock()  # row and memory change together
         self._stopping = False
         self._leaving: dict[str, asyncio.Event] = {}  # of mounts that were removed, until their agent is gone
         registry.on_change(self._note_change)
-        self.on_change: Callable[[bool], None] = lambda _any: None
+        self.on_change: Callable[[set[admin_pb2.MountKind]], None] = lambda _kinds: None
 
     async def load(self) -> None:
         """Read them, and remove agents of mounts that are gone since."""
@@ -78,9 +97,6 @@ class Mounts:
             if MOUNTED in agent.labels and agent.name not in self._mounts:
                 await self._registry.deregister(agent.name)
 
-    def __len__(self) -> int:
-        return len(self._mounts)
-
     async def add(self, request: admin_service_pb2.AddMountRequest) -> admin_service_pb2.AddMountResponse:
         """Stored when it returns. Raises AlreadyExists (MOUNT_EXISTS) and what else AdminService names."""
         checks.short(request.request_id, 128, "request_id")
@@ -91,7 +107,7 @@ class Mounts:
             held = self._mounts.get(mount.name)
             if held == mount:
                 return admin_service_pb2.AddMountResponse()
-            self._check_addable(mount.name, held)
+            self._check_addable(mount, held)
             row = (mount.name, mount.SerializeToString())
 
             def store(connection: sqlite3.Connection) -> None:
@@ -100,19 +116,20 @@ class Mounts:
             await self._database.write(store)
             self._mounts[mount.name] = mount
         self._wake()
-        self.on_change(True)
+        self.on_change(self.kinds)
         return admin_service_pb2.AddMountResponse()
 
-    def _check_addable(self, name: str, held: admin_pb2.Mount | None) -> None:
+    def _check_addable(self, mount: admin_pb2.Mount, held: admin_pb2.Mount | None) -> None:
+        name = mount.name
         if held is not None:
-            raise AlreadyExists(
-                "MOUNT_EXISTS", f"{name} is mounted already, and differs", hint=f"edgenode mcp remove {name}", name=name
-            )
-        if not self._installed():
+            remove = f"edgenode {BRIDGES[kind_of(held)].name} remove {name}"
+            raise AlreadyExists("MOUNT_EXISTS", f"{name} is mounted already, and differs", hint=remove, name=name)
+        bridge = BRIDGES[kind_of(mount)]
+        if not self._installed(bridge):
             raise FailedPrecondition(
                 "BRIDGE_NOT_INSTALLED",
-                "this node has no bridge to MCP servers",
-                hint="pip install 'edgenode[mcp]' where the node runs",
+                f"this node has no bridge to {bridge.serves}",
+                hint=f"pip install 'edgenode[{bridge.name}]' where the node runs",
             )
         if len(self._mounts) >= MAX_MOUNTS:
             raise ResourceExhausted(
@@ -125,7 +142,7 @@ class Mounts:
         if request.page_token:
             check_name(request.page_token, "page_token")
         size = request.page_size or 100
-        names = sorted(name for name in self._mounts if name > request.page_token)
+        names = sorted(name for name in self._of(request.kind) if name > request.page_token)
         response = admin_service_pb2.ListMountsResponse(next_page_token=names[size - 1] if len(names) > size else "")
         for name in names[:size]:
             status = self._statuses.get(name) or admin_pb2.MountStatus(state=admin_pb2.MOUNT_STATE_PENDING)
@@ -139,6 +156,7 @@ class Mounts:
         async with self._turn:
             if request.name not in self._mounts:
                 raise _unknown(request.name)
+            kind = kind_of(self._mounts[request.name])
 
             def delete(connection: sqlite3.Connection) -> None:
                 connection.execute("DELETE FROM mount WHERE name = ?", (request.name,))
@@ -149,19 +167,19 @@ class Mounts:
         left = self._leaving[request.name] = asyncio.Event()
         try:
             self._wake()
-            await self._left(request.name, left)
+            await self._left(request.name, kind, left)
         finally:
             if self._leaving.get(request.name) is left:
                 del self._leaving[request.name]
-            self.on_change(bool(self._mounts))
+            self.on_change(self.kinds)
         return admin_service_pb2.RemoveMountResponse()
 
-    async def _left(self, name: str, left: asyncio.Event) -> None:
+    async def _left(self, name: str, kind: admin_pb2.MountKind, left: asyncio.Event) -> None:
         """The agent leaves once its calls have ended; one whose bridge is not there, or does not see to it, is removed."""
         agent = self._registry.get(name)
         if agent is None or MOUNTED not in agent.labels:
             return
-        if self._watchers:
+        if kind in self._watchers.values():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(left.wait(), LEAVE_TIME)
         if name not in self._mounts:  # nor mounted again meanwhile
@@ -182,30 +200,40 @@ class Mounts:
         status.state_time.CopyFrom(timestamp_to_pb(self._clock.wall()))
         return admin_service_pb2.ReportMountResponse()
 
-    async def watch(self) -> AsyncIterator[admin_service_pb2.WatchMountsResponse]:
-        """All of them, now and after each change. Raises Unavailable (NODE_STOPPING) at the end.
+    async def watch(self, kind: admin_pb2.MountKind) -> AsyncIterator[admin_service_pb2.WatchMountsResponse]:
+        """All of a kind, now and after each change. Raises Unavailable (NODE_STOPPING) at the end.
 
         A bridge watches as long as it lives, so what was reported is forgotten when its watch ends.
         """
         changed = asyncio.Event()
-        self._watchers.add(changed)
+        self._watchers[changed] = kind
         try:
             while not self._stopping:
                 changed.clear()
                 yield admin_service_pb2.WatchMountsResponse(
-                    mounts=[self._mounts[name] for name in sorted(self._mounts)]
+                    mounts=[self._mounts[name] for name in sorted(self._of(kind))]
                 )
                 await changed.wait()
         finally:
-            self._watchers.discard(changed)
-            if not self._watchers:
-                self._statuses.clear()
+            del self._watchers[changed]
+            if kind not in self._watchers.values():
+                for name in self._of(kind):
+                    self._statuses.pop(name, None)
         raise Unavailable("NODE_STOPPING", "the node is stopping", hint="connect again in a moment", retry_after=1.0)
 
     def stop(self) -> None:
         """End all watches."""
         self._stopping = True
         self._wake()
+
+    @property
+    def kinds(self) -> set[admin_pb2.MountKind]:
+        """Those there are mounts of."""
+        return {kind_of(mount) for mount in self._mounts.values()}
+
+    def _of(self, kind: admin_pb2.MountKind) -> list[str]:
+        """Names of a kind's mounts, of all for none."""
+        return [name for name, mount in self._mounts.items() if not kind or kind_of(mount) == kind]
 
     def _wake(self) -> None:
         for watcher in self._watchers:

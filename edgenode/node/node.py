@@ -44,7 +44,7 @@ from edgenode.node.local_server import Services
 from edgenode.node.message_log import MessageLog
 from edgenode.node.message_rules import MessageRules
 from edgenode.node.messages import MessageService
-from edgenode.node.mounts import BRIDGE, Mounts
+from edgenode.node.mounts import BRIDGES, Mounts
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.registry_service import RegistryService
 from edgenode.node.rooms import Rooms
@@ -303,15 +303,27 @@ class Node:
         self._stack.push_async_callback(end_streams)
         await server.start()
         await server.ready()
-        self._supervise_bridge(rooms.mounts)
+        self._supervise_bridges(rooms.mounts)
 
-    def _supervise_bridge(self, mounts: Mounts) -> None:
-        """Keep the bridge of the mounts running while there are any."""
-        arguments = [sys.executable, "-P", "-m", BRIDGE, "--socket", str(self.socket_path)]
-        bridge = Supervisor(Program("mcp", arguments), self._clock, self._rng, self._host.spawn)
-        self._stack.push_async_callback(bridge.close)
-        mounts.on_change = lambda any_left: bridge.want() if any_left else bridge.unwant()
-        mounts.on_change(len(mounts) > 0)
+    def _supervise_bridges(self, mounts: Mounts) -> None:
+        """Keep the bridge of each kind of mounts running while there are any."""
+        supervisors: dict[admin_pb2.MountKind, Supervisor] = {}
+        for kind, bridge in BRIDGES.items():
+            program = Program(
+                bridge.name, [sys.executable, "-P", "-m", bridge.module, "--socket", str(self.socket_path)]
+            )
+            supervisors[kind] = Supervisor(program, self._clock, self._rng, self._host.spawn)
+            self._stack.push_async_callback(supervisors[kind].close)
+
+        def want(kinds: set[admin_pb2.MountKind]) -> None:
+            for kind, supervisor in supervisors.items():
+                if kind in kinds:
+                    supervisor.want()
+                else:
+                    supervisor.unwant()
+
+        mounts.on_change = want
+        want(mounts.kinds)
 
     async def _apply(self, database: Database, engine: TaskEngine, settings: DesiredSettings) -> None:
         """Put desired settings in force; what they leave out is as configured."""

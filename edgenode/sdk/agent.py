@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.link.errors import InvalidArgument
+from edgenode.link.model.agent import Health
 from edgenode.link.model.names import check_name, check_skill
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.sdk.client import Client
@@ -170,6 +171,11 @@ class Agent:
         """Does these from now on, and says so where it runs; attempts under way go on. Raises what registering does."""
         self.skills = {skill.id: skill for skill in skills}
         await asyncio.gather(*(worker.register_again() for worker in list(self._workers)))
+
+    async def say(self, health: Health, reason: str = "") -> None:
+        """Tells the node how the agent is: DRAINING takes nothing new and finishes what it has. It holds until another word,
+        or until the agent is registered again, as after a restart of the node."""
+        await asyncio.gather(*(worker.say(health, reason) for worker in list(self._workers)))
 
     async def detach(self, reason: str, grace: float = 10.0) -> None:
         """Like `stop`, but stays registered, for an agent that will be back: degraded for `reason`, and out of reach when its

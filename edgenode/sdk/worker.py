@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
+from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_pb2, task_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.link.errors import (
@@ -36,6 +36,7 @@ from edgenode.link.errors import (
     Unavailable,
     from_problem,
 )
+from edgenode.link.model.agent import Health
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb
 from edgenode.sdk.context import Context
 from edgenode.sdk.deadlines import Deadlines
@@ -131,19 +132,19 @@ class Worker:
         if self._attached:
             await self._register()
 
+    async def say(self, health: Health, reason: str) -> None:
+        """See Agent.say. A node out of reach is not told."""
+        if self._attached:
+            request = registry_service_pb2.RenewLeaseRequest(
+                agent=self._agent.name, instance_id=self.instance_id, health_reason=reason[:_MAX_REASON]
+            )
+            request.health = int(health)  # type: ignore[assignment]
+            await self._quietly(self._registry.RenewLease, request)
+
     async def stop(self, grace: float, stay: str = "") -> None:
         """Drains: see Agent.stop, and Agent.detach for `stay`. Safe to repeat."""
         self._draining = True
-        if self._attached:
-            await self._quietly(
-                self._registry.RenewLease,
-                registry_service_pb2.RenewLeaseRequest(
-                    agent=self._agent.name,
-                    instance_id=self.instance_id,
-                    health=registry_pb2.HEALTH_DEGRADED if stay else registry_pb2.HEALTH_DRAINING,
-                    health_reason=stay[:_MAX_REASON] or "the agent is stopping",
-                ),
-            )
+        await self.say(Health.DEGRADED if stay else Health.DRAINING, stay or "the agent is stopping")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
         for attempt in list(self._running.values()):

@@ -281,13 +281,9 @@ class Handler(RequestHandler):
                         yield states.piece_of(task, update, piece)
                     if states.settled(update.state):
                         task = update.task or await self._client.get_task(task.task_id)
-                    if update.state.terminal and task.HasField("output"):
-                        yield a2a_pb2.TaskArtifactUpdateEvent(
-                            task_id=task.task_id,
-                            context_id=states.context_of(task),
-                            artifact=states.artifact_of(task.output),
-                            last_chunk=True,
-                        )
+                    if update.state.terminal:
+                        for artifact in states.result_events(task):
+                            yield artifact
                     yield states.update_of(task, update)
                     if until_asked and update.state in states.ASKING:
                         return

@@ -23,6 +23,7 @@ from edgenode.api.registry.v1 import registry_pb2
 from edgenode.link.errors import InvalidArgument
 from edgenode.sdk.encoding import JSON, OCTETS, is_json
 
+ARTIFACTS = "application/vnd.a2a.artifacts+json"  # a JSON list of artifacts, for an output of several
 PARTS = "application/vnd.a2a.parts+json"  # a JSON list of parts as the protocol writes them
 TEXT = "text/plain"
 JSON_TYPE = "application/json"

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from a2a.types import a2a_pb2
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.bridges.a2a.parts import content_of, parts_of
+from edgenode.bridges.a2a.parts import ARTIFACTS, content_of, parts_of
 from edgenode.bridges.wishes import PREFIX, REASON_KEY, STATE_KEY
 from edgenode.link.model.task import Level, TaskState
 from edgenode.sdk.handle import TaskUpdate
@@ -90,7 +91,7 @@ def task_of(task: task_pb2.Task, history: int | None = None) -> a2a_pb2.Task:
     made = a2a_pb2.Task(id=task.task_id, context_id=context_of(task), status=status_of(task))
     made.metadata.update(_facts(task))
     if task.HasField("output"):
-        made.artifacts.append(artifact_of(task.output))
+        made.artifacts.extend(artifacts_of(task.output))
     if history is None or history > 0:
         made.history.append(_first_message(task))
     return made
@@ -143,18 +144,39 @@ def update_of(task: task_pb2.Task, update: TaskUpdate) -> a2a_pb2.TaskStatusUpda
     return event
 
 
-def artifact_of(output: task_pb2.TaskOutput) -> a2a_pb2.Artifact:
-    """A task's output."""
+def artifacts_of(output: task_pb2.TaskOutput) -> list[a2a_pb2.Artifact]:
+    """A task's output: one artifact, unless an A2A agent gave several."""
+    if output.content_type == ARTIFACTS:
+        found = msgspec.json.decode(output.data, type=list[dict[str, Any]])
+        return [json_format.ParseDict(each, a2a_pb2.Artifact(), ignore_unknown_fields=True) for each in found]
     made = a2a_pb2.Artifact(artifact_id=OUTPUT, name=OUTPUT, parts=parts_of(output.data, output.content_type))
     made.metadata[CONTENT_TYPE_KEY] = output.content_type or "application/json"
-    return made
+    return [made]
 
 
-def output_of(artifact: a2a_pb2.Artifact) -> tuple[bytes, str]:
-    """(bytes, media type) of an artifact of ours, as `artifact_of` was given them."""
+def output_of(task: a2a_pb2.Task) -> tuple[bytes, str]:
+    """(bytes, media type) of what a task gave: its only artifact, several as they are, else its last message's parts."""
+    artifacts = [each for each in task.artifacts if not each.artifact_id.startswith(f"{STREAM}-")]
+    if len(artifacts) > 1:
+        return msgspec.json.encode([json_format.MessageToDict(each) for each in artifacts]), ARTIFACTS
+    if not artifacts:
+        return content_of(task.status.message.parts) if task.status.message.parts else (b"null", "")
+    (artifact,) = artifacts
     fields = artifact.metadata.fields
     said = fields[CONTENT_TYPE_KEY].string_value if CONTENT_TYPE_KEY in fields else ""
     return content_of(artifact.parts, said)
+
+
+def result_events(task: task_pb2.Task) -> list[a2a_pb2.TaskArtifactUpdateEvent]:
+    """What tells of an ended task's output, if it has one."""
+    if not task.HasField("output"):
+        return []
+    return [
+        a2a_pb2.TaskArtifactUpdateEvent(
+            task_id=task.task_id, context_id=context_of(task), artifact=artifact, last_chunk=True
+        )
+        for artifact in artifacts_of(task.output)
+    ]
 
 
 def piece_of(task: task_pb2.Task, update: TaskUpdate, piece: task_pb2.TaskPiece) -> a2a_pb2.TaskArtifactUpdateEvent:

@@ -254,14 +254,8 @@ class Webhooks:
 
 def _events(task: task_pb2.Task, update: TaskUpdate) -> list[a2a_pb2.StreamResponse]:
     found = []
-    if TaskState(update.state).terminal and task.HasField("output"):
-        artifact = a2a_pb2.TaskArtifactUpdateEvent(
-            task_id=task.task_id,
-            context_id=states.context_of(task),
-            artifact=states.artifact_of(task.output),
-            last_chunk=True,
-        )
-        found.append(a2a_pb2.StreamResponse(artifact_update=artifact))
+    if TaskState(update.state).terminal:
+        found = [a2a_pb2.StreamResponse(artifact_update=each) for each in states.result_events(task)]
     if update.pieces and not states.settled(update.state):
         return found
     return [*found, a2a_pb2.StreamResponse(status_update=states.update_of(task, update))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from edgenode.bridges.mcp.mounting import main
+from edgenode.api.admin.v1 import admin_pb2
+from edgenode.bridges.mcp.mounted import Mounted
+from edgenode.bridges.mounting import main
 
-main()
+main("edgenode.bridges.mcp", admin_pb2.MOUNT_KIND_MCP, Mounted)

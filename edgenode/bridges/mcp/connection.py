@@ -16,13 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx2
 import mcp_types as types
@@ -37,6 +36,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 import edgenode
 from edgenode.api.admin.v1 import admin_pb2
+from edgenode.bridges.header_files import read_headers
 from edgenode.link.errors import FailedPrecondition, InvalidArgument, Unavailable
 from edgenode.link.wire.mounts import MAX_ERROR_LINE, MAX_ERROR_LINES
 
@@ -359,34 +359,6 @@ class _WatchedStream:
     async def __aexit__(self, *exception: Any) -> bool | None:
         passed: bool | None = await self._stream.__aexit__(*exception)
         return passed
-
-
-def read_headers(path: Path) -> dict[str, str]:
-    """The header lines of a file. Raises InvalidArgument (BAD_HEADERS_FILE) also for one that others may read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
-                raise _bad_headers(path, "others than its owner may read it", f"chmod 600 {path}")
-            lines = [line.strip() for line in _lines(file)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _bad_headers(path, str(error), "write lines like `Authorization: Bearer TOKEN`") from error
-    headers = {}
-    for number, line in enumerate(lines, 1):
-        name, colon, value = line.partition(":")
-        if not line or line.startswith("#"):
-            continue
-        if not colon or not name.strip().isascii() or not value.strip():
-            raise _bad_headers(path, f"line {number} is no header", "write lines like `Authorization: Bearer TOKEN`")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
-def _lines(file: TextIO) -> list[str]:
-    return file.read(64 * 1024).splitlines()
-
-
-def _bad_headers(path: Path, what: str, hint: str) -> InvalidArgument:
-    return InvalidArgument("BAD_HEADERS_FILE", f"{path}: {what}", hint=hint, field="mount.mcp_http.headers_file")
 
 
 def _not_started(why: str) -> Unavailable:

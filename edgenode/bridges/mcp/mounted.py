@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import mcp_types as types
@@ -31,6 +31,7 @@ from mcp.shared.exceptions import MCPError
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.bridges.mcp.connection import Connection, ServerLost
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
+from edgenode.bridges.mounting import Report
 from edgenode.bridges.wishes import PREFIX, TASK_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from edgenode.link.ports import Rng, SystemClock
@@ -49,8 +50,6 @@ DETACH_GRACE = 2.0  # seconds for calls under way to report their end
 STOP_GRACE = 5.0
 REMEMBERED_ATTEMPTS = 4096
 LABELS = {"edgenode/mount": "mcp"}
-
-Report = Callable[[str, admin_pb2.MountStatus], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 

@@ -1,8 +1,6 @@
 """Tools of an MCP server as skills of an agent. Nothing is lost on the way.
 
-**Names.** A skill's id is `{agent}.{tool}`, the tool's name in lower case with `-` for what an id cannot hold. Where that
-makes one id of several names, the tool whose name it is keeps it and the others end in a part of their name's hash: so an id
-does not depend on what else is listed, or in which order. The card keeps the name itself.
+**Names.** A skill's id is made of the tool's name (`skill_ids`); the card keeps the name itself.
 
 **What a tool says of itself** stands in the skill's fields as far as it has them; the rest (name, title, icons, hints as
 they were given, `_meta`) in its `source_json`. A hint that is not given counts as MCP has it: not read-only, destructive,
@@ -15,8 +13,6 @@ TOOL_ERROR, with the whole result in the problem's metadata.
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,38 +20,15 @@ import mcp_types as types
 import msgspec
 
 from edgenode.api.registry.v1 import registry_pb2
+from edgenode.bridges.skill_ids import skill_ids
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, ResourceExhausted
 from edgenode.link.wire.agents import MAX_SKILLS, check_skill_entry
 from edgenode.sdk.encoding import MCP_RESULT, Payload
 
-MAX_ID = 128
 MAX_ERROR_TEXT = 1024  # characters of a problem's message
 MAX_ERROR_RESULT = 64 * 1024  # bytes of a failed result that go with its problem
 
-_OUTSIDE = re.compile(r"[^a-z0-9._-]+")
 _IN_FIELDS = {"description", "input_schema", "output_schema"}  # of the skill; the rest of a tool is its source
-
-
-def skill_ids(names: Iterable[str], agent: str) -> dict[str, str]:
-    """The skill's id for each tool's name."""
-    same: dict[str, list[str]] = {}
-    for name in names:
-        same.setdefault(_id(name, agent), []).append(name)
-    ids = {}
-    for skill, tools in same.items():
-        for name in tools:
-            keeps = len(tools) == 1 or f"{agent}.{name}" == skill
-            ids[name] = skill if keeps else _marked(skill, name)
-    return ids
-
-
-def _id(name: str, agent: str) -> str:
-    skill = f"{agent}.{_OUTSIDE.sub('-', name.lower()).strip('-') or 'tool'}"
-    return skill if len(skill) <= MAX_ID else _marked(skill, name)
-
-
-def _marked(skill: str, name: str) -> str:
-    return f"{skill[: MAX_ID - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def skills_of(tools: Iterable[types.Tool], agent: str) -> tuple[dict[str, registry_pb2.Skill], list[str]]:

@@ -25,10 +25,12 @@ def check_mount(mount: admin_pb2.Mount) -> None:
     if kind == "mcp_stdio":
         _check_stdio(mount.mcp_stdio)
     elif kind == "mcp_http":
-        _check_http(mount.mcp_http)
+        _check_http(mount.mcp_http, "mount.mcp_http")
+    elif kind == "a2a":
+        _check_http(mount.a2a, "mount.a2a")
     else:
         raise InvalidArgument(
-            "NO_SERVER", "the mount names no server", hint="expected mcp_stdio or mcp_http", field="mount.server"
+            "NO_SERVER", "the mount names no server", hint="expected mcp_stdio, mcp_http or a2a", field="mount.server"
         )
     _check_policy(mount.policy)
 
@@ -57,8 +59,7 @@ def _check_stdio(server: admin_pb2.McpStdioServer) -> None:
         checks.absolute_path(server.working_directory, f"{field}.working_directory")
 
 
-def _check_http(server: admin_pb2.McpHttpServer) -> None:
-    field = "mount.mcp_http"
+def _check_http(server: admin_pb2.McpHttpServer | admin_pb2.A2aAgent, field: str) -> None:
     checks.short(server.url, 2048, f"{field}.url")
     try:
         parts = urlsplit(server.url)

@@ -8,7 +8,8 @@ import random
 import mcp_types as types
 import pytest
 
-from edgenode.bridges.mcp.skills import payload_of, skill_ids, skills_of
+from edgenode.bridges.mcp.skills import payload_of, skills_of
+from edgenode.bridges.skill_ids import skill_ids
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.names import check_skill
 from edgenode.sdk.encoding import MCP_RESULT, decode

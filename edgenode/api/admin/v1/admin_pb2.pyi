@@ -12,6 +12,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class MountKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MOUNT_KIND_UNSPECIFIED: _ClassVar[MountKind]
+    MOUNT_KIND_MCP: _ClassVar[MountKind]
+    MOUNT_KIND_A2A: _ClassVar[MountKind]
+
 class MountState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     MOUNT_STATE_UNSPECIFIED: _ClassVar[MountState]
@@ -19,6 +25,9 @@ class MountState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MOUNT_STATE_STARTING: _ClassVar[MountState]
     MOUNT_STATE_READY: _ClassVar[MountState]
     MOUNT_STATE_WAITING: _ClassVar[MountState]
+MOUNT_KIND_UNSPECIFIED: MountKind
+MOUNT_KIND_MCP: MountKind
+MOUNT_KIND_A2A: MountKind
 MOUNT_STATE_UNSPECIFIED: MountState
 MOUNT_STATE_PENDING: MountState
 MOUNT_STATE_STARTING: MountState
@@ -214,6 +223,14 @@ class McpHttpServer(_message.Message):
     headers_file: str
     def __init__(self, url: _Optional[str] = ..., headers_file: _Optional[str] = ...) -> None: ...
 
+class A2aAgent(_message.Message):
+    __slots__ = ("url", "headers_file")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FILE_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    headers_file: str
+    def __init__(self, url: _Optional[str] = ..., headers_file: _Optional[str] = ...) -> None: ...
+
 class MountPolicy(_message.Message):
     __slots__ = ("repeat_allowed", "attempt_timeout_duration", "start_timeout_duration", "concurrency_count", "lease_duration")
     REPEAT_ALLOWED_FIELD_NUMBER: _ClassVar[int]
@@ -229,16 +246,18 @@ class MountPolicy(_message.Message):
     def __init__(self, repeat_allowed: bool = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., start_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., concurrency_count: _Optional[int] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Mount(_message.Message):
-    __slots__ = ("name", "mcp_stdio", "mcp_http", "policy")
+    __slots__ = ("name", "mcp_stdio", "mcp_http", "a2a", "policy")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MCP_STDIO_FIELD_NUMBER: _ClassVar[int]
     MCP_HTTP_FIELD_NUMBER: _ClassVar[int]
+    A2A_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     name: str
     mcp_stdio: McpStdioServer
     mcp_http: McpHttpServer
+    a2a: A2aAgent
     policy: MountPolicy
-    def __init__(self, name: _Optional[str] = ..., mcp_stdio: _Optional[_Union[McpStdioServer, _Mapping]] = ..., mcp_http: _Optional[_Union[McpHttpServer, _Mapping]] = ..., policy: _Optional[_Union[MountPolicy, _Mapping]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., mcp_stdio: _Optional[_Union[McpStdioServer, _Mapping]] = ..., mcp_http: _Optional[_Union[McpHttpServer, _Mapping]] = ..., a2a: _Optional[_Union[A2aAgent, _Mapping]] = ..., policy: _Optional[_Union[MountPolicy, _Mapping]] = ...) -> None: ...
 
 class MountStatus(_message.Message):
     __slots__ = ("state", "state_time", "last_problem", "error_lines", "next_start_time", "start_count", "server", "protocol_version", "skill_count", "refused_tools")

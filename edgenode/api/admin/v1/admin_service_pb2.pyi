@@ -197,12 +197,14 @@ class AddMountResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListMountsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "kind")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    kind: _admin_pb2.MountKind
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., kind: _Optional[_Union[_admin_pb2.MountKind, str]] = ...) -> None: ...
 
 class ListMountsResponse(_message.Message):
     __slots__ = ("mounts", "next_page_token")
@@ -225,8 +227,10 @@ class RemoveMountResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class WatchMountsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("kind",)
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    kind: _admin_pb2.MountKind
+    def __init__(self, kind: _Optional[_Union[_admin_pb2.MountKind, str]] = ...) -> None: ...
 
 class WatchMountsResponse(_message.Message):
     __slots__ = ("mounts",)

@@ -190,7 +190,7 @@ class AdminServiceServicer(object):
 
     def WatchMounts(self, request, context):
         """For bridges, which run the mounts of their kind.
-        1. The node sends all mounts with everything they hold. 2. After each change it sends all of them again.
+        1. The node sends all mounts of that kind with everything they hold. 2. After each change it sends all of them again.
         Ends with UNAVAILABLE (NODE_STOPPING).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

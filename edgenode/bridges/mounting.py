@@ -1,4 +1,4 @@
-"""The bridge's program: runs the MCP servers that are mounted on a node, as its agents.
+"""A bridge's program: runs the servers of one kind that are mounted on a node, as its agents.
 
 The node starts it (`edgenode/node/supervisor.py`), tells it of the mounts by WatchMounts, and holds the other end of its
 standard input: when that ends, the node is gone, and the bridge ends what it runs and itself. A mount that changed is ended
@@ -13,14 +13,14 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
 import grpc
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
-from edgenode.bridges.mcp.mounted import Mounted
 from edgenode.link.config import LOG_LEVELS
-from edgenode.link.ports import system_rng
+from edgenode.link.ports import Rng, system_rng
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.signals import StopSignal, calm_collector
@@ -32,11 +32,33 @@ STOP_TIME = 7.0  # seconds all mounts have to end; the node kills a bridge that 
 _log = logging.getLogger(__name__)
 
 
+Report = Callable[[str, admin_pb2.MountStatus], Awaitable[None]]
+
+
+class Mounted(Protocol):
+    """A mount that runs: `await run()` until it is cancelled or `stop` was called."""
+
+    mount: admin_pb2.Mount
+
+    async def run(self) -> None:
+        """Keeps the agent there until `stop`."""
+        ...
+
+    def stop(self, *, leave: bool) -> None:
+        """Ends the agent, which leaves the node if it is to `leave` for good; `run` returns after that."""
+        ...
+
+
+Make = Callable[[admin_pb2.Mount, Client, Report, Rng], Mounted]
+
+
 class Mounting:
     """Makes what runs the same as what is mounted."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, kind: admin_pb2.MountKind, make: Make) -> None:
         self._client = client
+        self._kind = kind
+        self._make = make
         self._rng = system_rng()
         self._admin = admin_service_pb2_grpc.AdminServiceStub(client.channel)
         self._running: dict[str, tuple[Mounted, asyncio.Task[None]]] = {}
@@ -48,7 +70,7 @@ class Mounting:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async for response in self._admin.WatchMounts(admin_service_pb2.WatchMountsRequest()):
+                async for response in self._admin.WatchMounts(admin_service_pb2.WatchMountsRequest(kind=self._kind)):
                     backoff.established(loop.time())
                     await self.follow({mount.name: mount for mount in response.mounts})
             except grpc.aio.AioRpcError as error:
@@ -61,7 +83,7 @@ class Mounting:
         await self._end(gone, leave=True)
         for name, mount in mounts.items():
             if name not in self._running:
-                mounted = Mounted(mount, self._client, self._report, self._rng)
+                mounted = self._make(mount, self._client, self._report, self._rng)
                 self._running[name] = mounted, asyncio.create_task(mounted.run(), name=f"mount-{name}")
 
     async def stop(self) -> None:
@@ -95,10 +117,10 @@ class Mounting:
             _log.debug("the node was not told of mount %s: %s", name, error.details())
 
 
-async def serve(socket: str) -> None:
+async def serve(socket: str, kind: admin_pb2.MountKind, make: Make) -> None:
     """Until SIGTERM, SIGINT or the end of standard input."""
     async with Client(socket=socket) as client:
-        mounting = Mounting(client)
+        mounting = Mounting(client, kind, make)
         with StopSignal() as stop:
             waits = [
                 asyncio.ensure_future(mounting.run()),
@@ -130,14 +152,14 @@ async def _end_of_input() -> None:
         transport.close()
 
 
-def main() -> None:
-    """`python -m edgenode.bridges.mcp --socket PATH`."""
-    parser = argparse.ArgumentParser(prog="edgenode.bridges.mcp", description="Runs the MCP servers mounted on a node.")
+def main(program: str, kind: admin_pb2.MountKind, make: Make) -> None:
+    """`python -m PROGRAM --socket PATH`."""
+    parser = argparse.ArgumentParser(prog=program, description="Runs what is mounted on a node.")
     parser.add_argument("--socket", required=True, help="the node's Unix socket")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     given = parser.parse_args()
     configure_logging(given.log_level)
     calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.socket))
+        asyncio.run(serve(given.socket, kind, make))
     sys.exit(0)
