@@ -37,7 +37,7 @@ def a2a() -> None:
 @click.argument("url")
 @click.option(
     "--headers-file",
-    type=click.Path(exists=True, dir_okay=False, resolve_path=True),
+    type=click.Path(dir_okay=False, resolve_path=True),
     help="File of header lines, e.g. a token, that only its owner may read; sent to the host of URL alone.",
 )
 @policy_options
