@@ -96,6 +96,7 @@ class Mounted:
         )
         self._remote: Remote | None = None
         self._away = ""  # why the agent is out of reach, empty while it is not
+        self._attached = False
         self._look = asyncio.Event()
         self._stopping = asyncio.Event()
         self._leaves = False
@@ -117,11 +118,11 @@ class Mounted:
             while not self._stopping.is_set():
                 delay = await self._connect()
                 if attached is None and self._remote is not None:
-                    attaching = self._agent.attach(self._client, lambda _node: self._look.set())
+                    attaching = self._agent.attach(self._client, self._on_attached)
                     attached = asyncio.create_task(attaching, name=f"agent-{self.mount.name}")
                 if attached is not None and attached.done():
                     delay = await self._lost(_ended(attached))
-                    attached = None
+                    attached, self._attached = None, False
                 try:
                     async with asyncio.timeout(delay):
                         await self._look.wait()
@@ -154,8 +155,12 @@ class Mounted:
         await self._agent.say(Health.READY)
         if self._status.state != admin_pb2.MOUNT_STATE_READY:
             self._status.ClearField("next_start_time")
-        await self._tell(admin_pb2.MOUNT_STATE_READY)
+        await self._tell(admin_pb2.MOUNT_STATE_READY if self._attached else admin_pb2.MOUNT_STATE_STARTING)
         return LOOK_SECONDS
+
+    def _on_attached(self, _node: str) -> None:
+        self._attached = True
+        self._look.set()  # a node that was started again is to hear how the agent is
 
     async def _lost(self, error: EdgenodeError) -> float:
         delay = self._backoff.next_delay(self._clock.monotonic())
