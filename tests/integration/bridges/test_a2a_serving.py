@@ -43,6 +43,8 @@ SIGNED = {
     "signatures": [{"protected": "e30", "signature": "c2ln"}],
 }
 
+_watched = asyncio.Event()
+
 
 class CardAgent(Agent):
     """Brings an A2A card of its own."""
@@ -77,6 +79,7 @@ def _agents() -> list[Agent]:
     async def count(upto: int) -> AsyncIterator[int]:
         for number in range(upto):
             yield number
+        await _watched.wait()
 
     made: list[Agent] = [hello]
     for name, source in (
@@ -225,7 +228,11 @@ async def test_failures_say_why(served: Rig) -> None:
 async def test_results_that_form_come_as_pieces_of_an_artifact(served: Rig) -> None:
     client = await served.connect(GRPC, streaming=True)
     request = pb.SendMessageRequest(message=message(data(upto=3), id="count-1", skill="count"))
-    events = [event async for event in client.send_message(request, context=served.context)]
+    events = []
+    async for event in client.send_message(request, context=served.context):
+        events.append(event)
+        if event.artifact_update.artifact.parts and event.artifact_update.artifact.parts[-1].data.number_value == 2:
+            _watched.set()
     pieces = [e.artifact_update for e in events if e.artifact_update.artifact.artifact_id.startswith("stream-")]
     assert [part.data.number_value for piece in pieces for part in piece.artifact.parts] == [0, 1, 2]
     assert [piece.append for piece in pieces] == [False] + [True] * (len(pieces) - 1)
