@@ -159,12 +159,14 @@ class Catalog:
         while True:
             try:
                 async for frame in self._client.watch_agents():
-                    if frame.snapshot:
-                        self._local = {}
-                    self._local |= {agent.name: agent for agent in frame.agents}
+                    before = self._local
+                    local = {} if frame.snapshot else dict(before)
+                    local |= {agent.name: agent for agent in frame.agents}
                     for gone in frame.removals:
-                        self._local.pop(gone.name, None)
-                    self._compose()
+                        local.pop(gone.name, None)
+                    self._local = local
+                    if _cards(before) != _cards(local):  # most changes are of load
+                        self._compose()
                     self._known.set()
             except EdgenodeError as error:
                 _log.warning("lost the node's registry, trying again: %s", error)
@@ -181,6 +183,10 @@ class Catalog:
                 kinds.add(kind)
         if kinds:
             self._changed(kinds)
+
+
+def _cards(agents: dict[str, registry_pb2.Agent]) -> dict[str, registry_pb2.AgentCard]:
+    return {name: agent.card for name, agent in agents.items()}
 
 
 def compose(local: Iterable[registry_pb2.Agent], fleet: Iterable[registry_pb2.Agent]) -> Offers:

@@ -19,6 +19,7 @@ from typing import Any
 
 import mcp_types as types
 import msgspec
+from pydantic import ValidationError
 
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.wishes import PREFIX, SKILL_KEY
@@ -27,6 +28,8 @@ from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload, is_json
 
 AGENTS_KEY = PREFIX + "agents"
 TAGS_KEY = PREFIX + "tags"
+
+MAX_NAME = 128
 
 _WRAPPED = "result"  # property that holds a result whose schema is not an object's
 _INPUT = "input"  # property that holds an input whose schema is not an object's
@@ -46,7 +49,8 @@ def tool_names(skills: Iterable[str]) -> dict[str, str]:
     taken: dict[str, str] = {}
     for skill in sorted(ids, key=lambda id: ("." in id, id)):
         name = skill.replace(".", "__")
-        taken[skill] = skill if name != skill and (name in ids or name in taken.values()) else name
+        clash = name != skill and (name in ids or name in taken.values())
+        taken[skill] = skill if clash or len(name) > MAX_NAME else name
     return taken
 
 
@@ -97,8 +101,7 @@ def _said(skill: registry_pb2.Skill) -> Json:
     A hint that is not true is left out: MCP assumes the worst of what is unsaid, and so should a client.
     """
     if skill.source_json:
-        listed: Json = msgspec.json.decode(skill.source_json, type=dict[str, Any])
-        return listed
+        return _as_listed(skill.source_json)
     hints = skill.annotations
     told: Json = {
         "readOnlyHint": hints.read_only_hint,
@@ -112,6 +115,16 @@ def _said(skill: registry_pb2.Skill) -> Json:
     elif skill.name and skill.name != skill.id:
         said["title"] = skill.name
     return said
+
+
+def _as_listed(source: bytes) -> Json:
+    """What an agent says that its server said, as far as that is what a tool may say."""
+    try:
+        read = types.Tool.model_validate({**msgspec.json.decode(source, type=dict[str, Any]), "inputSchema": {}})
+    except (msgspec.DecodeError, ValidationError):
+        return {}
+    listed: Json = read.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return listed
 
 
 def input_of(offer: Offer, arguments: Mapping[str, Any]) -> Payload:

@@ -1,7 +1,8 @@
 """An agent's question to its submitter as requests to an MCP client, and the client's responses as the answer.
 
-A question with a schema is a form (elicitation/create); one for an authorisation is a visit to the address in its prompt. The
-answer is what the form holds; a client that declines answers with null, as whoever asks for an MCP server expects.
+A question with a schema is a form (elicitation/create), with one text of JSON where a form cannot have such fields; one for an
+authorisation is a visit to the address in its prompt. The answer is what the form holds; a client that declines answers with
+null, as whoever asks for an MCP server expects.
 
 An agent that speaks MCP may ask for anything a client can be asked: the schema's keyword REQUESTS holds requests by names
 that are unique within the task, each with `method` and `params`; the answer is an object with the responses by the same
@@ -17,6 +18,8 @@ from typing import Any
 import jsonschema
 import mcp_types as types
 import msgspec
+import referencing
+import referencing.exceptions
 from pydantic import BaseModel, ValidationError
 
 from edgenode.api.task.v1 import task_pb2
@@ -40,16 +43,24 @@ class Question:
 
     def __init__(self, task_id: str, asked: task_pb2.InputRequest) -> None:
         self.key = asked.key
-        self._schema = _read(asked.schema)
-        self._named = isinstance(self._schema.get(REQUESTS), dict)
+        schema = _read(asked.schema)
+        named = schema.get(REQUESTS)
+        self._named = (
+            isinstance(named, dict) and bool(named) and all(_is_request(request) for request in named.values())
+        )
         if self._named:
             self.requests = {
-                name: {"method": request.get("method", ""), "params": request.get("params") or {}}
-                for name, request in self._schema[REQUESTS].items()
-                if isinstance(request, dict)
+                name: {"method": request["method"], "params": request.get("params") or {}}
+                for name, request in schema[REQUESTS].items()
             }
+            return
+        address = _URL.search(asked.prompt) if asked.authorization else None
+        self._form = _Form(schema)
+        if address is not None:
+            params: Json = {"mode": "url", "url": address[0], "elicitationId": f"{task_id}/{asked.key}"}
         else:
-            self.requests = {asked.key: _elicitation(task_id, asked, self._schema)}
+            params = {"mode": "form", "requestedSchema": self._form.schema}
+        self.requests = {asked.key: {"method": "elicitation/create", "params": {"message": asked.prompt, **params}}}
 
     def needs(self) -> types.ClientCapabilities:
         """What a client must be able to do to be asked this."""
@@ -74,8 +85,7 @@ class Question:
             return None
         if request["params"].get("mode") == "url":
             return True
-        content = response.get("content") or {}
-        return content if _is_form(self._schema) else content.get(VALUE)
+        return self._form.answer(self.key, response.get("content") or {})
 
 
 class _Missing:
@@ -85,32 +95,58 @@ class _Missing:
 MISSING: Any = _Missing()
 
 
+class _Form:
+    """What is asked for as the fields that a client can show: those of an object, or one for the value or its JSON."""
+
+    def __init__(self, wanted: Json) -> None:
+        fields = wanted.get("properties", {}) if wanted.get("type") == "object" else None
+        self._whole = isinstance(fields, dict) and all(_is_field(field) for field in fields.values())
+        self._as_json = not self._whole and bool(wanted) and not _is_field(wanted)
+        if self._whole:
+            self.schema: Json = {"type": "object", "properties": fields}
+            if isinstance(wanted.get("required"), list):
+                self.schema["required"] = wanted["required"]
+            return
+        field = wanted if wanted and not self._as_json else {"type": "string"}
+        if self._as_json:
+            field["description"] = f"JSON that fits {msgspec.json.encode(wanted).decode()}"
+        self.schema = {"type": "object", "properties": {VALUE: field}, "required": [VALUE]}
+
+    def answer(self, key: str, content: Json) -> Any:
+        """What the agent gets of a filled-in form. Raises InvalidArgument (BAD_ANSWER)."""
+        if self._whole:
+            return content
+        if not self._as_json:
+            return content.get(VALUE)
+        try:
+            return msgspec.json.decode(str(content.get(VALUE, "")))
+        except msgspec.DecodeError as error:
+            raise _bad(key, f"it is no JSON: {error}") from error
+
+
 def _read(schema: str) -> Json:
-    if not schema:
+    """An agent's schema; nothing is known of it but that it is a text."""
+    try:
+        found = msgspec.json.decode(schema) if schema else {}
+    except msgspec.DecodeError:
         return {}
-    found = msgspec.json.decode(schema)
     return found if isinstance(found, dict) else {}
 
 
-def _is_form(schema: Json) -> bool:
-    return schema.get("type") == "object"
+def _is_request(request: Any) -> bool:
+    if not isinstance(request, dict):
+        return False
+    return request.get("method") in _RESULTS and isinstance(request.get("params") or {}, dict)
 
 
-def _elicitation(task_id: str, asked: task_pb2.InputRequest, schema: Json) -> Json:
-    address = _URL.search(asked.prompt) if asked.authorization else None
-    if address is not None:
-        params = {"mode": "url", "url": address[0], "elicitationId": f"{task_id}/{asked.key}", "message": asked.prompt}
-        return {"method": "elicitation/create", "params": params}
-    if not _is_form(schema):
-        kind = schema if schema.get("type") in ("string", "number", "integer", "boolean") else {"type": "string"}
-        schema = {"type": "object", "properties": {VALUE: kind}, "required": [VALUE]}
-    form = {"type": "object", "properties": schema.get("properties", {})}
-    if "required" in schema:
-        form["required"] = schema["required"]
-    return {
-        "method": "elicitation/create",
-        "params": {"mode": "form", "message": asked.prompt, "requestedSchema": form},
-    }
+def _is_field(schema: Any) -> bool:
+    """Whether a form may have it: a plain value, or a choice of texts."""
+    if not isinstance(schema, dict):
+        return False
+    if schema.get("type") == "array":
+        items = schema.get("items")
+        return isinstance(items, dict) and ("enum" in items or "anyOf" in items)
+    return schema.get("type") in ("string", "number", "integer", "boolean")
 
 
 def _checked(key: str, request: Json, response: Any) -> Json:
@@ -123,12 +159,19 @@ def _checked(key: str, request: Json, response: Any) -> Json:
         told: Json = read.model_dump(mode="json", by_alias=True, exclude_none=True)
         told.pop("resultType", None)
         if told.get("action") == "accept" and "requestedSchema" in request["params"]:
-            try:
-                jsonschema.validate(told.get("content") or {}, request["params"]["requestedSchema"])
-            except jsonschema.ValidationError as error:
-                raise _bad(key, error.message) from error
+            _fit(key, told.get("content") or {}, request["params"]["requestedSchema"])
         return told
     raise _bad(key, f"it is no response to {request['method']}")
+
+
+def _fit(key: str, content: Json, schema: Json) -> None:
+    """Whether a form is filled in as it asks for. References to anywhere else are not followed."""
+    try:
+        jsonschema.Draft202012Validator(schema, registry=referencing.Registry()).validate(content)
+    except jsonschema.ValidationError as error:
+        raise _bad(key, error.message) from error
+    except (jsonschema.SchemaError, referencing.exceptions.Unresolvable) as error:
+        raise _bad(key, f"the agent's own schema is none: {error}"[:1024]) from error
 
 
 def _bad(key: str, why: str) -> InvalidArgument:

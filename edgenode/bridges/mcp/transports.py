@@ -18,7 +18,7 @@ from edgenode.bridges.http import MAX_BODY_BYTES, Gate, listen, serve
 from edgenode.bridges.mcp.serving import Serving
 
 PATH = "/mcp"
-STOP_SECONDS = 3.0
+STOP_SECONDS = 1.0  # what is under way then can be asked for again
 
 
 async def over_pipes(serving: Serving) -> None:

@@ -263,11 +263,28 @@ async def test_a_handle_of_the_tasks_extension_survives_bridge_and_node(site: Si
         assert (unknown["code"], unknown["data"]["reason"]) == (types.INVALID_PARAMS, "UNKNOWN_TASK")
 
 
-async def post(http: httpx2.AsyncClient, url: str, method: str, **params: Any) -> Any:
-    """One request of 2026-07-28 by a client that knows the tasks extension."""
+async def test_a_request_with_a_key_that_a_restarted_bridge_gets_again_is_answered(site: Site) -> None:
+    meta: Any = {"dev.edgenode/idempotency-key": "again"}
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30.0) as http:
+        first = asyncio.create_task(post(http, site.place.url, "tools/call", known=False, meta=meta, name="hold"))
+        await site.work.begun.wait()
+        await site.stop_bridge()
+        await asyncio.wait([first])
+        site.work.go.set()
+        await site.start_bridge()
+        again = await post(http, site.place.url, "tools/call", known=False, meta=meta, name="hold")
+    assert again["result"]["content"][0]["text"] == "attempt 1"
+    assert site.work.ended == []
+
+
+async def post(
+    http: httpx2.AsyncClient, url: str, method: str, *, known: bool = True, meta: Any = None, **params: Any
+) -> Any:
+    """One request of 2026-07-28, by a client to which the tasks extension is `known`."""
     meta = {
         types.PROTOCOL_VERSION_META_KEY: "2026-07-28",
-        types.CLIENT_CAPABILITIES_META_KEY: {"extensions": {EXTENSION: {}}},
+        types.CLIENT_CAPABILITIES_META_KEY: {"extensions": {EXTENSION: {}}} if known else {},
+        **(meta or {}),
     }
     name = params.get("name") or params.get("taskId") or ""
     answer = await http.post(

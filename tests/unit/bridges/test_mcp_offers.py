@@ -40,6 +40,8 @@ def test_names_are_for_models_and_stay_apart() -> None:
     assert tool_names(["a.b", "a__b"]) == {"a__b": "a__b", "a.b": "a.b"}
     names = tool_names(["a.b__c", "a__b.c"])
     assert len(set(names.values())) == 2
+    long = f"{'a' * 60}.{'b' * 67}"
+    assert tool_names([long]) == {long: long}
 
 
 def test_schemas_that_are_no_objects_are_wrapped_and_unwrapped() -> None:
@@ -79,6 +81,12 @@ def test_a_tool_of_a_mounted_server_is_what_it_was() -> None:
     task = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, output=output)
     result = tool_result(offer(skill), task)
     assert (result["content"], result["_meta"]["of"]) == (whole["content"], "server")
+
+
+@pytest.mark.parametrize("source", [b'{"name": "x", "icons": 5}', b'{"_meta": 1}', b'{"annotations": "all"}', b"{}"])
+def test_what_no_tool_may_say_is_left_out(source: bytes) -> None:
+    tool = offer(registry_pb2.Skill(id="m.x", source_json=source, description="Does it.")).tool
+    assert (tool.name, tool.description, tool.icons) == ("m.x", "Does it.", None)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +175,19 @@ def test_questions_are_forms_addresses_or_what_the_agent_says() -> None:
 
     form = question({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
     assert form.answer({"k": {"action": "accept", "content": {"name": "Ada"}}}) == {"name": "Ada"}
+
+    nested = question({"type": "object", "properties": {"point": {"$ref": "https://example.com/x"}}})
+    assert "JSON that fits" in nested.requests["k"]["params"]["requestedSchema"]["properties"]["value"]["description"]
+    assert nested.answer({"k": {"action": "accept", "content": {"value": '{"point": 1}'}}}) == {"point": 1}
+    with pytest.raises(InvalidArgument):
+        nested.answer({"k": {"action": "accept", "content": {"value": "{"}}})
+    odds: list[Any] = [{REQUESTS: {"x": {"method": "nothing/known"}}}, {REQUESTS: {"x": 1}}, {REQUESTS: {}}, [1]]
+    for odd in odds:
+        assert set(question(odd).requests) == {"k"}
+    away = {"type": "object", "properties": {"a": {"$ref": "https://example.com/x"}}}
+    asked = {"method": "elicitation/create", "params": {"message": "?", "requestedSchema": away}}
+    with pytest.raises(InvalidArgument):
+        question({REQUESTS: {"x": asked}}).answer({"x": {"action": "accept", "content": {"a": "1"}}})
 
     visit = question(prompt="Log in at https://example.com/in please", authorization=True)
     assert visit.requests["k"]["params"]["url"] == "https://example.com/in"
