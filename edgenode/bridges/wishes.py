@@ -65,6 +65,9 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "tracestate": ("tracestate", _text),
 }
 
+# What a node says of a task of its own, as one does that has this node mounted: it is no wish.
+_TOLD = frozenset({TASK_KEY, STATE_KEY, REASON_KEY})
+
 
 class Wishes:
     """A request's metadata, read. `timeout`: seconds, None if it states none; `mode`: "task", "call" or unsaid."""
@@ -73,6 +76,8 @@ class Wishes:
         """Raises InvalidArgument (BAD_META) naming the key."""
         found: dict[str, Any] = {}
         for key, value in (meta or {}).items():
+            if key in _TOLD:
+                continue
             if key in _KEYS:
                 option, read = _KEYS[key]
                 try:

@@ -3,9 +3,10 @@
 A request becomes a durable task and is answered when the task has ended, so that it may wait for an agent, survive its loss
 where that is allowed, and be found in the node's history. `dev.edgenode/mode: call`, or a skill that says that queued work is
 of no use to it (`online-only`), makes it a call instead: not stored, answered or failed at once. Only repeatable skills
-(`readOnlyHint`, `idempotentHint`) are tried again after a failure or the loss of their agent, unless `_meta` says more. A
-request with an idempotency key says itself that it may come twice: its task has the contract's defaults, so that the same key
-over another protocol is the same task.
+(`readOnlyHint`, `idempotentHint`) are tried again after a failure or the loss of their agent, unless `_meta` says more; of
+others, one that another device took before it went out of reach is answered when that is back. A request with an idempotency
+key says itself that it may come twice: its task has the contract's defaults, so that the same key over another protocol is
+the same task.
 
 A task whose agent asks something is answered for in two ways. Where the server may ask the client (2025-11-25) it does, and
 waits. Where it may not (2026-07-28), the request is answered with what is asked and a state that names the task; the client
@@ -92,14 +93,16 @@ class Caller:
             if not params.request_state and self._is_call(offer, wishes):
                 return await self._call(offer, data, wishes, make)
             handle = await self.submit(offer, data, wishes, params)
-            try:
-                return await self.answer(offer, handle, request, params, make)
-            except asyncio.CancelledError:
-                if not (self.stopping and wishes.options.get("idempotency_key")):
-                    self.cancel_later(handle.task_id, "its caller went away")
-                raise
         except EdgenodeError as error:
             raise refusal(error.problem) from error
+        try:
+            return await self.answer(offer, handle, request, params, make)
+        except asyncio.CancelledError:
+            if not (self.stopping and wishes.options.get("idempotency_key")):
+                self.cancel_later(handle.task_id, "its caller went away")
+            raise
+        except EdgenodeError as error:
+            raise refusal(error.problem, task=handle.task_id) from error
 
     def _is_call(self, offer: Offer, wishes: Wishes) -> bool:
         return wishes.mode == "call" or (not wishes.mode and ONLINE_ONLY_TAG in offer.skill.tags)
@@ -142,7 +145,7 @@ class Caller:
         repeatable = offer.skill.annotations.idempotent_hint or offer.skill.annotations.read_only_hint
         if not repeatable and not options.get("idempotency_key"):
             options.setdefault("retry", ONCE)
-            options.setdefault("on_lost", OnLost.FAIL)
+            options.setdefault("on_lost", OnLost.FAIL if offer.local else OnLost.WAIT)
         return options
 
     async def answer(

@@ -27,6 +27,7 @@ PROMPT_TAG = "mcp:prompt"
 RESOURCE_TAG = "mcp:resource="
 FLEET_FRESH = 5.0  # seconds
 FLEET_PAUSE = 30.0  # seconds
+WATCH_PAUSE = 5.0  # seconds until a watch that was refused is tried again
 PATIENCE = 5.0  # seconds a request waits for what is on offer
 MOST_AGENTS = 1000
 
@@ -170,6 +171,7 @@ class Catalog:
                     self._known.set()
             except EdgenodeError as error:
                 _log.warning("lost the node's registry, trying again: %s", error)
+                await asyncio.sleep(WATCH_PAUSE)
 
     def _compose(self) -> None:
         before, self.offers = self.offers, compose(self._local.values(), self._fleet.values())

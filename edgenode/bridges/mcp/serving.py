@@ -292,7 +292,7 @@ def _page(
     ordered = sorted(items, key=key)
     if params is not None and params.cursor:
         try:
-            after = base64.urlsafe_b64decode(params.cursor.encode()).decode()
+            after = base64.b64decode(params.cursor.encode(), b"-_", validate=True).decode()
         except ValueError as error:
             raise refusal(
                 InvalidArgument("BAD_CURSOR", "the cursor is none of this list's", hint="begin without one").problem

@@ -16,6 +16,7 @@ from edgenode.bridges.mcp.offers import Offer, input_of, offer_of, tool_names
 from edgenode.bridges.mcp.outcomes import tool_result
 from edgenode.bridges.mcp.questions import MISSING, REQUESTS, Question
 from edgenode.bridges.mcp.serving import PAGE, _page
+from edgenode.bridges.wishes import TASK_KEY, Wishes
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.values import problem_to_pb
@@ -151,8 +152,16 @@ def test_pages_hold_while_the_list_changes() -> None:
     assert page[0] == f"{PAGE:04}"
     page, cursor = _page(items, str, types.PaginatedRequestParams(cursor=cursor))
     assert (len(page), cursor) == (1, None)
-    with pytest.raises(MCPError):
-        _page(items, str, types.PaginatedRequestParams(cursor="no cursor"))
+    for wrong in ("no cursor", "\xff"):
+        with pytest.raises(MCPError):
+            _page(items, str, types.PaginatedRequestParams(cursor=wrong))
+
+
+def test_what_a_node_says_of_the_task_it_calls_for_is_no_wish() -> None:
+    wishes = Wishes({TASK_KEY: "0" * 26, "dev.edgenode/tenant": "t", "dev.edgenode/timeout": 3})
+    assert (wishes.options, wishes.timeout) == ({"tenant": "t"}, 3.0)
+    with pytest.raises(InvalidArgument, match="not known"):
+        Wishes({"dev.edgenode/priorty": 3})
 
 
 def question(schema: Any = None, prompt: str = "What?", authorization: bool = False) -> Question:
