@@ -108,7 +108,9 @@ async def _serve(state: Path, http: str | None, timeout: float) -> None:
 
     retention = load_node_config(state).config.task_retention_seconds
     client = Client(target=node_target(state), connect_timeout=_NODE_AWAY)
-    async with client, Serving(client, key=state_key(state), timeout=timeout, retention=retention) as serving:
+    memory = state / "mcp" / "fleet.agents"
+    serving = Serving(client, key=state_key(state), timeout=timeout, retention=retention, memory=memory)
+    async with client, serving:
         with StopSignal() as stop:
             if http is None:
                 ends = asyncio.create_task(over_pipes(serving))

@@ -2,7 +2,8 @@
 
 The node's own agents are watched, so a change is known at once. The fleet's are asked for: when somebody lists and what is
 known is older than FLEET_FRESH, when a name is unknown, and every FLEET_PAUSE. Agents of the fleet that are out of reach stay
-on offer: a task for them waits until they are back. Where several agents have a skill, this node's say what it is.
+on offer, since a task for them waits, and a file holds who was known, for a bridge that starts while the hub is away. Where
+several agents have a skill, this node's say what it is.
 
 A skill is a tool unless a tag says otherwise: `mcp:prompt` makes it a prompt, whose arguments are the parameters;
 `mcp:resource=URI` a resource, or with `{names}` in the URI a template of resources, whose parameters those are.
@@ -12,11 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from edgenode.api.registry.v1 import registry_pb2
+from google.protobuf.message import DecodeError
+
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.bridges.mcp.offers import Offer, offer_of, tool_names
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.task import Scope
@@ -88,10 +93,13 @@ def _by_id(offers: dict[str, Offer], id: str) -> Offer | None:
 class Catalog:
     """Keeps `offers` up to date while `run` runs. `changed(kinds)` is told of "tools", "prompts" and "resources"."""
 
-    def __init__(self, client: Client, clock: Clock, changed: Callable[[set[str]], None]) -> None:
+    def __init__(
+        self, client: Client, clock: Clock, changed: Callable[[set[str]], None], memory: Path | None = None
+    ) -> None:
         self._client = client
         self._clock = clock
         self._changed = changed
+        self._memory = memory
         self._local: dict[str, registry_pb2.Agent] = {}
         self._fleet: dict[str, registry_pb2.Agent] = {}
         self._asked = float("-inf")
@@ -103,6 +111,8 @@ class Catalog:
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        if self._memory is not None:
+            self._fleet = await asyncio.to_thread(recall, self._memory)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._look_again())
@@ -153,8 +163,12 @@ class Catalog:
         away = {left.name for left in found.exclusions if left.reason == _UNREACHABLE}
         fleet = {name: agent for name, agent in self._fleet.items() if name in away}
         fleet |= {candidate.agent.name: candidate.agent for candidate in found.candidates}
+        before = self._fleet
         self._fleet = {name: agent for name, agent in fleet.items() if name not in self._local}
-        self._compose()
+        if _cards(before) != _cards(self._fleet):
+            self._compose()
+            if self._memory is not None:
+                await asyncio.to_thread(remember, self._memory, list(self._fleet.values()))
 
     async def _watch(self) -> None:
         while True:
@@ -166,7 +180,7 @@ class Catalog:
                     for gone in frame.removals:
                         local.pop(gone.name, None)
                     self._local = local
-                    if _cards(before) != _cards(local):  # most changes are of load
+                    if not self._known.is_set() or _cards(before) != _cards(local):  # most changes are of load
                         self._compose()
                     self._known.set()
             except EdgenodeError as error:
@@ -185,6 +199,29 @@ class Catalog:
                 kinds.add(kind)
         if kinds:
             self._changed(kinds)
+
+
+def remember(memory: Path, agents: Sequence[registry_pb2.Agent]) -> None:
+    """Writes down who is known, whole or not at all; a bridge that cannot goes on without."""
+    draft = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.write_bytes(registry_service_pb2.ListAgentsResponse(agents=agents).SerializeToString())
+        draft.replace(memory)
+    except OSError as error:
+        _log.warning("cannot write down the fleet's agents: %s", error)
+
+
+def recall(memory: Path) -> dict[str, registry_pb2.Agent]:
+    """Who was known, by name; nobody where that is not to be read."""
+    try:
+        known = registry_service_pb2.ListAgentsResponse.FromString(memory.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, DecodeError) as error:
+        _log.warning("who was known of the fleet is not to be read: %s", error)
+        return {}
+    return {agent.name: agent for agent in known.agents}
 
 
 def _cards(agents: dict[str, registry_pb2.Agent]) -> dict[str, registry_pb2.AgentCard]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import mcp_types as types
@@ -70,7 +71,8 @@ class Serving:
     """`async with Serving(...) as serving`: then `serving.server` is to be run on transports.
 
     `client` is open, and stays the caller's. `key`: 32 bytes or more that seal the state of requests; `timeout`: seconds a
-    request may take unless it says otherwise; `retention`: seconds the node keeps ended tasks.
+    request may take unless it says otherwise; `retention`: seconds the node keeps ended tasks; `memory`: file that holds who
+    was known of the fleet, None for none.
     """
 
     def __init__(
@@ -80,12 +82,13 @@ class Serving:
         key: bytes,
         timeout: float = DEFAULT_TIMEOUT,
         retention: float = 86_400.0,
+        memory: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._client = client
         self._sessions = Sessions()
         self._listening = ListenHandler(self._sessions.bus)
-        self.catalog = Catalog(client, clock or SystemClock(), self._offers_changed)
+        self.catalog = Catalog(client, clock or SystemClock(), self._offers_changed, memory)
         self.caller = Caller(client, timeout)
         self._tasks = Tasks(self.caller, self._offer_of, retention)
         self.server = self._make(key)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import mcp_types as types
 import pytest
 from mcp.shared.exceptions import MCPError
 
-from edgenode.api.registry.v1 import registry_pb2
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
-from edgenode.bridges.mcp.catalog import compose
+from edgenode.bridges.mcp.catalog import Catalog, compose
 from edgenode.bridges.mcp.offers import Offer, input_of, offer_of, tool_names
 from edgenode.bridges.mcp.outcomes import tool_result
 from edgenode.bridges.mcp.questions import MISSING, REQUESTS, Question
@@ -19,6 +22,7 @@ from edgenode.bridges.mcp.serving import PAGE, _page
 from edgenode.bridges.wishes import TASK_KEY, Wishes
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
 from edgenode.link.model.task import TaskState
+from edgenode.link.ports import SystemClock
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload
 
@@ -141,6 +145,49 @@ def test_this_nodes_agents_come_first_and_tags_make_prompts_and_resources() -> N
     assert found[1] == {"id": "7"}
     assert offers.resource("test://one") is not None
     assert offers.resource("test://7/8/data") is None
+
+
+class FakeNode:
+    """A node of whose fleet somebody is known, or whose hub is away."""
+
+    def __init__(self, *fleet: registry_pb2.Agent, away: tuple[str, ...] = (), hub: bool = True) -> None:
+        self.answer = registry_service_pb2.FindAgentsResponse(fleet_included=hub)
+        for known in fleet:
+            self.answer.candidates.add(agent=known)
+        for name in away:
+            self.answer.exclusions.add(name=name, reason="UNREACHABLE")
+
+    async def find(self, **_options: Any) -> registry_service_pb2.FindAgentsResponse:
+        return self.answer
+
+    async def watch_agents(self) -> AsyncIterator[registry_service_pb2.WatchAgentsResponse]:
+        here = agent("a", "north", registry_pb2.Skill(id="here"))
+        yield registry_service_pb2.WatchAgentsResponse(agents=[here], snapshot=True, version=1)
+        await asyncio.Event().wait()
+
+
+async def listed(node: FakeNode, memory: Path) -> list[str]:
+    """What a bridge that starts now has to offer."""
+    catalog = Catalog(node, SystemClock(), lambda _kinds: None, memory)  # type: ignore[arg-type]
+    running = asyncio.create_task(catalog.run())
+    try:
+        return list((await catalog.current(fresh=True)).tools)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_tools_of_devices_out_of_reach_stay_also_for_a_bridge_that_starts(tmp_path: Path) -> None:
+    memory = tmp_path / "mcp" / "fleet.agents"
+    there = agent("b", "south", registry_pb2.Skill(id="there"))
+    assert await listed(FakeNode(hub=False), memory) == ["here"]
+    assert await listed(FakeNode(there), memory) == ["here", "there"]
+    assert await listed(FakeNode(hub=False), memory) == ["here", "there"]
+    assert await listed(FakeNode(away=(there.name,)), memory) == ["here", "there"]
+    assert await listed(FakeNode(), memory) == ["here"]  # the hub knows nobody of that name any more
+    assert await listed(FakeNode(hub=False), memory) == ["here"]
+    memory.write_bytes(b"\xff damaged")
+    assert await listed(FakeNode(hub=False), memory) == ["here"]
 
 
 def test_pages_hold_while_the_list_changes() -> None:
