@@ -13,7 +13,7 @@ import click
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.cli.mounts import add_mount, fill_policy, list_mounts, policy_options, remove_mount
-from edgenode.cli.place import node_client
+from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
 from edgenode.link.errors import FailedPrecondition, InvalidArgument
@@ -22,9 +22,12 @@ from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.lazy import DefaultGroup
 from edgenode.link.terminal.options import limit_option, output_option
 from edgenode.link.terminal.signals import StopSignal
+from edgenode.sdk.client import Client
 
 if TYPE_CHECKING:
     from edgenode.bridges.a2a.serving import Settings
+
+_NODE_AWAY = 30.0  # seconds a request waits for a node that is restarting
 
 
 @click.group(cls=DefaultGroup)
@@ -116,7 +119,7 @@ async def _serve(state: Path, settings: Settings) -> None:
     from edgenode.bridges.a2a.serving import Bridge
     from edgenode.bridges.access import bridge_token
 
-    async with node_client(state) as client:
+    async with Client(target=node_target(state), connect_timeout=_NODE_AWAY) as client:
         bridge = Bridge(client, settings, bridge_token(state))
         with StopSignal() as stop:
             await bridge.start()

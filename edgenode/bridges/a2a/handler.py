@@ -98,14 +98,16 @@ class Handler(RequestHandler):
     async def on_subscribe_to_task(
         self, params: a2a_pb2.SubscribeToTaskRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
-        """See RequestHandler. The stream ends with the task."""
+        """See RequestHandler. The stream ends with the task. A caller that names the last sequence it saw in the header
+        `Last-Event-ID` gets, after the task as it is now, the changes since then too, as far as they are kept."""
         task = await _told(self._task(params.id, context))
+        seen = _last_event(context, task.sequence)
         if TaskState(task.state).terminal:
             raise refusal(
                 FailedPrecondition("TASK_ENDED", f"task {task.task_id} is {TaskState(task.state).name}", hint="get it")
             )
         yield states.task_of(task)
-        async with aclosing(self._changes(task, until_asked=False)) as changes:
+        async with aclosing(self._changes(task, until_asked=False, after=seen)) as changes:
             async for event in changes:
                 yield event
 
@@ -183,12 +185,9 @@ class Handler(RequestHandler):
 
     async def _skill(self, agent: str, named: str) -> tuple[str, Skill]:
         """The skill's id, and what is known of it: None where it is not here, but may be elsewhere or come."""
-        if agent:
-            found = [await self._agent(agent)]
-        else:
-            found = await self._client.agents()
+        found = [await self._agent(agent)] if agent else await self._client.agents()
         known: dict[str, Skill] = {}
-        for each in found:
+        for each in found if agent or named else cards.listed(found):
             for skill in each.card.skills:
                 known.setdefault(skill.id, (skill, tuple(each.card.default_input_modes)))
         if named:
@@ -272,10 +271,12 @@ class Handler(RequestHandler):
                         return now
         return await self._client.get_task(task.task_id)
 
-    async def _changes(self, task: task_pb2.Task, *, until_asked: bool) -> AsyncGenerator[Event]:
-        """What happens to a task after it was as given."""
+    async def _changes(
+        self, task: task_pb2.Task, *, until_asked: bool, after: int | None = None
+    ) -> AsyncGenerator[Event]:
+        """What happens to a task after it was as given, or after sequence `after`."""
         try:
-            async with aclosing(self._watch(task)) as updates:
+            async with aclosing(self._watch(task, after)) as updates:
                 async for update in updates:
                     for piece in update.pieces:
                         yield states.piece_of(task, update, piece)
@@ -290,8 +291,8 @@ class Handler(RequestHandler):
         except EdgenodeError as error:
             raise refusal(error) from error
 
-    def _watch(self, task: task_pb2.Task) -> AsyncGenerator[TaskUpdate]:
-        watching: Any = self._client.watch_task(task.task_id, after=task.sequence)
+    def _watch(self, task: task_pb2.Task, after: int | None = None) -> AsyncGenerator[TaskUpdate]:
+        watching: Any = self._client.watch_task(task.task_id, after=task.sequence if after is None else after)
         return watching  # type: ignore[no-any-return]
 
     # --- web hooks ---
@@ -392,6 +393,16 @@ async def _told(work: Awaitable[Result]) -> Result:
 def _belongs(task: task_pb2.Task, agent: str) -> bool:
     """Whether a caller of `agent`, or of the node for an empty name, may see the task."""
     return not agent or agent in (task.agent.rpartition("/")[2], task.spec.agent.rpartition("/")[2])
+
+
+def _last_event(context: ServerCallContext, now: int) -> int:
+    """The sequence a caller goes on from: what it says it saw, else `now`."""
+    said = context.state.get("headers", {}).get("last-event-id", "")
+    if not said:
+        return now
+    if not said.isdigit() or len(said) > 18:
+        raise refusal(InvalidArgument("BAD_SEQUENCE", f"Last-Event-ID is {said[:80]!r}", hint="a task's sequence"))
+    return min(int(said), now)
 
 
 def _history(request: Any) -> int | None:

@@ -34,7 +34,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.a2a import states
-from edgenode.bridges.a2a.cards import EXTENSION
+from edgenode.bridges.a2a.cards import A2A, EXTENSION, MOUNTED
 from edgenode.bridges.a2a.parts import PARTS, content_of, fields, parts_of
 from edgenode.bridges.a2a.remote import Remote, RemoteLost, unavailable
 from edgenode.bridges.mounting import Report
@@ -59,7 +59,7 @@ POLL_FIRST, POLL_LONGEST = 0.2, 5.0  # seconds between two looks at a task of an
 STOP_GRACE = 5.0
 CANCEL_SECONDS = 5.0
 REMEMBERED_TASKS = 4096
-LABELS = {"edgenode/mount": "a2a"}
+LABELS = {MOUNTED: A2A}
 
 Answer = TypeVar("Answer")
 

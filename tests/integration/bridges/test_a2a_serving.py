@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx2
 import pytest
 import pytest_asyncio
 from a2a.types import a2a_pb2 as pb
 from a2a.types import a2a_pb2_grpc
 from a2a.utils import errors
 from google.protobuf import json_format
+from mcp import Client as McpClient
+from mcp.client.streamable_http import streamable_http_client
 
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.a2a import webhooks
 from edgenode.bridges.a2a.parts import plain
 from edgenode.bridges.a2a.targets import Targets
+from edgenode.bridges.access import BearerToken
+from edgenode.bridges.mcp.serving import Serving
+from edgenode.bridges.mcp.transports import over_http
 from edgenode.link.errors import AlreadyExists
 from edgenode.sdk import Agent, Context
 from tests.integration.bridges.a2a_rig import GRPC, JSONRPC, TOKEN, Rig, message, rig
@@ -159,12 +165,21 @@ async def send(served: Rig, sent: pb.Message, agent: str = "", binding: str = JS
 # --- one key, one task ---
 
 
-async def test_one_key_is_one_task_over_grpc_of_the_node_and_a2a(served: Rig) -> None:
+async def test_one_key_is_one_task_over_grpc_mcp_and_a2a(served: Rig) -> None:
     first = await served.client.submit("greet", {"times": 2, "name": "Ada"}, idempotency_key="one-key")
     for binding in (JSONRPC, GRPC):
         task = await send(served, message(data(name="Ada", times=2), id="one-key", skill="greet"), binding=binding)
         assert task.id == first.task_id
         assert task.artifacts[0].parts[0].text == "Hello, Ada! Hello, Ada!"
+    async with (
+        Serving(served.client, key=bytes(32)) as serving,
+        over_http(serving, "127.0.0.1:0", BearerToken(TOKEN)) as place,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}) as http,
+        McpClient(streamable_http_client(place.url, http_client=http), cache=None) as mcp,
+    ):
+        meta: Any = {"dev.edgenode/idempotency-key": "one-key"}
+        result = await mcp.call_tool("greet", {"times": 2, "name": "Ada"}, meta=meta)
+        assert (result.meta or {})["dev.edgenode/task"] == first.task_id
     again = await served.client.submit("greet", {"name": "Ada", "times": 2}, idempotency_key="one-key")
     assert again.task_id == first.task_id
     listed = await (await served.connect(GRPC)).list_tasks(pb.ListTasksRequest(page_size=100), context=served.context)
@@ -238,6 +253,24 @@ async def test_results_that_form_come_as_pieces_of_an_artifact(served: Rig) -> N
     assert [piece.append for piece in pieces] == [False] + [True] * (len(pieces) - 1)
     (whole,) = [e.artifact_update for e in events if e.artifact_update.artifact.artifact_id == "output"]
     assert plain(whole.artifact.parts[0].data) == [0, 1, 2]
+
+
+async def test_a_stream_goes_on_from_the_sequence_a_caller_saw(served: Rig) -> None:
+    asked = await send(served, message(data(), id="resume-1", skill="ask"))
+    headers = {**BEARER, "Last-Event-ID": "1", "Accept": "text/event-stream"}
+    url = f"{served.bridge.places.http}/rest/tasks/{asked.id}:subscribe"
+    found: list[dict[str, Any]] = []
+    async with served.http.stream("GET", url, headers=headers) as answer:
+        async for line in answer.aiter_lines():
+            if line.startswith("data:"):
+                found.append(json.loads(line.removeprefix("data:")))
+            if "TASK_STATE_INPUT_REQUIRED" in line and "statusUpdate" in found[-1]:
+                break
+    assert found[0]["task"]["id"] == asked.id
+    sequences = [event["statusUpdate"]["metadata"]["dev.edgenode/sequence"] for event in found[1:]]
+    assert sequences == list(range(2, 2 + len(sequences)))
+    refused = await served.http.get(url, headers={**headers, "Last-Event-ID": "soon"})
+    assert (refused.status_code, "BAD_SEQUENCE" in refused.text) == (400, True)
 
 
 # --- access and cards ---
