@@ -96,6 +96,9 @@ def listen(target: str) -> tuple[socket.socket, str]:
             listener = socket.create_server(
                 (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, reuse_port=False
             )
+            # asyncio sees to it for sockets that say they are TCP, which those accepted here do not; without it each answer
+            # waits 40 ms for the caller's acknowledgement of its head.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             url = f"http://{with_port(target, listener.getsockname()[1])}"
         listener.setblocking(False)
     except OSError as error:
