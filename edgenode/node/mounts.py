@@ -156,7 +156,6 @@ class Mounts:
         async with self._turn:
             if request.name not in self._mounts:
                 raise _unknown(request.name)
-            kind = kind_of(self._mounts[request.name])
 
             def delete(connection: sqlite3.Connection) -> None:
                 connection.execute("DELETE FROM mount WHERE name = ?", (request.name,))
@@ -167,19 +166,19 @@ class Mounts:
         left = self._leaving[request.name] = asyncio.Event()
         try:
             self._wake()
-            await self._left(request.name, kind, left)
+            await self._left(request.name, left)
         finally:
             if self._leaving.get(request.name) is left:
                 del self._leaving[request.name]
             self.on_change(self.kinds)
         return admin_service_pb2.RemoveMountResponse()
 
-    async def _left(self, name: str, kind: admin_pb2.MountKind, left: asyncio.Event) -> None:
-        """The agent leaves once its calls have ended; one whose bridge is not there, or does not see to it, is removed."""
+    async def _left(self, name: str, left: asyncio.Event) -> None:
+        """The agent leaves once its calls have ended; one that is not attached, or does not leave, is removed."""
         agent = self._registry.get(name)
         if agent is None or MOUNTED not in agent.labels:
             return
-        if kind in self._watchers.values():
+        if self._registry.is_held(agent):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(left.wait(), LEAVE_TIME)
         if name not in self._mounts:  # nor mounted again meanwhile

@@ -220,6 +220,10 @@ class AgentRegistry:
         self.release(name, instance_id)
         return False
 
+    def is_held(self, agent: LocalAgent) -> bool:
+        """Whether its work stream is open."""
+        return (agent.name, agent.instance_id) in self._held
+
     def release(self, name: str, instance_id: str) -> None:
         """Its work stream ended: the lease runs from now."""
         self._held[name, instance_id] -= 1

@@ -105,11 +105,11 @@ class Connection:
         if self._opened.is_set() and not self._task.done():
             return
         if not self._task.done():
-            raise _not_started(f"it did not list its tools within {timeout:g} s")
+            raise self._not_started(f"it did not list its tools within {timeout:g} s")
         error = self._task.exception()
         if isinstance(error, InvalidArgument):
             raise error
-        raise _not_started(_plain(error) if error is not None else self.why_lost)
+        raise self._not_started(_plain(error) if error is not None else self.why_lost)
 
     async def close(self) -> None:
         """The server ends. Safe to call twice."""
@@ -184,6 +184,11 @@ class Connection:
                 raise error
         if not wanted.elicitations:
             raise error
+
+    def _not_started(self, why: str) -> Unavailable:
+        program = self._mount.HasField("mcp_stdio")
+        hint = "start it by hand to see" if program else "check its URL, and whether it wants a token (--headers-file)"
+        return Unavailable("MCP_SERVER_NOT_STARTED", why[:MAX_ERROR_LINE], hint=f"{hint}; it is tried again")
 
     def _present(self) -> Client:
         if self._client is None or self.lost.is_set():
@@ -359,12 +364,6 @@ class _WatchedStream:
     async def __aexit__(self, *exception: Any) -> bool | None:
         passed: bool | None = await self._stream.__aexit__(*exception)
         return passed
-
-
-def _not_started(why: str) -> Unavailable:
-    return Unavailable(
-        "MCP_SERVER_NOT_STARTED", why[:MAX_ERROR_LINE], hint="start it by hand to see; it is tried again"
-    )
 
 
 def _plain(error: BaseException) -> str:

@@ -108,6 +108,8 @@ class Mounted:
         attached: asyncio.Task[None] | None = None
         try:
             await connection.open(self._start_timeout)
+            if self._stopping.is_set():
+                return
             self._backoff.established(self._clock.monotonic())
             self._connection = connection
             self._tools_changed.clear()

@@ -238,7 +238,6 @@ async def test_a_server_over_http_carries_headers_and_comes_back(site: Site, tmp
     port = _free_port()
     http = admin_pb2.McpHttpServer(url=f"http://127.0.0.1:{port}/mcp", headers_file=str(headers))
     mount = admin_pb2.Mount(name="web", mcp_http=http)
-    await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="web", mount=mount))
 
     async def waits() -> bool:
         return (await site.status("web")).state == admin_pb2.MOUNT_STATE_WAITING
@@ -246,9 +245,11 @@ async def test_a_server_over_http_carries_headers_and_comes_back(site: Site, tmp
     async def refused() -> bool:
         return (await site.status("web")).last_problem.reason == "BAD_HEADERS_FILE"
 
-    await until(refused)  # others may read the file
-    headers.chmod(0o600)
     async with _program("--http", str(port)):
+        await _listening(port)
+        await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="web", mount=mount))
+        await until(refused)  # others may read the file
+        headers.chmod(0o600)
         await site.ready(name="web")
         assert await site.client.call("web.header", {"name": "x-token"}) == {"result": "secret"}
         handle = await site.client.submit("web.slow", {"steps": 3})
@@ -271,6 +272,19 @@ async def _program(*arguments: str) -> AsyncIterator[None]:
     finally:
         process.kill()
         await process.wait()
+
+
+async def _listening(port: int) -> None:
+    async def there() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    await until(there)
 
 
 def _free_port() -> int:
