@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http_manager import StreamableHTTPASGIApp, StreamableHTTPSessionManager
@@ -18,16 +20,38 @@ from edgenode.bridges.http import MAX_BODY_BYTES, Gate, listen, serve
 from edgenode.bridges.mcp.serving import Serving
 
 PATH = "/mcp"
+MAX_LINE_BYTES = 4 * MAX_BODY_BYTES
 STOP_SECONDS = 1.0  # what is under way then can be asked for again
 
 
 async def over_pipes(serving: Serving) -> None:
     """Serves the program at the other end of stdin and stdout until it closes them. Cancel it to stop before."""
     try:
-        async with stdio_server() as (reading, writing):
+        async with _lines() as lines, stdio_server(stdin=lines) as (reading, writing):
             await serving.server.run(reading, writing, serving.server.create_initialization_options())
     finally:
         serving.stop()
+
+
+@contextlib.asynccontextmanager
+async def _lines() -> AsyncIterator[Any]:
+    """Lines of stdin as they come. The SDK would read them in a thread, which nothing ends but the client."""
+    reader = asyncio.StreamReader(limit=MAX_LINE_BYTES)
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer)
+    except ValueError:  # a file
+        yield None
+        return
+
+    async def read() -> AsyncIterator[str]:
+        while line := await reader.readline():
+            yield line.decode(errors="replace")
+
+    try:
+        yield read()
+    finally:
+        transport.close()
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -362,3 +363,33 @@ async def test_a_desktop_client_starts_it_on_its_pipes(site: Site) -> None:
     async with Client(parameters, mode="legacy") as mcp:
         assert "math__add" in {tool.name for tool in (await mcp.list_tools()).tools}
         assert text_of(await mcp.call_tool("math__add", {"a": 20, "b": 22})) == "42"
+
+
+async def test_it_ends_when_it_is_told_to_though_its_client_stays(site: Site) -> None:
+    program = "from edgenode.cli.main import main; main()"
+    arguments = ["mcp", "serve", "--state", str(site.node.socket.parent)]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, *arguments, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    process.stdin.write(json.dumps(request).encode() + b"\n")
+    answer = json.loads(await process.stdout.readline())
+    assert answer["result"]["serverInfo"]["name"] == "edgenode"
+    process.terminate()
+    assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def test_a_unix_socket_is_its_owners_alone(site: Site) -> None:
+    path = site.node.socket.with_name("mcp.sock")
+    await site.stop_bridge()
+    await site.start_bridge(f"unix:{path}")
+    assert path.stat().st_mode & 0o777 == 0o600
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    transport = httpx2.AsyncHTTPTransport(uds=str(path))
+    async with httpx2.AsyncClient(headers=headers, transport=transport, timeout=30.0) as http:
+        listed = await post(http, site.place.url, "tools/list")
+        assert "steps" in {tool["name"] for tool in listed["result"]["tools"]}
+        called = await post(http, site.place.url, "tools/call", name="math.add", arguments={"a": 1, "b": 2})
+        assert called["result"]["structuredContent"] == {"result": 3}
