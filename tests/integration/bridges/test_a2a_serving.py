@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -442,3 +444,39 @@ async def test_private_targets_are_refused(served: Rig) -> None:
                 message(data(name="Ada"), id=f"p-{len(url)}", skill="greet"),
                 task_push_notification_config=config,
             )
+
+
+# --- the program ---
+
+
+async def test_the_program_serves_until_it_is_told_to_end(served: Rig) -> None:
+    state = served.node.socket.parent
+    words = (
+        "a2a",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-grpc",
+        f"unix:{state}/a2a.sock",
+        "--state",
+        str(state),
+    )
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "from edgenode.cli.main import main; main()", *words, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert program.stdout is not None
+        ready = (await program.stdout.readline()).decode()
+        assert ready.startswith("ready http=http://127.0.0.1:")
+        url = ready.split()[1].removeprefix("http=")
+        token = (state / "bridge.token").read_text().strip()
+        assert (state / "bridge.token").stat().st_mode & 0o077 == 0
+        headers = {"Authorization": f"Bearer {token}", "A2A-Version": "1.0"}
+        answer = await served.http.get(f"{url}/rest/hello/tasks", headers=headers)
+        assert answer.status_code == 200
+        program.send_signal(signal.SIGTERM)
+        assert await program.wait() == 0
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
