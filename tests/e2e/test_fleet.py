@@ -9,11 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
+from a2a.types import a2a_pb2, a2a_pb2_grpc
 from mcp import Client as McpClient
 from mcp import StdioServerParameters
 
+from edgenode.bridges.a2a.serving import Bridge, Settings
+from edgenode.bridges.access import BearerToken
 from edgenode.cli.demo.fleet import EDGEHUB, EDGENODE, Fleet
 from edgenode.link.errors import EdgenodeError
 from edgenode.sdk import Client, Level, OnLost, RetryPolicy, Scope, TaskHandle, TaskState
@@ -72,6 +76,25 @@ async def test_every_kind_of_work_crosses_edges(site: Site) -> None:
                 break
         await slow.cancel("not needed")
         assert await reason_of(slow.result(15)) in ("CANCELLED", "CANCELED")
+
+
+async def test_an_a2a_caller_of_one_edge_reaches_the_agents_of_another(site: Site, tmp_path: Path) -> None:
+    async with site.client("south") as south:
+        await eventually(south, "odd.echo")
+        settings = Settings(listen_grpc="127.0.0.1:0", hooks=tmp_path, scope=Scope.FLEET)
+        bridge = Bridge(south, settings, BearerToken("token"))
+        await bridge.start()
+        try:
+            message = a2a_pb2.Message(message_id="over", role=a2a_pb2.ROLE_USER, parts=[a2a_pb2.Part(text="hi")])
+            message.metadata["dev.edgenode/skill"] = "odd.echo"
+            async with grpc.aio.insecure_channel(bridge.places.grpc) as channel:
+                answer = await a2a_pb2_grpc.A2AServiceStub(channel).SendMessage(
+                    a2a_pb2.SendMessageRequest(message=message), metadata=(("authorization", "Bearer token"),)
+                )
+        finally:
+            await bridge.stop()
+        assert answer.task.artifacts[0].parts[0].text == "hi"
+        assert answer.task.metadata["dev.edgenode/agent"] == "nodes/north/agents/odd"
 
 
 async def test_what_a_misbehaving_agent_gets_its_caller(site: Site) -> None:

@@ -142,7 +142,8 @@ class Handler(RequestHandler):
             options["traceparent"] = trace
         if self._scope is not Scope.LOCAL:
             options.setdefault("scope", self._scope)
-        skill_id, (skill, modes) = await self._skill(agent, wishes.skill)
+        fleet = options.get("scope") in (Scope.FLEET, "fleet")
+        skill_id, (skill, modes) = await self._skill(agent, wishes.skill, fleet=fleet)
         data, content_type = input_of(message.parts, skill, modes)
         deadline = self._client.wall_milliseconds() / 1000 + wishes.timeout if wishes.timeout is not None else 0.0
         submission = task_service_pb2.SubmitTaskRequest(request_id=self._client.new_id())
@@ -183,8 +184,8 @@ class Handler(RequestHandler):
             self._answered.popitem(last=False)
         return response.task
 
-    async def _skill(self, agent: str, named: str) -> tuple[str, Skill]:
-        """The skill's id, and what is known of it: None where it is not here, but may be elsewhere or come."""
+    async def _skill(self, agent: str, named: str, *, fleet: bool) -> tuple[str, Skill]:
+        """The skill's id, and what is known of it: None where nobody is known to have it, who may yet come."""
         found = [await self._agent(agent)] if agent else await self._client.agents()
         known: dict[str, Skill] = {}
         for each in found if agent or named else cards.listed(found):
@@ -193,7 +194,7 @@ class Handler(RequestHandler):
         if named:
             if agent and named not in known:
                 raise NotFound("UNKNOWN_SKILL", f"agent {agent} has no skill {named}", hint=_choice(known))
-            return named, known.get(named, (None, ()))
+            return named, known.get(named) or (await self._elsewhere(named) if fleet else (None, ()))
         if len(known) == 1:
             return next(iter(known.items()))
         raise InvalidArgument(
@@ -202,6 +203,15 @@ class Handler(RequestHandler):
             hint=f"name one in the message's metadata as {SKILL_KEY}{': ' + _choice(known) if known else ''}",
             field="message.metadata",
         )
+
+    async def _elsewhere(self, skill_id: str) -> Skill:
+        """What the fleet knows of a skill that is not here; nothing while the hub cannot be asked."""
+        found = await self._client.find(skill_id, scope=Scope.FLEET, limit=1)
+        for candidate in found.candidates:
+            for skill in candidate.agent.card.skills:
+                if skill.id == skill_id:
+                    return skill, tuple(candidate.agent.card.default_input_modes)
+        return None, ()
 
     # --- tasks ---
 
