@@ -16,7 +16,7 @@ from edgenode.link.model.task import TaskState
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.sdk.encoding import MCP_RESULT, Payload, is_json
 
-PROBLEM_KEY = PREFIX + "problem"
+_OF_THE_HOP = "io.modelcontextprotocol/"
 
 
 def facts_of(task: task_pb2.Task) -> Json:
@@ -81,9 +81,9 @@ def content_of(payload: Payload, uri: str, media_type: str = "") -> Json:
 
 
 def _told(made: Json, task: task_pb2.Task) -> Json:
-    made.setdefault("resultType", "complete")
-    made["_meta"] = made.get("_meta", {}) | facts_of(task)
-    return made
+    """With what is known of the task; what the server behind an agent said of its own hop is not said of this one."""
+    said = {key: value for key, value in made.get("_meta", {}).items() if not key.startswith(_OF_THE_HOP)}
+    return {"resultType": "complete", **made, "_meta": said | facts_of(task)}
 
 
 def _failed(task: task_pb2.Task) -> Json:

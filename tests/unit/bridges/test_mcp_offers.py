@@ -82,10 +82,12 @@ def test_a_tool_of_a_mounted_server_is_what_it_was() -> None:
     assert tool.annotations is not None
     assert tool.annotations.destructive_hint is False
     whole: dict[str, Any] = {"content": [{"type": "text", "text": "x"}], "_meta": {"of": "server"}}
+    whole["_meta"]["io.modelcontextprotocol/serverInfo"] = {"name": "the one behind", "version": "1"}
     output = task_pb2.TaskOutput(data=json.dumps(whole).encode(), content_type=MCP_RESULT)
     task = task_pb2.Task(task_id="t", state=task_pb2.TASK_STATE_COMPLETED, output=output)
     result = tool_result(offer(skill), task)
     assert (result["content"], result["_meta"]["of"]) == (whole["content"], "server")
+    assert "io.modelcontextprotocol/serverInfo" not in result["_meta"]  # it is not who answers here
 
 
 @pytest.mark.parametrize("source", [b'{"name": "x", "icons": 5}', b'{"_meta": 1}', b'{"annotations": "all"}', b"{}"])
