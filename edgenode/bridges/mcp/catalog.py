@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -54,10 +55,17 @@ class Resource:
         """Whether the URI has variables."""
         return "{" in self.uri
 
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        """None for a template whose variables have no names, or one twice: it is of no URI."""
+        try:
+            return re.compile(_VARIABLE.sub(r"(?P<\1>[^/?#]+)", re.escape(self.uri)))
+        except re.error:
+            return None
+
     def match(self, uri: str) -> dict[str, str] | None:
         """The variables' values where `uri` is of this template; None where it is not."""
-        pattern = _VARIABLE.sub(r"(?P<\1>[^/?#]+)", re.escape(self.uri))
-        found = re.fullmatch(pattern, uri)
+        found = self._pattern.fullmatch(uri) if self._pattern is not None else None
         return found.groupdict() if found else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +52,8 @@ _CACHED: dict[CacheableMethod, CacheHint] = {
 _SETTLE_SECONDS = 2.0
 
 Item = TypeVar("Item")
+
+_log = logging.getLogger(__name__)
 
 
 class _Server(Server[None]):
@@ -126,6 +129,7 @@ class Serving:
 
     async def __aenter__(self) -> Serving:
         self._watching = asyncio.create_task(self.catalog.run(), name="mcp-catalog")
+        self._watching.add_done_callback(_ended)
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
@@ -254,6 +258,12 @@ class Serving:
         return await self.caller.call(
             resource.offer, data, request, params, lambda offer, task: resource_result(offer, task, uri)
         )
+
+
+def _ended(watching: asyncio.Task[None]) -> None:
+    """Lists stay as they are from then on, which somebody has to be told."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        _log.error("what is on offer is not followed any more", exc_info=error)
 
 
 def _input(offer: Offer, arguments: Mapping[str, Any] | None) -> Payload:

@@ -14,6 +14,7 @@ from mcp.shared.exceptions import MCPError
 
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.bridges.mcp.calling import ONCE, Caller
 from edgenode.bridges.mcp.catalog import Catalog, compose
 from edgenode.bridges.mcp.offers import Offer, input_of, offer_of, tool_names
 from edgenode.bridges.mcp.outcomes import tool_result
@@ -21,9 +22,10 @@ from edgenode.bridges.mcp.questions import MISSING, REQUESTS, Question
 from edgenode.bridges.mcp.serving import PAGE, _page
 from edgenode.bridges.wishes import TASK_KEY, Wishes
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument, Unavailable
-from edgenode.link.model.task import TaskState
+from edgenode.link.model.task import OnLost, Scope, TaskState
 from edgenode.link.ports import SystemClock
 from edgenode.link.wire.values import problem_to_pb
+from edgenode.sdk.client import Client as NodeClient
 from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload
 
 
@@ -147,6 +149,8 @@ def test_this_nodes_agents_come_first_and_tags_make_prompts_and_resources() -> N
     assert found[1] == {"id": "7"}
     assert offers.resource("test://one") is not None
     assert offers.resource("test://7/8/data") is None
+    odd = registry_pb2.Skill(id="odd", tags=["mcp:resource=test://{1}/x", "mcp:resource=test://{a}/{a}"])
+    assert compose([agent("c", "north", odd)], [there]).resource("test://7/data") is not None
 
 
 class FakeNode:
@@ -260,3 +264,15 @@ def test_questions_are_forms_addresses_or_what_the_agent_says() -> None:
     assert several.answer({"roots": roots}) is MISSING
     said = {"role": "assistant", "content": {"type": "text", "text": "hm"}, "model": "m"}
     assert several.answer({"roots": roots, "model": said})["model"]["content"]["text"] == "hm"
+
+
+def test_what_may_not_run_twice_fails_with_its_agent_here_and_waits_for_its_device_elsewhere() -> None:
+    caller = Caller(NodeClient(target="unix:/nowhere"))
+    skill = registry_pb2.Skill(id="s")
+    local, fleet = (offer_of(skill, "s", [], here) for here in (True, False))
+    assert caller.options(local, Wishes({})) == {"retry": ONCE, "on_lost": OnLost.FAIL}
+    assert caller.options(fleet, Wishes({})) == {"scope": Scope.FLEET, "retry": ONCE, "on_lost": OnLost.WAIT}
+    assert caller.options(local, Wishes({"dev.edgenode/on-lost": "wait"}))["on_lost"] == "wait"
+    assert caller.options(local, Wishes({"dev.edgenode/idempotency-key": "k"})) == {"idempotency_key": "k"}
+    skill.annotations.read_only_hint = True
+    assert caller.options(local, Wishes({})) == {}
