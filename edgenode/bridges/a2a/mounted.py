@@ -142,7 +142,7 @@ class Mounted:
     async def _connect(self) -> float:
         """Looks at the card; seconds until the next look."""
         try:
-            if self._remote is None or await self._remote.fetch_card():
+            if self._remote is None or await self._remote.changed():
                 await self._take()
         except (RemoteLost, EdgenodeError) as error:
             problem = error if isinstance(error, EdgenodeError) else unavailable("A2A_AGENT_DOWN", error)

@@ -25,6 +25,7 @@ _BY_REASON: dict[str, type[errors.A2AError]] = {
 _BY_CODE: dict[Code, type[errors.A2AError]] = {
     Code.INVALID_ARGUMENT: errors.InvalidParamsError,
     Code.NOT_FOUND: errors.InvalidParamsError,
+    Code.PERMISSION_DENIED: errors.InvalidParamsError,
     Code.ALREADY_EXISTS: errors.InvalidParamsError,
     Code.OUT_OF_RANGE: errors.InvalidParamsError,
     Code.DEADLINE_EXCEEDED: errors.InvalidParamsError,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from pathlib import Path
@@ -75,7 +76,7 @@ class Remote:
 
     async def open(self) -> None:
         """Gets the card and chooses an interface. Raises RemoteLost, InvalidArgument (BAD_CARD, NO_INTERFACE)."""
-        await self.fetch_card()
+        self.source, self.card = await self._fetch()
         usable = [each for each in self.card.supported_interfaces if each.protocol_binding in BINDINGS]
         if not usable:
             names = ", ".join(each.protocol_binding for each in self.card.supported_interfaces)
@@ -113,28 +114,33 @@ class Remote:
         for channel in self._channels.values():
             await channel.close()
 
-    async def fetch_card(self) -> bool:
-        """Gets the public card; whether it is another one now. Raises RemoteLost, InvalidArgument (BAD_CARD)."""
+    async def changed(self) -> bool:
+        """Whether the public card is another one by now. Raises RemoteLost, InvalidArgument (BAD_CARD)."""
+        return (await self._fetch())[0] != self.source
+
+    async def _fetch(self) -> tuple[bytes, a2a_pb2.AgentCard]:
+        source = bytearray()
         try:
-            async with asyncio.timeout(ANSWER_TIME):
-                response = await self._http.get(self._card_url, headers=self._headers)
+            async with (
+                asyncio.timeout(ANSWER_TIME),
+                self._http.stream("GET", self._card_url, headers=self._headers) as response,
+            ):
+                async for chunk in response.aiter_bytes():
+                    source += chunk
+                    if len(source) > MAX_CARD_BYTES:
+                        break
         except (httpx.HTTPError, OSError, TimeoutError) as error:
             raise RemoteLost(f"{self._card_url}: {_words(error)}", sent=False) from error
         if response.status_code >= 500:
             raise RemoteLost(f"{self._card_url} answers {response.status_code}", sent=False)
-        source = response.content
         try:
             if response.status_code != 200:
                 raise ValueError(f"it answers {response.status_code}")
             if len(source) > MAX_CARD_BYTES:
-                raise ValueError(f"it has {len(source)} bytes, more than {MAX_CARD_BYTES}")
-            card = parse_agent_card(response.json())
-        except (ValueError, ParseError) as error:
+                raise ValueError(f"it has more than {MAX_CARD_BYTES} bytes")
+            return bytes(source), parse_agent_card(json.loads(source))
+        except (ValueError, RecursionError, ParseError) as error:
             raise InvalidArgument("BAD_CARD", f"{self._card_url}: {error}"[:1024], hint="see what is there") from error
-        changed = source != self.source
-        if changed:
-            self.source, self.card = source, card
-        return changed
 
     async def send(self, message: a2a_pb2.Message) -> a2a_pb2.Task | a2a_pb2.Message:
         """Sends it; returns at once, with the task or a message that is the whole answer."""

@@ -74,6 +74,7 @@ class Foreign:
     def __init__(self) -> None:
         self.executor = Executor()
         self.port = 0
+        self.skills = ["Do Things"]
         self._store = InMemoryTaskStore()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -93,7 +94,9 @@ class Foreign:
             default_output_modes=["text/plain"],
             capabilities=pb.AgentCapabilities(streaming=True),
             supported_interfaces=[pb.AgentInterface(url=self.url, protocol_binding="JSONRPC", protocol_version="1.0")],
-            skills=[pb.AgentSkill(id="Do Things", name="Does things", description="Does things", tags=["x"])],
+            skills=[
+                pb.AgentSkill(id=id, name="Does things", description="Does things", tags=["x"]) for id in self.skills
+            ],
         )
         handler = DefaultRequestHandler(self.executor, self._store, card)
         application = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])

@@ -185,7 +185,7 @@ async def test_a_cancel_here_is_a_cancel_there(site: Site) -> None:
 
 
 async def test_an_agent_that_is_away_gets_nothing_new_and_what_it_has_goes_on(site: Site) -> None:
-    """Its process is another one after that, with the tasks it had."""
+    """Its process is another one after that, with the tasks it had and another card."""
     under_way = await site.client.submit(DO, "ask before")
     await site.is_in(under_way, TaskState.INPUT_REQUIRED)
     await site.foreign.stop()
@@ -199,10 +199,16 @@ async def test_an_agent_that_is_away_gets_nothing_new_and_what_it_has_goes_on(si
     assert not TaskState((await site.client.get_task(waiting.task_id)).state).terminal
     asked = (await site.client.get_task(under_way.task_id)).input_request
     await site.client.provide_input(under_way.task_id, asked.key, "answered")
+    site.foreign.skills.append("more")
     await site.foreign.start()
     assert await under_way.result(PATIENCE) == "did answered"
     assert await waiting.result(PATIENCE) == "did later"
     assert site.foreign.executor.runs["later"] == 1
+
+    async def more() -> bool:
+        return {skill.id for skill in (await site.agent("foreign")).card.skills} == {DO, "foreign.more"}
+
+    await until(more)
 
 
 async def test_a_bridge_that_is_killed_runs_nothing_twice(site: Site) -> None:
