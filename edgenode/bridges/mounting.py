@@ -19,10 +19,11 @@ from typing import Protocol
 import grpc
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
-from edgenode.link.config import LOG_LEVELS
+from edgenode.link.config import EVENT_LOOPS, LOG_LEVELS
 from edgenode.link.ports import Rng, system_rng
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.telemetry import configure_logging
+from edgenode.link.terminal.event_loop import run_on
 from edgenode.link.terminal.signals import StopSignal, calm_collector
 from edgenode.sdk.client import Client
 
@@ -157,9 +158,10 @@ def main(program: str, kind: admin_pb2.MountKind, make: Make) -> None:
     parser = argparse.ArgumentParser(prog=program, description="Runs what is mounted on a node.")
     parser.add_argument("--socket", required=True, help="the node's Unix socket")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
+    parser.add_argument("--event-loop", choices=EVENT_LOOPS, default="asyncio", help="as the node's own setting has it")
     given = parser.parse_args()
     configure_logging(given.log_level)
     calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.socket, kind, make))
+        run_on(given.event_loop, lambda: serve(given.socket, kind, make))
     sys.exit(0)

@@ -81,7 +81,7 @@ class NodeConfig:
         "what is logged; the hub's desired state may change it", default="info", choices=LOG_LEVELS
     )
     event_loop: str = setting(
-        "what node and `edgenode agent run` run on; uvloop takes less CPU time and is an extra, edgenode[uvloop]",
+        "what node, bridges and `edgenode agent run` run on; uvloop takes less CPU time and is an extra, edgenode[uvloop]",
         default="asyncio",
         choices=EVENT_LOOPS,
     )
