@@ -99,8 +99,6 @@ def listen(target: str) -> tuple[socket.socket, str]:
             # asyncio sees to it for sockets that say they are TCP, which those accepted here do not; without it each answer
             # waits 40 ms for the caller's acknowledgement of its head.
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # asyncio does so for sockets of its own alone; without it a second small write waits 40 ms for the first one's ack.
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             url = f"http://{with_port(target, listener.getsockname()[1])}"
         listener.setblocking(False)
     except OSError as error:
