@@ -21,9 +21,12 @@ from typing import Any
 
 import psutil
 
+from edgenode.node.config import FILE_NAME
+
 EDGENODE = str(Path(sysconfig.get_path("scripts")) / "edgenode")
 PEER_PREFIX = "peer-"
 STOP_TIMEOUT = 20.0
+STORE_BYTES = 4 << 30
 ANSWER_TIMEOUT = 120.0  # seconds until a process that says nothing is killed
 
 
@@ -134,6 +137,8 @@ class Bed:
         self._state = folder / "edge"
         self._children: list[Child] = []
         self._bare: list[Child] = []
+        self._state.mkdir(mode=0o700)
+        (self._state / FILE_NAME).write_text(f"store_bytes = {STORE_BYTES}\n")  # ended tasks are kept a day
         self.edge = self._start("edge", [EDGENODE, "run", "--state", str(self._state), "--log-level", "warning"])
 
     def __enter__(self) -> Bed:
