@@ -25,9 +25,10 @@ from edgenode.link.errors import Aborted, EdgenodeError, Internal, ResourceExhau
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Lane, Segment
 from edgenode.link.store import logs
-from edgenode.link.store.database import TRANSACTION_BYTES, Database
+from edgenode.link.store.database import Database
 from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import Retention
+from edgenode.link.store.writes import TRANSACTION_BYTES
 from edgenode.link.wire.subscriptions import Stretch
 from edgenode.node.refusals import Refusals
 

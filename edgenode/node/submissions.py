@@ -1,8 +1,9 @@
 """One SubmitTasks stream: the handler reads, one task writes.
 
-A frame of submissions is stored in one commit; while it is on its way the next frames are read, so that their commits form a
-group. Receipts and outcomes gather while the writer is busy and leave together. Nothing more is read while too much of them
-waits: a caller that submits and does not read gets no further than that, and what it was told is bounded.
+A frame of submissions is stored in one commit, its urgent tasks in one that does not wait for those before it; meanwhile the
+next frames are read, so that their commits form a group. Receipts and outcomes gather while the writer is busy and leave
+together. Nothing more is read while too much of them waits: a caller that submits and does not read gets no further than
+that, and what is held for it is bounded.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgenode.link.model.task import Level, TaskSpec
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import problem_to_pb
-from edgenode.node.task_state import LiveTask
+from edgenode.node.task_state import URGENT, LiveTask
 from edgenode.node.tasks import NewTask, Submitted, TaskEngine
 
 MAX_FRAME = 1024
@@ -122,7 +123,11 @@ class SubmitStream:
 
     async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask]) -> None:
         try:
-            if stored:
+            urgent = [entry for entry in stored if entry[1].spec.priority >= URGENT]
+            if urgent and len(urgent) < len(stored):
+                others = [entry for entry in stored if entry[1].spec.priority < URGENT]
+                await asyncio.gather(self._submit(urgent), self._submit(others))
+            elif stored:
                 await self._submit(stored)
             for live in cancels:
                 if live.call:

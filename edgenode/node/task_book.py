@@ -31,7 +31,7 @@ from edgenode.link.store import run_time
 from edgenode.link.store.database import Database, Statement
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import task_entries, task_store
-from edgenode.node.task_state import LiveTask
+from edgenode.node.task_state import URGENT, LiveTask
 
 TASK_LOG = "up/task"
 HUB = "hub"  # holder of a task the hub has, until it says which node got it
@@ -175,7 +175,7 @@ class TaskBook:
                     self._on_dead_letter(connection, live.dead_letter(now_time))
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
-        self.appended(await self._insist(store, len(rows)))
+        self.appended(await self._insist(store, lives))
 
     async def write_offers(self, lives: Sequence[LiveTask]) -> None:
         """As `write`, with an offer for each task; where it stands in the log is stored with it."""
@@ -190,7 +190,7 @@ class TaskBook:
             task_store.set_offer_sequences(connection, [(first + n, live.task_id) for n, live in enumerate(lives)])
             return last
 
-        last = await self._insist(store, len(rows))
+        last = await self._insist(store, lives)
         for number, live in enumerate(lives):
             live.offer_sequence = last - len(lives) + 1 + number
         self.appended(last)
@@ -204,7 +204,7 @@ class TaskBook:
                 return 0
             return task_entries.append(connection, TASK_LOG, entries, now_time)
 
-        last = await self._insist(store, 1)
+        last = await self._insist(store, ())
         reach(Failpoint.RETURN_COMMITTED)
         self.appended(last)
 
@@ -213,16 +213,25 @@ class TaskBook:
         if last and self.uplink is not None:
             self.uplink.appended(last)
 
-    async def _insist(self, store: Statement[T], count: int) -> T:
-
-        while True:
-            try:
-                return await self.database.write(store)
-            except EdgenodeError as error:
-                if self.stopped:
-                    raise
-                _log.error("could not store %d task changes, trying again: %s", count, error)
-                await asyncio.sleep(_STORE_RETRY)
+    async def _insist(self, store: Statement[T], lives: Sequence[LiveTask]) -> T:
+        """Write what `store` does to these tasks, however often it must be tried."""
+        rows = max(len(lives), 1)
+        urgent = bool(lives) and all(live.urgent for live in lives)
+        held = [] if urgent else [live for live in lives if live.spec.priority >= URGENT]
+        for live in held:
+            live.behind += 1
+        try:
+            while True:
+                try:
+                    return await self.database.write(store, rows=rows, urgent=urgent)
+                except EdgenodeError as error:
+                    if self.stopped:
+                        raise
+                    _log.error("could not store %d task changes, trying again: %s", rows, error)
+                    await asyncio.sleep(_STORE_RETRY)
+        finally:
+            for live in held:
+                live.behind -= 1
 
     def tell_watchers(self, live: LiveTask) -> None:
         """The task changed."""

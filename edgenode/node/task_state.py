@@ -20,6 +20,7 @@ from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 # (sequence, wall time, state, reason, attempt, agent)
 HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
+URGENT = 8  # from this priority on a task does not wait in the store for what came before it
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
@@ -54,6 +55,7 @@ class LiveTask:
         "agent_instance",
         "answers",
         "attempts",
+        "behind",
         "call",
         "cancel_requested",
         "deadline_timer",
@@ -98,6 +100,7 @@ class LiveTask:
         self.state = TaskState.QUEUED
         self.reason = ""
         self.attempts = 0
+        self.behind = 0  # writes of it that wait and are not urgent
         self.agent = ""
         self.agent_instance = ""  # the process of it that the attempt was handed to
         self.holder = ""
@@ -127,6 +130,11 @@ class LiveTask:
         self.request_id = ""
         self.fingerprint = b""
         self.replay_of = ""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its writes go before those of other tasks. One does not overtake another of the same task."""
+        return self.spec.priority >= URGENT and not self.behind
 
     def apply(self, event: TaskEvent, now_time: float, reason: str = "") -> None:
         """Change state by the table and note it. Raises FailedPrecondition where the table has no such change."""

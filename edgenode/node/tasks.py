@@ -203,7 +203,9 @@ class TaskEngine:
         def store(connection: sqlite3.Connection) -> tuple[list[task_store.Known | None], list[int]]:
             return _store_new(connection, rows, late, offers, now_time)
 
-        known, sequences = await self.book.database.write(store, size=size)
+        known, sequences = await self.book.database.write(
+            store, size=size, rows=len(rows), urgent=all(live.urgent for live in lives)
+        )
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []
         for number, (task, live, found, sequence) in enumerate(zip(new, lives, known, sequences, strict=True)):

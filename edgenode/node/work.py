@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import grpc
@@ -242,13 +242,7 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         if request.results:
-            results = list(request.results)
-            changed = [live for result in results if (live := self._take_result(result)) is not None]
-            keys = [result.key for result in results]
-            if changed:
-                self._spawn(self._confirm(keys, changed))
-            else:  # calls: their callers have the answers, and the agent has no reason to hurry
-                self._frames.later(32 * len(keys)).confirmations.extend(keys)
+            self._take_results(request.results)
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
@@ -259,6 +253,21 @@ class WorkStream:
         self._engine.dispatcher.update(live, update.progress if update.HasField("progress") else None)
         if update.HasField("input_request"):
             self._engine.book.spawn(self._engine.dispatcher.ask(live, update.input_request))
+
+    def _take_results(self, results: Sequence[task_service_pb2.AttemptResult]) -> None:
+        urgent: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
+        others: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
+        for result in list(results):
+            live = self._take_result(result)
+            keys, changed = others if live is None or not live.urgent else urgent
+            keys.append(result.key)
+            if live is not None:
+                changed.append(live)
+        for keys, changed in (urgent, others):
+            if changed:
+                self._spawn(self._confirm(keys, changed))
+            elif keys:  # calls: their callers have the answers, and the agent has no reason to hurry
+                self._frames.later(32 * len(keys)).confirmations.extend(keys)
 
     def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if what this result makes of it must be committed."""

@@ -22,7 +22,7 @@ from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.spec import fill_spec
 from edgenode.sdk.window import Window
 
-MAX_FRAME_COUNT = 1024
+MAX_FRAME_COUNT = 256
 _UNDIVIDED = 32  # submissions that always fit one frame
 MAX_FRAME_BYTES = 256 * 1024
 _OVERHEAD = 96  # bytes a submission takes beside its input, roughly

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edgenode.sdk.client import Client
 
 _MAX_FRAME_BYTES = 256 * 1024
+_MAX_FRAME_COUNT = 256  # results: the node stores a frame as one, and what is urgent goes between two
 _MAX_ERROR_TEXT = 1024
 _MAX_REASON = 256  # characters of a health's reason
 _DEFAULT_TIMEOUT = 300.0
@@ -450,7 +451,7 @@ class Worker:
     def _add_result(self, key: Key, size: int) -> pb.AttemptResult:
         """An empty result in the frame that is forming; it is kept until the node confirms it."""
         frames = self._frames
-        if not frames or self._frame_size + size > _MAX_FRAME_BYTES:
+        if not frames or self._frame_size + size > _MAX_FRAME_BYTES or len(frames[-1].results) >= _MAX_FRAME_COUNT:
             frames.append(pb.WorkTasksRequest())
             self._frame_size = 0
         self._frame_size += size + 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import Counter, deque
@@ -36,6 +37,7 @@ PATIENCE = 400.0  # seconds to come to rest after them
 FRESH_PATIENCE = SessionConfig().stall_timeout + 30.0
 AUDITS = 5
 SKILLS = ("paint", "weld", "count")
+PRIORITIES = (5, 9, 0, 8)  # half of the tasks are urgent
 MAX_TASKS_LEFT = 60  # asyncio tasks of one process at rest
 
 _SCRATCH = scratch()
@@ -79,6 +81,7 @@ class World:
         self.clones = Clones(self)
         budgets = bounds.budgets(self.random("budgets"))
         rng = self.random("world")
+        self._turns = itertools.count()
         self._traffic_rng = self.random("traffic")
         keep = rng.choice((0, 0, 2000, 1 << 20))
         heartbeat, lease = rng.choice(((5.0, 15.0), (1.0, 4.0)))
@@ -283,6 +286,7 @@ class World:
         rng = self._traffic_rng
         spec = task_pb2.TaskSpec(skill=rng.choice(SKILLS), input=b"x" * rng.choice((0, 20, 500)))
         spec.scope = registry_service_pb2.SCOPE_FLEET
+        spec.priority = PRIORITIES[next(self._turns) % len(PRIORITIES)]
         spec.on_lost = int(on_lost)  # type: ignore[assignment]
         spec.retry_policy.max_attempt_count = 1 if on_lost is not OnLost.RETRY else rng.choice((1, 3, 5))
         spec.retry_policy.initial_backoff_duration.CopyFrom(duration_to_pb(0.5))

@@ -45,7 +45,7 @@ from edgenode.link.store.failures import is_full, open_error, translated
 from edgenode.link.store.mark import Mark, Position, open_mark
 from edgenode.link.store.migrating import migrate, set_up
 from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
-from edgenode.link.store.writes import Result, Unsure, Write, roll_back, value_of
+from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back, value_of
 from edgenode.link.store.writes import Statement as Statement
 
 T = TypeVar("T")
@@ -54,7 +54,6 @@ IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 # A transaction has at most this much of what its writers said they bring; one that brings more goes alone.
-TRANSACTION_BYTES = 8 * 1024 * 1024
 VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
 REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
@@ -83,7 +82,7 @@ class Database:
         self._application_id = application_id
         self._measure = measure
         self._connection: Connection | None = None
-        self._pending: list[Write[Any]] = []
+        self._pending = WriteQueue()
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
         self._mark: Mark | None = None
@@ -193,16 +192,19 @@ class Database:
         self._ballast.check()
         self.budget.check(lane, size)
 
-    async def write(self, function: Statement[T], *, size: int = 0, lane: Lane = Lane.TASK) -> T:
+    async def write(
+        self, function: Statement[T], *, size: int = 0, rows: int = 1, urgent: bool = False, lane: Lane = Lane.TASK
+    ) -> T:
         """Run `function` in the next transaction; returns its result once that is durable.
 
-        `size` is about what it brings, in bytes, and `lane` what that belongs to. A caller that is cancelled stops waiting;
+        `size` is about what it brings, in bytes, and `lane` what that belongs to; `rows` about how many it changes. Writes run
+        in order, but `urgent` ones before all others. A caller that is cancelled stops waiting;
         the write still happens. Raises what `function` raises, or ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED,
         STORE_CLOSED), DataLoss (STATE_DAMAGED).
         """
         self._check_usable()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append(Write(function, future, size, lane))
+        self._pending.add(Write(function, future, size, rows, lane), urgent)
         if size:
             self.budget.admit(lane, size)
         self._commit_soon()
@@ -286,7 +288,7 @@ class Database:
                 if not self._pending:
                     await (self._lay_ballast() if self._refill_due else self._tidy())
                     continue
-                batch = self._take()
+                batch = self._pending.take()
                 try:
                     if self._connection is None:
                         await self._connect()
@@ -315,18 +317,6 @@ class Database:
                     await self._open_anew(Unavailable("STORE_FAILED", "it could not be tended", hint="check the disk"))
         finally:
             self._committer = None
-
-    def _take(self) -> list[Write[Any]]:
-        """The next transaction: what waits, in order, up to its bound."""
-        size = 0
-        for number, write in enumerate(self._pending):
-            size += write.size
-            if number and size > TRANSACTION_BYTES:
-                batch = self._pending[:number]
-                del self._pending[:number]
-                return batch
-        batch, self._pending = self._pending, []
-        return batch
 
     async def _find_out(self, unsure: Unsure, count: int) -> list[Result]:
         """The results of `count` writes, one of whose commits failed; returns once it is known whether it is in the file."""
@@ -359,7 +349,7 @@ class Database:
                     continue
                 _log.error("the store cannot be opened: %s", error)
                 self._failed = cause
-                waiting, self._pending = self._pending, []
+                waiting = self._pending.take_all()
                 self._refuse(waiting, translated(cause))  # they came before it was known, and have not run
                 await asyncio.sleep(REOPEN_SECONDS)
             except EdgenodeError as error:  # damaged: whatever it was, it is gone

@@ -9,6 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from edgenode.link.model.lanes import Lane
 
+TRANSACTION_BYTES = 8 * 1024 * 1024
+TRANSACTION_ROWS = 256
+
 T = TypeVar("T")
 Statement = Callable[[sqlite3.Connection], T]
 Result = tuple[Any, Exception | None]
@@ -27,13 +30,54 @@ class Unsure(Exception):
 class Write(Generic[T]):
     """A write that waits for its commit."""
 
-    __slots__ = ("function", "future", "lane", "size")
+    __slots__ = ("function", "future", "lane", "rows", "size")
 
-    def __init__(self, function: Statement[T], future: asyncio.Future[T], size: int, lane: Lane) -> None:
+    def __init__(self, function: Statement[T], future: asyncio.Future[T], size: int, rows: int, lane: Lane) -> None:
         self.function = function
         self.future = future
         self.size = size
+        self.rows = rows
         self.lane = lane
+
+
+class WriteQueue:
+    """Writes in the order they came, but for urgent ones, which go before all others.
+
+    A transaction has so many bytes and rows at most, so that what is urgent never waits long for one that has begun; and one
+    write at least that is not urgent, if there is any, so that nothing waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._urgent: list[Write[Any]] = []
+        self._others: list[Write[Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._urgent) + len(self._others)
+
+    def add(self, write: Write[Any], urgent: bool) -> None:
+        """At the end of its kind."""
+        (self._urgent if urgent else self._others).append(write)
+
+    def take(self) -> list[Write[Any]]:
+        """The next transaction."""
+        batch, self._urgent, size, rows = _first(self._urgent, 0, 0)
+        more, self._others, _, _ = _first(self._others, size, rows)
+        return batch + more
+
+    def take_all(self) -> list[Write[Any]]:
+        """Everything that waits."""
+        batch = self._urgent + self._others
+        self._urgent, self._others = [], []
+        return batch
+
+
+def _first(writes: list[Write[Any]], size: int, rows: int) -> tuple[list[Write[Any]], list[Write[Any]], int, int]:
+    """(the first, one at least, that keep to the bounds with `size` and `rows` there already; the others; both sums)."""
+    for number, write in enumerate(writes):
+        size, rows = size + write.size, rows + write.rows
+        if number and (size > TRANSACTION_BYTES or rows > TRANSACTION_ROWS):
+            return writes[:number], writes[number:], size, rows
+    return writes, [], size, rows
 
 
 def value_of(result: T) -> T | None:

@@ -17,7 +17,7 @@ import pytest
 
 from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.protocol.lanes import LaneSender
-from edgenode.link.store.database import Database
+from edgenode.link.store.writes import WriteQueue
 from edgenode.node.node import Node
 from edgenode.node.work import FrameQueue
 from edgenode.sdk import Client
@@ -198,7 +198,7 @@ async def test_commits_that_take_one_write_show(
     node: Node, client: Client, frames: Counter[str], counts: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("edgenode.sdk.submitter.MAX_FRAME_COUNT", 32)  # there must be something to put together
-    monkeypatch.setattr(Database, "_take", lambda self: [self._pending.pop(0)])
+    monkeypatch.setattr(WriteQueue, "take", lambda self: [self._others.pop(0)])
     spent = await count(task, node, client, frames, counts)
     assert spent.items["commits"] > BOUNDS[task]["commits"], spent.items
 

@@ -106,8 +106,9 @@ class TaskServiceServicer(object):
 
     def SubmitTasks(self, request_iterator, context):
         """The fast path for many. 1. The caller sends frames of submissions, each with a correlation id of its own.
-        2. The node answers each, after one commit a frame at most, with an acceptance or a problem. 3. Outcomes follow as they
-        come, in any order. 4. The caller closes its side; the node closes when every outcome asked for was sent.
+        2. The node answers each, after one commit a frame at most and one more for its tasks of priority 8 and 9, with an
+        acceptance or a problem. 3. Outcomes follow as they come, in any order. 4. The caller closes its side; the node closes
+        when every outcome asked for was sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
