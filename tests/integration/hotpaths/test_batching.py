@@ -65,7 +65,7 @@ BOUNDS: dict[Traffic, dict[str, int]] = {
     publish: {"frames": 7, "commits": 3, "hops": 3, "turns": 38},
     publish_many: {"frames": 7, "commits": 3, "hops": 3, "turns": 32},
     call: {"frames": 80, "turns": 150},
-    task: {"frames": 52, "commits": 9, "hops": 9, "turns": 140},
+    task: {"frames": 80, "commits": 16, "hops": 16, "turns": 240},
     deliver: {"frames": 5, "commits": 3, "hops": 9, "turns": 80},
 }
 PEAKS: dict[Traffic, int] = {publish: 3_200_000, publish_many: 1_700_000, call: 8_000_000, task: 12_000_000}  # bytes
@@ -170,7 +170,7 @@ MUTANTS: dict[str, tuple[Traffic, str, Any, str]] = {
     "smaller frames of messages": (publish, "edgenode.sdk.publisher.MAX_FRAME_COUNT", 125, "frames"),
     "smaller frames, many at once": (publish_many, "edgenode.sdk.publisher.MAX_FRAME_COUNT", 125, "frames"),
     "smaller frames of calls": (call, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 16, "frames"),
-    "smaller frames of tasks": (task, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 32, "frames"),
+    "smaller frames of tasks": (task, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 8, "frames"),
     "a frame for each assignment": (task, "edgenode.node.work.FrameQueue._last", _one_assignment_a_frame, "frames"),
     "smaller frames to a subscriber": (deliver, "edgenode.link.wire.subscriptions.FRAME_COUNT", 100, "frames"),
     "smaller credits of a subscriber": (deliver, "edgenode.sdk.subscription.CREDITS", 64, "frames"),

@@ -24,7 +24,7 @@ BOUNDS: dict[Traffic, tuple[int, int]] = {  # (fsyncs, system calls in all) of a
     publish: (4, 700),
     publish_many: (4, 600),
     call: (0, 900),
-    task: (12, 3_200),
+    task: (18, 3_200),
 }
 
 
