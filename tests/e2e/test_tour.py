@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sys
 import tempfile
 import textwrap
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.cli.demo.fleet import free_port
 from tests.e2e.tour import Command, SavedFile, Shell, blocks, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,18 +28,9 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
 @pytest.mark.timeout(300)
 def test_the_tour_works_as_printed(folder: Path) -> None:
-    sync, enroll = free_ports(2)
+    sync, enroll = free_port(), free_port()
     text = README.replace("/tmp/tour", f"{folder}/tour").replace(":7443", f":{sync}").replace(":7444", f":{enroll}")
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("EDGENODE_", "EDGEHUB_"))}
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"

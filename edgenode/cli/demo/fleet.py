@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
+import socket
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -17,9 +19,28 @@ from edgenode.link.errors import Internal
 READY_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
 DOMAIN = "demo.edgenode"
+_PORTS = range(20_000, 32_000)
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
 EDGENODE = [str(_SCRIPTS / "edgenode")]
 EDGEHUB = [str(_SCRIPTS / "edgehub")]
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on. It lies below those that connections get from the system, so that a server
+    which is away for a while finds it free when it comes back."""
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise Internal("NO_PORT", f"no port of {_PORTS} is free", hint="what listens on all of them? ss -ltn")
+
+
+def _with_port(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    return f"{host}:{free_port()}" if port == "0" else address
 
 
 @dataclass(slots=True)
@@ -101,7 +122,8 @@ class Fleet:
         command: Sequence[str] = EDGEHUB,
         environment: Mapping[str, str] | None = None,
     ) -> int:
-        """Serve the hub that was made; the port of its sync listener."""
+        """Serve the hub that was made; the port of its sync listener. For port 0 a free one is chosen."""
+        listen, enroll = _with_port(listen), _with_port(enroll)
         where = ["--state", str(self.state("hub")), "--listen", listen, "--enroll-listen", enroll]
         hub = await self.spawn("hub", command, "serve", *where, environment=environment)
         ready = await hub.ready()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ import pytest_asyncio
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_pb2
+from edgenode.cli.demo.fleet import free_port
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.wire.status import from_rpc_error
 from edgenode.sdk import Client, Payload, RetryPolicy, TaskState
@@ -235,7 +235,7 @@ async def test_a_server_that_does_not_start_says_why(site: Site) -> None:
 async def test_a_server_over_http_carries_headers_and_comes_back(site: Site, tmp_path: Path) -> None:
     headers = tmp_path / "headers"
     headers.write_text("# of the test\nX-Token: secret\n")
-    port = _free_port()
+    port = free_port()
     http = admin_pb2.McpHttpServer(url=f"http://127.0.0.1:{port}/mcp", headers_file=str(headers))
     mount = admin_pb2.Mount(name="web", mcp_http=http)
 
@@ -285,12 +285,6 @@ async def _listening(port: int) -> None:
         return True
 
     await until(there)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _bridges() -> list[psutil.Process]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,19 @@ from hub.cli.main import main as edgehub_main
 from tests.unit.cli.fakes import FakeHub, FakeNode
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _no_word_of_shared_pollers() -> Iterator[None]:
+    """grpc logs a harmless BlockingIOError where two event loops share a process, as the fakes and the commands do here."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "PollerCompletionQueue._handle_events" not in record.getMessage()
+
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(keep)
+    yield
+    logger.removeFilter(keep)
 
 
 @pytest.fixture
