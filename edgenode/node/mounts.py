@@ -21,7 +21,7 @@ from edgenode.link.ports import Clock
 from edgenode.link.store.database import Database
 from edgenode.link.wire import checks
 from edgenode.link.wire.finding import MAX_PAGE
-from edgenode.link.wire.mounts import check_mount, check_mount_status, without_secrets
+from edgenode.link.wire.mounts import MOUNTED, check_mount, check_mount_status, without_secrets
 from edgenode.link.wire.values import timestamp_to_pb
 from edgenode.node.registry import AgentRegistry
 
@@ -34,7 +34,6 @@ CREATE TABLE mount (
 
 MAX_MOUNTS = 256
 LEAVE_TIME = 10.0  # seconds the agent of a removed mount may take to finish its calls
-MOUNTED = "edgenode/mount"  # label of agents that are mounts
 
 
 @dataclass(frozen=True, slots=True)

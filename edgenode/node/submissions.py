@@ -24,6 +24,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskSpec
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
+from edgenode.link.wire.unread import Unread
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node.task_state import URGENT, LiveTask
 from edgenode.node.tasks import NewTask, Submitted, TaskEngine
@@ -31,8 +32,6 @@ from edgenode.node.tasks import NewTask, Submitted, TaskEngine
 MAX_FRAME = 1024
 FRAMES_IN_FLIGHT = 16
 OUT_FRAME_BYTES = 1 << 20
-UNSENT_BYTES = 4 << 20  # of answers a caller has not read; then no more is read of it
-_ANSWER_BYTES = 64  # of an answer beside its contents, roughly
 CANONICAL_BYTES = 64 * 1024
 _SAFE = 2**53  # up to here a double holds every whole number
 
@@ -52,9 +51,8 @@ class SubmitStream:
         self._read_task = read_task
         self._context = context
         self._out = task_service_pb2.SubmitTasksResponse()
-        self._unsent_bytes = 0  # with what is being written
+        self._unread = Unread()
         self._ready = asyncio.Event()
-        self._room = asyncio.Event()
         self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
         self._frames: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, LiveTask | None] = {}
@@ -65,9 +63,7 @@ class SubmitStream:
         writer = asyncio.create_task(self._write(), name="submit-writer")
         try:
             while (request := await self._context.read()) is not grpc.aio.EOF:
-                while self._unsent_bytes > UNSENT_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
+                await self._unread.room()
                 await self._slots.acquire()
                 self._take(request)
             if self._frames:
@@ -152,7 +148,7 @@ class SubmitStream:
                 continue
             level = submitted.live.level if submitted.live is not None else Level.DONE
             self._out.receipts.add(correlation_id=number, task_id=submitted.task_id, level=int(level))
-            self._unsent_bytes += _ANSWER_BYTES
+            self._unread.add()
             if new.on_end is not None and number in self._waiting:
                 await self._follow(number, submitted)
         self._ready.set()
@@ -173,7 +169,7 @@ class SubmitStream:
             outcome.output.CopyFrom(task.output)
         if task.HasField("problem"):
             outcome.problem.CopyFrom(task.problem)
-        self._unsent_bytes += _ANSWER_BYTES + len(outcome.output.data)
+        self._unread.add(len(outcome.output.data))
 
     def _ended(self, number: int, live: LiveTask) -> None:
         if number not in self._waiting:
@@ -184,15 +180,14 @@ class SubmitStream:
             outcome.task_id = live.task_id
         if live.output is not None:
             outcome.output.CopyFrom(live.output)
-            self._unsent_bytes += len(live.output.data)
         else:
             outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
-        self._unsent_bytes += _ANSWER_BYTES
+        self._unread.add(len(outcome.output.data))
         self._ready.set()
 
     def _refused(self, number: int, problem: Problem) -> None:
         self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
-        self._unsent_bytes += _ANSWER_BYTES
+        self._unread.add()
         self._ready.set()
 
     async def _write(self) -> None:
@@ -201,11 +196,10 @@ class SubmitStream:
             self._ready.clear()
             if self._unsent():
                 out, self._out = self._out, task_service_pb2.SubmitTasksResponse()
-                size = self._unsent_bytes
+                size = self._unread.size
                 for frame in _bounded(out):
                     await self._context.write(frame)
-                self._unsent_bytes -= size
-                self._room.set()
+                self._unread.written(size)
 
     def _unsent(self) -> bool:
         return bool(self._out.receipts or self._out.outcomes)

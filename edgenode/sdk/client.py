@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
@@ -272,7 +272,7 @@ class Client:
         request = task_service_pb2.ListTasksRequest(states=states, skill=skill, context_id=context_id)  # type: ignore[arg-type]
         return await self._patience.pages(self._tasks.ListTasks, request, lambda page: page.tasks, limit)
 
-    def watch_task(self, task_id: str, after: int = 0) -> AsyncIterator[TaskUpdate]:
+    def watch_task(self, task_id: str, after: int = 0) -> AsyncGenerator[TaskUpdate, None]:
         """A task's changes after sequence `after` until it ends; a broken watch resumes by itself.
 
         Iterating raises NotFound (UNKNOWN_TASK), Unavailable (UNREACHABLE).

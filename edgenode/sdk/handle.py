@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +107,7 @@ class TaskHandle:
                 return update.task
         raise Internal("NO_END", f"the watch of task {self.task_id} ended before the task", task_id=self.task_id)
 
-    def watch(self) -> AsyncIterator[TaskUpdate]:
+    def watch(self) -> AsyncGenerator[TaskUpdate, None]:
         """Its changes, from the first that is kept to the terminal state."""
         return self._client.watch_task(self.task_id)
 

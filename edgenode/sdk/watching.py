@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from itertools import chain, repeat
 from typing import Any
 
 import grpc
@@ -18,40 +20,44 @@ from edgenode.sdk.handle import TaskUpdate
 from edgenode.sdk.rpc import Attempts, Patience
 
 
-async def watch(stub: Any, patience: Patience, task_id: str, after: int) -> AsyncIterator[TaskUpdate]:
+async def watch(stub: Any, patience: Patience, task_id: str, after: int) -> AsyncGenerator[TaskUpdate, None]:
     """See Client.watch_task."""
-    attempts = Attempts(patience)
-    while True:
-        call = stub.WatchTask(task_service_pb2.WatchTaskRequest(task_id=task_id, after_sequence=after))
-        try:
-            async for frame in call:
-                attempts.begin()
-                for update in updates(frame):
-                    after = max(after, update.sequence)
-                    yield update
-                if frame.HasField("task") and TaskState(frame.task.state).terminal:
-                    return
-            error: EdgenodeError = Unavailable("STREAM_CLOSED", "the node closed the stream")
-        except grpc.aio.AioRpcError as rpc_error:
-            error = from_rpc_error(rpc_error)
-            if error.problem.code not in (Code.UNAVAILABLE, Code.CANCELLED):
-                raise error from rpc_error
-        finally:
-            call.cancel()
-        await attempts.wait(error)
+
+    def call() -> Any:
+        return stub.WatchTask(task_service_pb2.WatchTaskRequest(task_id=task_id, after_sequence=after))
+
+    async with aclosing(_frames(patience, call)) as frames:
+        async for frame in frames:
+            for update in updates(frame):
+                after = max(after, update.sequence)
+                yield update
+            if frame.HasField("task") and TaskState(frame.task.state).terminal:
+                return
 
 
 async def watch_agents(
     stub: Any, patience: Patience, after: int
-) -> AsyncIterator[registry_service_pb2.WatchAgentsResponse]:
+) -> AsyncGenerator[registry_service_pb2.WatchAgentsResponse, None]:
     """See Client.watch_agents."""
+    # Behind a break the node may be another process, whose versions say nothing here.
+    versions = chain([after], repeat(0))
+
+    def call() -> Any:
+        return stub.WatchAgents(registry_service_pb2.WatchAgentsRequest(after_version=next(versions)))
+
+    async with aclosing(_frames(patience, call)) as frames:
+        async for frame in frames:
+            yield frame
+
+
+async def _frames(patience: Patience, open_call: Callable[[], Any]) -> AsyncGenerator[Any, None]:
+    """The frames of a stream that is opened again when it breaks or ends, without end."""
     attempts = Attempts(patience)
     while True:
-        call = stub.WatchAgents(registry_service_pb2.WatchAgentsRequest(after_version=after))
+        call = open_call()
         try:
             async for frame in call:
                 attempts.begin()
-                after = frame.version
                 yield frame
             error: EdgenodeError = Unavailable("STREAM_CLOSED", "the node closed the stream")
         except grpc.aio.AioRpcError as rpc_error:
@@ -61,7 +67,6 @@ async def watch_agents(
         finally:
             call.cancel()
         await attempts.wait(error)
-        after = 0  # the node may be another process by now, whose versions say nothing here
 
 
 def updates(frame: task_service_pb2.WatchTaskResponse) -> list[TaskUpdate]:

@@ -15,6 +15,7 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.ports import Clock
 from edgenode.link.wire import checks
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
+from edgenode.link.wire.unread import Unread
 from edgenode.link.wire.values import problem_to_pb
 from hub.services.calls import DEFAULT_TIMEOUT, MAX_TIMEOUT, CallRouter
 from hub.services.dispatcher import Dispatcher
@@ -23,8 +24,6 @@ from hub.services.task_view import level_of, level_to_pb, outcome_parts, state_t
 from hub.store.records import TaskRecord
 
 MAX_FRAME = 1024
-UNSENT_BYTES = 4 << 20  # of answers a caller has not read; then no more is read of it
-_ANSWER_BYTES = 64  # of an answer beside its contents, roughly
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +39,7 @@ class SubmissionStream:
         self._hub = hub
         self._limits = TaskLimits()
         self._response = pb.SubmitTasksResponse()
-        self._unsent_bytes = 0  # with what is being written
-        self._room = asyncio.Event()
+        self._unread = Unread()
         self._wake = asyncio.Event()
         self._open_calls: dict[int, int] = {}  # correlation id -> the router's number
         self._awaited: dict[int, ExitStack] = {}  # correlation id -> what ends the watching for its outcome
@@ -59,10 +57,9 @@ class SubmissionStream:
                 # More may collect, and the end come, while a response is on its way.
                 while self._response.receipts or self._response.outcomes:
                     response, self._response = self._response, pb.SubmitTasksResponse()
-                    size = self._unsent_bytes
+                    size = self._unread.size
                     yield response
-                    self._unsent_bytes -= size
-                    self._room.set()
+                    self._unread.written(size)
                 if self._problem is not None:
                     raise self._problem
                 if self._ended and not self._open_calls and not self._awaited:
@@ -77,9 +74,7 @@ class SubmissionStream:
     async def _read(self, requests: AsyncIterator[pb.SubmitTasksRequest]) -> None:
         try:
             async for request in requests:
-                while self._unsent_bytes > UNSENT_BYTES:
-                    self._room.clear()
-                    await self._room.wait()
+                await self._unread.room()
                 await self._take(request)
         except EdgenodeError as error:
             self._problem = error
@@ -158,7 +153,7 @@ class SubmissionStream:
             task = await self._dispatcher.get(task.task_id)
             self._ended_task(submission.correlation_id, task)
         self._response.receipts.append(_receipt(submission.correlation_id, task.task_id, level_to_pb(level)))
-        self._unsent_bytes += _ANSWER_BYTES
+        self._unread.add()
 
     def _watch(self, correlation_id: int, task_id: str) -> None:
         self._unwatch(correlation_id)
@@ -192,7 +187,7 @@ class SubmissionStream:
 
     def _send(self, outcome: pb.SubmissionOutcome) -> None:
         self._response.outcomes.append(outcome)
-        self._unsent_bytes += _ANSWER_BYTES + len(outcome.output.data)
+        self._unread.add(len(outcome.output.data))
         self._wake.set()
 
 

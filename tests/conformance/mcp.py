@@ -7,7 +7,6 @@ fail stands in expected-failures.yaml beside this file, each entry with its reas
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,13 +16,11 @@ from pathlib import Path
 
 from edgenode.cli.demo.fleet import EDGENODE, Fleet
 from tests import npm
+from tests.conformance.official import PACKAGE, run
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "expected-failures.yaml"
 REQUIRED = {"2026-07-28": 37, "2025-11-25": 30}  # server scenarios by revision
-_PACKAGE = Path("node_modules/@modelcontextprotocol/conformance")
-_TIME = 150.0  # seconds for one revision
-_VERDICT = re.compile(r"^([✓✗]) ([\w-]+): \d+ passed, \d+ failed", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -66,31 +63,17 @@ async def server() -> AsyncIterator[Server]:
 
 async def judge(suite: Path, served: Server, revision: str, results: Path, *more: str) -> Verdict:
     """Runs what a revision requires, and what it does not. `suite`: an installed folder; `results`: a folder for details."""
-    process = await asyncio.create_subprocess_exec(
-        npm.NODE,
-        "--import",
-        str(suite / "with_token.mjs"),
-        str(suite / _PACKAGE / "dist" / "index.js"),
+    code, passed, text = await run(
+        suite,
         *("server", "--url", served.url, "--requirements", revision, "-o", str(results)),
         *("--expected-failures", str(BASELINE)),
         *more,
-        env={**os.environ, "BRIDGE_URL": served.url, "BRIDGE_TOKEN": served.token},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        node_options=("--import", str(suite / "with_token.mjs")),
+        environment={"BRIDGE_URL": served.url, "BRIDGE_TOKEN": served.token},
     )
-    try:
-        async with asyncio.timeout(_TIME):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = out.decode(errors="replace")
-    passed = {name: mark == "✓" for mark, name in _VERDICT.findall(text)}
     required = _required(suite, revision)
     return Verdict(
-        process.returncode or 0,
+        code,
         {name: passed.get(name, False) for name in required},
         {name: good for name, good in passed.items() if name not in required},
         text,
@@ -99,7 +82,7 @@ async def judge(suite: Path, served: Server, revision: str, results: Path, *more
 
 def _required(suite: Path, revision: str) -> list[str]:
     """The server's scenarios in the suite's own list of what a revision requires."""
-    text = (suite / _PACKAGE / "requirements" / f"{revision}.yaml").read_text()
+    text = (suite / PACKAGE / "requirements" / f"{revision}.yaml").read_text()
     return re.findall(r"^  - ([\w-]+)$", text.partition("\nserver:\n")[2].partition("\nclient:\n")[0], re.MULTILINE)
 
 

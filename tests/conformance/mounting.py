@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import re
 import shlex
 import sys
 import tempfile
@@ -28,15 +26,12 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.ports import system_rng
 from edgenode.sdk import Client, TaskState
 from edgenode.sdk.testing import LocalNode
-from tests import npm
+from tests.conformance.official import run
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "mounting-failures.yaml"
 REQUIRED = {"2026-07-28": 32, "2025-11-25": 18}  # client scenarios by revision
 PATIENCE = 30.0  # seconds for one scenario
-_PACKAGE = Path("node_modules/@modelcontextprotocol/conformance")
-_TIME = 150.0  # seconds for one revision
-_VERDICT = re.compile(r"^([✓✗]) ([\w/-]+): \d+ passed, \d+ failed", re.MULTILINE)
 _SAMPLES: dict[str, Any] = {"string": "text", "integer": 3, "number": 1.5, "boolean": True, "object": {}, "array": []}
 
 
@@ -64,25 +59,11 @@ async def client_under_test() -> AsyncIterator[Path]:
 async def judge(suite: Path, place: Path, revision: str, results: Path) -> tuple[int, dict[str, bool], str]:
     """(exit code, passed or not by scenario, output). `suite`: an installed folder; `results`: a folder for details."""
     command = shlex.join([sys.executable, "-S", str(HERE / "knock.py"), str(place)])
-    process = await asyncio.create_subprocess_exec(
-        npm.NODE,
-        str(suite / _PACKAGE / "dist" / "index.js"),
+    return await run(
+        suite,
         *("client", "--command", command, "--requirements", revision, "-o", str(results)),
         *("--expected-failures", str(BASELINE)),
-        env=dict(os.environ),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
     )
-    try:
-        async with asyncio.timeout(_TIME):
-            out, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = out.decode(errors="replace")
-    return process.returncode or 0, {name: mark == "✓" for mark, name in _VERDICT.findall(text)}, text
 
 
 async def _use(client: Client, name: str, url: str, context: dict[str, Any]) -> str:

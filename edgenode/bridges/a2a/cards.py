@@ -22,10 +22,11 @@ from google.protobuf import json_format
 import edgenode
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.wishes import SKILL_KEY
+from edgenode.link.wire.mounts import MOUNTED
 
 EXTENSION = "https://edgenode.dev/a2a/v1"
 BEARER = "bearer"
-MOUNTED, A2A = "edgenode/mount", "a2a"  # label of agents that are A2A agents themselves
+A2A = "a2a"  # label MOUNTED of agents that are A2A agents themselves
 VERSION = "1.0"
 JSON_TYPE = "application/json"
 

@@ -302,8 +302,7 @@ class Handler(RequestHandler):
             raise refusal(error) from error
 
     def _watch(self, task: task_pb2.Task, after: int | None = None) -> AsyncGenerator[TaskUpdate]:
-        watching: Any = self._client.watch_task(task.task_id, after=task.sequence if after is None else after)
-        return watching  # type: ignore[no-any-return]
+        return self._client.watch_task(task.task_id, after=task.sequence if after is None else after)
 
     # --- web hooks ---
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -34,10 +33,11 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.a2a import states
-from edgenode.bridges.a2a.cards import A2A, EXTENSION, MOUNTED
+from edgenode.bridges.a2a.cards import A2A, EXTENSION
 from edgenode.bridges.a2a.parts import PARTS, content_of, fields, parts_of
 from edgenode.bridges.a2a.remote import Remote, RemoteLost, unavailable
 from edgenode.bridges.mounting import Report
+from edgenode.bridges.mounts import Recent, Unsent, bounds_of
 from edgenode.bridges.skill_ids import skill_ids
 from edgenode.bridges.wishes import PREFIX, SKILL_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable, from_problem
@@ -45,20 +45,19 @@ from edgenode.link.model.agent import Health
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
-from edgenode.link.wire.agents import DEFAULT_LEASE, MAX_SKILLS, check_skill_entry
+from edgenode.link.wire.agents import MAX_SKILLS, check_skill_entry
+from edgenode.link.wire.mounts import MOUNTED
 from edgenode.link.wire.values import duration_from_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.sdk import Client, Context
 from edgenode.sdk.agent import Agent, Skill
 from edgenode.sdk.encoding import Payload, is_json
 from edgenode.sdk.signature import Signature
 
-DEFAULT_CONCURRENCY = 16
 LOOK_SECONDS = 15.0  # between two looks at the card while all is well
 LONGEST_WAIT = 30.0  # seconds between two attempts to reach an agent that is away
 POLL_FIRST, POLL_LONGEST = 0.2, 5.0  # seconds between two looks at a task of an agent that does not stream
 STOP_GRACE = 5.0
 CANCEL_SECONDS = 5.0
-REMEMBERED_TASKS = 4096
 LABELS = {MOUNTED: A2A}
 
 Answer = TypeVar("Answer")
@@ -87,21 +86,15 @@ class Mounted:
         self._report = report
         self._clock = SystemClock()
         self._backoff = ReconnectBackoff(rng, initial=0.5, maximum=LONGEST_WAIT)
-        policy = mount.policy
-        self._agent = MountedAgent(
-            mount.name,
-            labels=LABELS,
-            concurrency=policy.concurrency_count or DEFAULT_CONCURRENCY,
-            lease=duration_from_pb(policy.lease_duration) if policy.HasField("lease_duration") else DEFAULT_LEASE,
-        )
+        self._agent = MountedAgent(mount.name, labels=LABELS, **bounds_of(mount.policy))
         self._remote: Remote | None = None
         self._away = ""  # why the agent is out of reach, empty while it is not
         self._attached = False
         self._look = asyncio.Event()
         self._stopping = asyncio.Event()
         self._leaves = False
-        self._theirs: OrderedDict[str, str] = OrderedDict()  # ids of tasks over there, by ours
-        self._unsent: OrderedDict[str, int] = OrderedDict()  # attempts up to which nothing was sent, by task
+        self._theirs = Recent[str]()  # ids of tasks over there, by ours
+        self._unsent = Unsent()
         self._cancels: set[asyncio.Task[None]] = set()
         self._status = admin_pb2.MountStatus()
 
@@ -240,10 +233,10 @@ class Mounted:
                 if isinstance(answer, a2a_pb2.Message):
                     return Payload(*content_of(answer.parts))
                 task = answer
-            self._remember(self._theirs, ctx.task_id, task.id)
+            self._theirs.put(ctx.task_id, task.id)
             return await self._follow(ctx, task)
         except TaskNotFoundError as error:
-            self._theirs.pop(ctx.task_id, None)
+            self._theirs.drop(ctx.task_id)
             again = self.mount.policy.repeat_allowed
             hint = "" if again else "see whether it ran; submit it again if not, or mount it with --allow-repeat"
             raise FailedPrecondition(
@@ -262,7 +255,7 @@ class Mounted:
         """The task over there that is this one's, if an earlier attempt began it and it may still give a result."""
         if (theirs := self._theirs.get(ctx.task_id)) is not None:
             found: a2a_pb2.Task | None = await self._get(theirs)
-        elif ctx.attempt == 1 or self._unsent.get(ctx.task_id, 0) >= ctx.attempt - 1:
+        elif self._unsent.before(ctx):
             return None
         else:
             found = await self._find(ctx)
@@ -275,7 +268,7 @@ class Mounted:
                     hint="see whether it did; submit it again if not, or mount it with --allow-repeat",
                 )
         if found is None or found.status.state in _ENDED_BADLY:
-            self._theirs.pop(ctx.task_id, None)
+            self._theirs.drop(ctx.task_id)
             return None
         return found
 
@@ -301,7 +294,7 @@ class Mounted:
         except RemoteLost as error:
             self._look.set()
             if not error.sent:
-                self._remember(self._unsent, ctx.task_id, ctx.attempt)
+                self._unsent.note(ctx)
                 raise unavailable("A2A_AGENT_DOWN", error) from error
             if (found := await self._find(ctx)) is not None:
                 return found
@@ -410,13 +403,6 @@ class Mounted:
                 await self._ask_patiently(lambda remote: remote.cancel(theirs))
         except (A2AError, TimeoutError) as error:
             _log.info("task %s of %s was not cancelled: %s", theirs, self.mount.name, error)
-
-    @staticmethod
-    def _remember(memory: OrderedDict[str, Any], key: str, value: Any) -> None:
-        memory[key] = value
-        memory.move_to_end(key)
-        if len(memory) > REMEMBERED_TASKS:
-            memory.popitem(last=False)
 
 
 _ENDED_BADLY = frozenset({a2a_pb2.TASK_STATE_FAILED, a2a_pb2.TASK_STATE_CANCELED, a2a_pb2.TASK_STATE_REJECTED})

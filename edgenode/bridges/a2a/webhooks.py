@@ -194,8 +194,7 @@ class Webhooks:
 
     async def _send_all(self, hook: Hook) -> None:
         task = await self._client.get_task(hook.task_id)
-        watching: Any = self._client.watch_task(hook.task_id, after=hook.sequence)
-        async with aclosing(watching) as updates:
+        async with aclosing(self._client.watch_task(hook.task_id, after=hook.sequence)) as updates:
             async for update in updates:
                 if states.settled(update.state):
                     task = update.task or await self._client.get_task(hook.task_id)

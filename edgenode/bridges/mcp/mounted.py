@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,11 +31,12 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.bridges.mcp.connection import Connection, ServerLost
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
 from edgenode.bridges.mounting import Report
+from edgenode.bridges.mounts import Unsent, bounds_of
 from edgenode.bridges.wishes import PREFIX, TASK_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from edgenode.link.ports import Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
-from edgenode.link.wire.agents import DEFAULT_LEASE
+from edgenode.link.wire.mounts import MOUNTED
 from edgenode.link.wire.values import duration_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.sdk import Client, Context
 from edgenode.sdk.agent import Agent, Skill
@@ -44,12 +44,10 @@ from edgenode.sdk.encoding import Payload, is_json
 from edgenode.sdk.signature import Signature
 
 DEFAULT_START_TIMEOUT = 30.0
-DEFAULT_CONCURRENCY = 16
 LONGEST_WAIT = 60.0  # seconds between two starts
 DETACH_GRACE = 2.0  # seconds for calls under way to report their end
 STOP_GRACE = 5.0
-REMEMBERED_ATTEMPTS = 4096
-LABELS = {"edgenode/mount": "mcp"}
+LABELS = {MOUNTED: "mcp"}
 
 _log = logging.getLogger(__name__)
 
@@ -64,24 +62,19 @@ class Mounted:
         self._clock = SystemClock()
         self._backoff = ReconnectBackoff(rng, maximum=LONGEST_WAIT)
         policy = mount.policy
+        self._agent = Agent(mount.name, labels=LABELS, **bounds_of(policy))
         self._repeat_allowed = policy.repeat_allowed
         self._start_timeout = (
             duration_from_pb(policy.start_timeout_duration)
             if policy.HasField("start_timeout_duration")
             else DEFAULT_START_TIMEOUT
         )
-        self._agent = Agent(
-            mount.name,
-            labels=LABELS,
-            concurrency=policy.concurrency_count or DEFAULT_CONCURRENCY,
-            lease=duration_from_pb(policy.lease_duration) if policy.HasField("lease_duration") else DEFAULT_LEASE,
-        )
         self._connection: Connection | None = None
         self._tools_changed = asyncio.Event()
         self._attached = asyncio.Event()
         self._stopping = asyncio.Event()
         self._leaves = False
-        self._unsent: OrderedDict[str, int] = OrderedDict()  # attempts up to which nothing was sent, by task
+        self._unsent = Unsent()
         self._status = admin_pb2.MountStatus()
 
     def stop(self, *, leave: bool) -> None:
@@ -218,7 +211,7 @@ class Mounted:
 
     async def _call(self, ctx: Context, tool: str, input: bytes, again: bool) -> Payload:
         arguments = _arguments(input, ctx.spec.content_type)
-        if not again and ctx.attempt > 1 and self._unsent.get(ctx.task_id, 0) < ctx.attempt - 1:
+        if not again and not self._unsent.before(ctx):
             raise FailedPrecondition(
                 "MAY_HAVE_RUN",
                 f"attempt {ctx.attempt - 1} may have run, and {tool} does not say that running it twice is harmless",
@@ -239,9 +232,7 @@ class Mounted:
 
     def _lost(self, ctx: Context, tool: str, error: ServerLost, again: bool) -> EdgenodeError:
         if not error.sent:
-            self._unsent[ctx.task_id] = ctx.attempt
-            if len(self._unsent) > REMEMBERED_ATTEMPTS:
-                self._unsent.popitem(last=False)
+            self._unsent.note(ctx)
             return Unavailable("MCP_SERVER_DOWN", f"{self.mount.name}: {error}", hint="edgenode mcp list")
         return Unavailable(
             "MCP_SERVER_LOST",

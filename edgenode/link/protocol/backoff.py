@@ -25,7 +25,7 @@ def retry_delay(policy: RetryPolicy, attempt: int, rng: Rng) -> float:
 
 
 class ReconnectBackoff:
-    """Waits between attempts to reach the parent, 1 s to 5 min; the parent may ask for more patience."""
+    """Waits between attempts to reach somebody, by default 1 s to 5 min as for a parent, who may ask for more patience."""
 
     def __init__(
         self,

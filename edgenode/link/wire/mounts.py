@@ -14,6 +14,7 @@ from edgenode.link.wire.values import duration_from_pb
 MAX_ARGUMENT_BYTES = 64 * 1024
 MAX_ERROR_LINES = 20
 MAX_ERROR_LINE = 1024
+MOUNTED = "edgenode/mount"  # label of agents that are mounts, and of which kind
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DAY = 86_400.0
 

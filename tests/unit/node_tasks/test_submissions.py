@@ -9,8 +9,8 @@ import pytest
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import InvalidArgument, Unavailable
+from edgenode.link.wire import unread
 from edgenode.link.wire.status import Context
-from edgenode.node import submissions
 from edgenode.node.submissions import SubmitStream
 from tests.unit.node_tasks.harness import House, house
 
@@ -110,7 +110,7 @@ async def test_a_submitter_that_does_not_read_is_not_heard_for_long(
     def refuse(_: task_pb2.TaskSpec) -> Any:
         raise InvalidArgument("BAD", "no")
 
-    monkeypatch.setattr(submissions, "UNSENT_BYTES", 10_000 if bounded else 1 << 40)
+    monkeypatch.setattr(unread, "UNREAD_BYTES", 10_000 if bounded else 1 << 40)
     async with house(tmp_path) as h:
         wire = Unread()
         serving = asyncio.create_task(SubmitStream(h.engine, cast(Context, wire), refuse, h.stored).run())
