@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Generic, TypedDict, TypeVar
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.wire.agents import DEFAULT_LEASE
+from edgenode.link.wire.mounts import MAX_REFUSED
 from edgenode.link.wire.values import duration_from_pb
 from edgenode.sdk import Context
 
@@ -27,6 +29,13 @@ def bounds_of(policy: admin_pb2.MountPolicy) -> Bounds:
     """Those of a mount, with what it leaves out."""
     lease = duration_from_pb(policy.lease_duration) if policy.HasField("lease_duration") else DEFAULT_LEASE
     return Bounds(concurrency=policy.concurrency_count or DEFAULT_CONCURRENCY, lease=lease)
+
+
+def refusals(refused: Sequence[str]) -> list[str]:
+    """What a mount's status says of tools that are no skills: all of them, or so many and how many more there are."""
+    if len(refused) <= MAX_REFUSED:
+        return list(refused)
+    return [*refused[: MAX_REFUSED - 1], f"and {len(refused) - MAX_REFUSED + 1} more"]
 
 
 class Recent(Generic[Value]):

@@ -16,6 +16,7 @@ from edgenode.sdk.spec import SpecOptions
 
 PREFIX = "dev.edgenode/"
 SKILL_KEY = PREFIX + "skill"
+TAGS_KEY = PREFIX + "tags"
 TASK_KEY = PREFIX + "task"
 STATE_KEY = PREFIX + "state"
 REASON_KEY = PREFIX + "reason"

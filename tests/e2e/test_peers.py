@@ -88,7 +88,7 @@ class Place:
     site: Site
     folder: Path
     packages: Path
-    port: int
+    ports: dict[str, int]  # where each node's MCP server listens
 
     @property
     def repository(self) -> Path:
@@ -103,10 +103,6 @@ class Place:
         """Subjects of the commits there are."""
         return self.git("log", "--format=%s").splitlines()
 
-    @property
-    def south(self) -> list[str]:
-        return ["--state", str(self.site.fleet.state("south"))]
-
     def file(self, name: str) -> Path:
         return self.folder / "files" / f"{name}.txt"
 
@@ -118,24 +114,30 @@ class Place:
         """A line for each commit that was begun."""
         return (self.folder / "ran").read_text() if (self.folder / "ran").exists() else ""
 
-    async def start_bridge(self) -> None:
-        bridge = await self.site.fleet.spawn(
-            "bridge", EDGENODE, "mcp", "serve", "--http", f"127.0.0.1:{self.port}", *self.south
-        )
+    def url(self, node: str) -> str:
+        return f"http://127.0.0.1:{self.ports[node]}/mcp"
+
+    def authorization(self, node: str) -> str:
+        token = (self.site.fleet.state(node) / "bridge.token").read_text().strip()
+        return f"Bearer {token}"
+
+    async def start_bridge(self, node: str) -> None:
+        """`edgenode mcp serve` of a node, over HTTP."""
+        where = ["--http", f"127.0.0.1:{self.ports[node]}", "--state", str(self.site.fleet.state(node))]
+        bridge = await self.site.fleet.spawn(f"{node}-bridge", EDGENODE, "mcp", "serve", *where)
         await bridge.ready()
 
     @asynccontextmanager
     async def client(self, **options: Any) -> AsyncIterator[Client]:
-        """The official client, over HTTP."""
-        token = (self.site.fleet.state("south") / "bridge.token").read_text().strip()
-        async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60.0) as http:
-            transport = streamable_http_client(f"http://127.0.0.1:{self.port}/mcp", http_client=http)
+        """The official client, of south over HTTP."""
+        async with httpx2.AsyncClient(headers={"Authorization": self.authorization("south")}, timeout=60.0) as http:
+            transport = streamable_http_client(self.url("south"), http_client=http)
             async with Client(transport, cache=None, **options) as client:
                 yield client
 
     async def inspector(self, *arguments: str) -> Any:
         """What the Inspector prints. It starts `edgenode mcp serve` itself, as a desktop client does."""
-        server = {"command": EDGENODE[0], "args": ["mcp", "serve", *self.south]}
+        server = {"command": EDGENODE[0], "args": ["mcp", "serve", "--state", str(self.site.fleet.state("south"))]}
         config = self.folder / "desktop.json"
         config.write_text(json.dumps({"mcpServers": {"edgenode": server}}))
         program = str(self.packages / "inspector" / "clients" / "cli" / "build" / "index.js")
@@ -156,7 +158,7 @@ class Place:
 async def place(site: Site) -> AsyncIterator[Place]:
     packages = installed(PACKAGES) / "node_modules" / "@modelcontextprotocol"
     with short_folder() as folder:
-        made = Place(site, folder, packages, free_port())
+        made = Place(site, folder, packages, {node: free_port() for node in ("north", "south")})
         (folder / "files").mkdir()
         for name in EDITED:
             made.file(name).write_text("end\n")
@@ -191,7 +193,7 @@ async def test_servers_of_others_are_agents_of_an_edge_and_tools_on_another(plac
     added = await asyncio.gather(*(add(*server) for server in servers(place).items()))
     for name, text in zip(SKILLS, added, strict=True):
         assert text.startswith(f"mounted {name}: ready, {SKILLS[name]} skills of"), text
-    await place.start_bridge()
+    await place.start_bridge("south")
 
     async def answer(_context: ClientRequestContext, params: types.ElicitRequestParams) -> types.ElicitResult:
         return types.ElicitResult(action="accept", content={"name": "Ada", "check": True})
@@ -235,8 +237,8 @@ async def test_what_was_under_way_and_asked_for_through_an_outage_arrives_and_ra
         await fleet.children["hub"].kill()  # while north works on it
         edit = await stored(client, "files__edit_file", place.edit("stored"))  # durable at south before it is told
         assert (await stand(client, edit)).status == "working"
-    await fleet.children["bridge"].kill()
-    await place.start_bridge()  # which knows the fleet's tools, and handles, though the hub is away
+    await fleet.children["south-bridge"].kill()
+    await place.start_bridge("south")  # which knows the fleet's tools, and handles, though the hub is away
 
     async with place.client() as client:
         assert sum(tool.partition("__")[0] in SKILLS for tool in await listed(client)) == sum(SKILLS.values())
@@ -268,6 +270,29 @@ async def test_what_was_under_way_and_asked_for_through_an_outage_arrives_and_ra
     assert place.ran() == "ran\n"
     assert place.commits() == ["one"]
     assert {name: place.file(name).read_text().count("edited") for name in EDITED} == EDITED
+
+
+async def test_nodes_that_mount_each_other_and_themselves_list_nothing_twice_over(place: Place) -> None:
+    """Of one fleet, so that each lists what the other has anyway; see also tests/unit/bridges/test_relays.py."""
+    fleet = place.site.fleet
+    own: set[str] = set()
+    await place.start_bridge("north")
+    for node, name, mounted in (("north", "s", "south"), ("south", "n", "north"), ("north", "me", "north")):
+        async with place.site.client(node) as client:
+            if not own:
+                own = {skill.id.replace(".", "__") for agent in await client.agents() for skill in agent.card.skills}
+            headers = place.folder / mounted
+            headers.touch(0o600)
+            headers.write_text(f"Authorization: {place.authorization(mounted)}\n")
+            where = ["--url", place.url(mounted), "--headers-file", str(headers), "--state", str(fleet.state(node))]
+            added = await fleet.run(EDGENODE, "mcp", "add", name, *where)
+            assert added.startswith(f"mounted {name}: ready, {len(own)} skills of edgenode"), added
+            (agent,) = [agent for agent in await client.agents() if agent.card.name == name]
+            assert {skill.id for skill in agent.card.skills} == {f"{name}.{tool}" for tool in own}
+    arguments = {"timezone": "Europe/Rome"}
+    async with place.client() as client:
+        for tool in ("s__clock__get_current_time", "me__clock__get_current_time", "n__clock__get_current_time"):
+            assert "Europe/Rome" in str((await client.call_tool(tool, arguments)).content)
 
 
 def person(name: str) -> dict[str, Any]:

@@ -22,11 +22,9 @@ from google.protobuf import json_format
 import edgenode
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.wishes import SKILL_KEY
-from edgenode.link.wire.mounts import MOUNTED
 
 EXTENSION = "https://edgenode.dev/a2a/v1"
 BEARER = "bearer"
-A2A = "a2a"  # label MOUNTED of agents that are A2A agents themselves
 VERSION = "1.0"
 JSON_TYPE = "application/json"
 
@@ -103,12 +101,6 @@ def agent_card(agent: registry_pb2.Agent, places: Places, *, extended: bool = Fa
     return card
 
 
-def listed(agents: Sequence[registry_pb2.Agent]) -> list[registry_pb2.Agent]:
-    """Those whose skills are on the node's card: not A2A agents that are mounted here, or two nodes that mount each other
-    would list each other's lists without end."""
-    return [agent for agent in agents if agent.runtime.labels.get(MOUNTED) != A2A]
-
-
 def node_card(
     node: str, agents: Sequence[registry_pb2.Agent], places: Places, *, extended: bool = False
 ) -> a2a_pb2.AgentCard:
@@ -121,7 +113,6 @@ def node_card(
         default_input_modes=[JSON_TYPE],
         default_output_modes=[JSON_TYPE],
     )
-    agents = listed(agents)
     seen: set[str] = set()
     for agent in agents:
         for skill in agent.card.skills:

@@ -188,7 +188,7 @@ class Handler(RequestHandler):
         """The skill's id, and what is known of it: None where nobody is known to have it, who may yet come."""
         found = [await self._agent(agent)] if agent else await self._client.agents()
         known: dict[str, Skill] = {}
-        for each in found if agent or named else cards.listed(found):
+        for each in found:
             for skill in each.card.skills:
                 known.setdefault(skill.id, (skill, tuple(each.card.default_input_modes)))
         if named:

@@ -33,19 +33,18 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.registry.v1 import registry_pb2
 from edgenode.bridges.a2a import states
-from edgenode.bridges.a2a.cards import A2A, EXTENSION
+from edgenode.bridges.a2a.cards import EXTENSION
 from edgenode.bridges.a2a.parts import PARTS, content_of, fields, parts_of
 from edgenode.bridges.a2a.remote import Remote, RemoteLost, unavailable
+from edgenode.bridges.a2a.skills import skills_of
 from edgenode.bridges.mounting import Report
-from edgenode.bridges.mounts import Recent, Unsent, bounds_of
-from edgenode.bridges.skill_ids import skill_ids
+from edgenode.bridges.mounts import Recent, Unsent, bounds_of, refusals
 from edgenode.bridges.wishes import PREFIX, SKILL_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable, from_problem
 from edgenode.link.model.agent import Health
 from edgenode.link.model.task import TaskState
 from edgenode.link.ports import Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
-from edgenode.link.wire.agents import MAX_SKILLS, check_skill_entry
 from edgenode.link.wire.mounts import MOUNTED
 from edgenode.link.wire.values import duration_from_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.sdk import Client, Context
@@ -58,7 +57,7 @@ LONGEST_WAIT = 30.0  # seconds between two attempts to reach an agent that is aw
 POLL_FIRST, POLL_LONGEST = 0.2, 5.0  # seconds between two looks at a task of an agent that does not stream
 STOP_GRACE = 5.0
 CANCEL_SECONDS = 5.0
-LABELS = {MOUNTED: A2A}
+LABELS = {MOUNTED: "a2a"}
 
 Answer = TypeVar("Answer")
 
@@ -174,7 +173,8 @@ class Mounted:
         remote = Remote(self.mount.a2a)
         try:
             await remote.open()
-            skills, refused = self._skills(remote)
+            entries, refused = skills_of(remote.card, self.mount.name)
+            skills = [self._skill(name, entry) for name, entry in entries.items()]
             self._agent.source = remote.source
             self._agent.description = remote.card.description[:4096]
             self._agent.version = remote.card.version[:128]
@@ -188,33 +188,16 @@ class Mounted:
             f"{remote.interface.protocol_version} {remote.interface.protocol_binding}".strip()[:1024]
         )
         self._status.skill_count = len(skills)
-        self._status.refused_tools[:] = refused
+        self._status.refused_tools[:] = refusals(refused)
         if before is not None:
             await before.close()
 
-    def _skills(self, remote: Remote) -> tuple[list[Skill], list[str]]:
-        """(skills, those that cannot be any and why)."""
-        card = remote.card
-        schemas = _schemas(card)
-        found: list[Skill] = []
-        refused: list[str] = []
-        by_name = {skill.id: skill for skill in card.skills}
-        for name, skill_id in skill_ids(by_name, self.mount.name).items():
-            entry = _entry(by_name[name], skill_id, card, schemas.get(name, {}))
-            entry.attempts_stored = not self.mount.policy.repeat_allowed
-            if self.mount.policy.HasField("attempt_timeout_duration"):
-                entry.attempt_timeout_duration.CopyFrom(self.mount.policy.attempt_timeout_duration)
-            try:
-                check_skill_entry(entry, "skill")
-                if len(found) == MAX_SKILLS:
-                    raise InvalidArgument("TOO_MANY", f"an agent has at most {MAX_SKILLS} skills")
-            except EdgenodeError as error:
-                refused.append(f"{name[:200]}: {error.problem.message[:500]}")
-                continue
-            found.append(self._skill(name, entry))
-        return found, refused
-
     def _skill(self, name: str, entry: registry_pb2.Skill) -> Skill:
+        policy = self.mount.policy
+        entry.attempts_stored = not policy.repeat_allowed
+        if policy.HasField("attempt_timeout_duration"):
+            entry.attempt_timeout_duration.CopyFrom(policy.attempt_timeout_duration)
+
         async def run(ctx: Context, input: bytes) -> Payload:
             return await self._work(ctx, name, entry, input)
 
@@ -448,41 +431,6 @@ def _message(ctx: Context, skill: str, entry: registry_pb2.Skill, input: bytes) 
     message.metadata.update(said)
     message.extensions.append(EXTENSION)
     return message
-
-
-def _entry(
-    skill: a2a_pb2.AgentSkill, skill_id: str, card: a2a_pb2.AgentCard, told: dict[str, Any]
-) -> registry_pb2.Skill:
-    """What our card says of one of theirs; `told`: schemas and hints, from agents that state our extension."""
-    hints = told.get("annotations") or {}
-    entry = registry_pb2.Skill(
-        id=skill_id,
-        name=(skill.name or skill.id)[:256],
-        description=skill.description[:4096],
-        tags=[*skill.tags[:31], "a2a"],
-        examples=skill.examples[:32],
-        input_modes=[*dict.fromkeys([*(skill.input_modes or card.default_input_modes), PARTS])],
-        output_modes=skill.output_modes or card.default_output_modes,
-    )
-    for name, field in (("inputSchema", "input_schema"), ("outputSchema", "output_schema")):
-        if name in told:
-            setattr(entry, field, msgspec.json.encode(told[name]).decode())
-    if hints:
-        entry.annotations.title = str(hints.get("title", ""))
-        entry.annotations.read_only_hint = hints.get("readOnlyHint") is True
-        entry.annotations.destructive_hint = hints.get("destructiveHint") is True
-        entry.annotations.idempotent_hint = hints.get("idempotentHint") is True
-        entry.annotations.open_world_hint = hints.get("openWorldHint") is True
-    return entry
-
-
-def _schemas(card: a2a_pb2.AgentCard) -> dict[str, dict[str, Any]]:
-    for extension in card.capabilities.extensions:
-        if extension.uri == EXTENSION:
-            told = fields(extension.params).get("skills")
-            if isinstance(told, dict):
-                return {name: said for name, said in told.items() if isinstance(said, dict)}
-    return {}
 
 
 def _tell_progress(ctx: Context, status: a2a_pb2.TaskStatus, metadata: Any) -> None:

@@ -31,7 +31,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.bridges.mcp.connection import Connection, ServerLost
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
 from edgenode.bridges.mounting import Report
-from edgenode.bridges.mounts import Unsent, bounds_of
+from edgenode.bridges.mounts import Unsent, bounds_of, refusals
 from edgenode.bridges.wishes import PREFIX, TASK_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
 from edgenode.link.ports import Rng, SystemClock
@@ -192,7 +192,7 @@ class Mounted:
         self._agent.description = connection.instructions[:4096]
         self._agent.version = connection.server[:128]
         self._status.skill_count = len(entries)
-        self._status.refused_tools[:] = refused
+        self._status.refused_tools[:] = refusals(refused)
         for text in refused:
             _log.warning("%s: no skill: %s", self.mount.name, text)
         await self._agent.replace_skills([self._skill(name, entry) for name, entry in entries.items()])

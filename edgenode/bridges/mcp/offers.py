@@ -22,12 +22,11 @@ import msgspec
 from pydantic import ValidationError
 
 from edgenode.api.registry.v1 import registry_pb2
-from edgenode.bridges.wishes import PREFIX, SKILL_KEY
+from edgenode.bridges.wishes import PREFIX, SKILL_KEY, TAGS_KEY
 from edgenode.link.errors import InvalidArgument
 from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload, is_json
 
 AGENTS_KEY = PREFIX + "agents"
-TAGS_KEY = PREFIX + "tags"
 
 MAX_NAME = 128
 

@@ -20,7 +20,9 @@ import mcp_types as types
 import msgspec
 
 from edgenode.api.registry.v1 import registry_pb2
+from edgenode.bridges.relays import is_relayed, marked
 from edgenode.bridges.skill_ids import skill_ids
+from edgenode.bridges.wishes import SKILL_KEY, TAGS_KEY
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, ResourceExhausted
 from edgenode.link.wire.agents import MAX_SKILLS, check_skill_entry
 from edgenode.sdk.encoding import MCP_RESULT, Payload
@@ -32,8 +34,8 @@ _IN_FIELDS = {"description", "input_schema", "output_schema"}  # of the skill; t
 
 
 def skills_of(tools: Iterable[types.Tool], agent: str) -> tuple[dict[str, registry_pb2.Skill], list[str]]:
-    """(skills by the name of their tool, what tools cannot be skills and why)."""
-    by_name = {tool.name: tool for tool in tools}
+    """(skills by the name of their tool, what tools cannot be skills and why); without what a node relays (`relays`)."""
+    by_name = {tool.name: tool for tool in tools if not is_relayed((tool.meta or {}).get(TAGS_KEY) or ())}
     skills: dict[str, registry_pb2.Skill] = {}
     refused = []
     for name, skill_id in skill_ids(by_name, agent).items():
@@ -54,7 +56,7 @@ def skill_of(tool: types.Tool, skill_id: str) -> registry_pb2.Skill:
         id=skill_id,
         name=(tool.title or hints.title or tool.name)[:256],
         description=tool.description or "",
-        tags=["mcp"],
+        tags=marked(["mcp"]) if SKILL_KEY in (tool.meta or {}) else ["mcp"],
         output_modes=[MCP_RESULT],
         input_schema=msgspec.json.encode(tool.input_schema).decode(),
         output_schema="" if tool.output_schema is None else msgspec.json.encode(tool.output_schema).decode(),

@@ -14,6 +14,7 @@ from edgenode.link.wire.values import duration_from_pb
 MAX_ARGUMENT_BYTES = 64 * 1024
 MAX_ERROR_LINES = 20
 MAX_ERROR_LINE = 1024
+MAX_REFUSED = 256
 MOUNTED = "edgenode/mount"  # label of agents that are mounts, and of which kind
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _DAY = 86_400.0
@@ -110,6 +111,6 @@ def check_mount_status(status: admin_pb2.MountStatus) -> None:
     checks.at_most(len(status.error_lines), MAX_ERROR_LINES, "status.error_lines")
     for line in status.error_lines:
         checks.short(line, MAX_ERROR_LINE, "status.error_lines")
-    checks.at_most(len(status.refused_tools), 256, "status.refused_tools")
+    checks.at_most(len(status.refused_tools), MAX_REFUSED, "status.refused_tools")
     for text in (*status.refused_tools, status.server, status.protocol_version):
         checks.short(text, MAX_ERROR_LINE, "status")

@@ -8,20 +8,14 @@ from edgenode.bridges.a2a.cards import EXTENSION, Places, agent_card, node_card
 PLACES = Places("http://127.0.0.1:1", "127.0.0.1:2")
 
 
-def agent(name: str, *skills: str, **labels: str) -> registry_pb2.Agent:
+def agent(name: str, *skills: str) -> registry_pb2.Agent:
     card = registry_pb2.AgentCard(name=name, skills=[registry_pb2.Skill(id=id, input_schema="{}") for id in skills])
-    return registry_pb2.Agent(name=f"nodes/n/agents/{name}", card=card, runtime={"labels": labels})
+    return registry_pb2.Agent(name=f"nodes/n/agents/{name}", card=card)
 
 
-def test_a_nodes_card_has_each_skill_once_and_none_of_mounted_a2a_agents() -> None:
-    agents = [
-        agent("a", "x", "y"),
-        agent("b", "x"),
-        agent("far", "far.z", **{"edgenode/mount": "a2a"}),
-        agent("files", "files.read", **{"edgenode/mount": "mcp"}),
-    ]
-    assert [skill.id for skill in node_card("n", agents, PLACES).skills] == ["x", "y", "files.read"]
-    assert [skill.id for skill in agent_card(agents[2], PLACES).skills] == ["far.z"]
+def test_a_nodes_card_has_each_skill_once() -> None:
+    agents = [agent("a", "x", "y"), agent("b", "x")]
+    assert [skill.id for skill in node_card("n", agents, PLACES).skills] == ["x", "y"]
 
 
 def test_schemas_are_told_to_those_with_the_token_alone() -> None:
