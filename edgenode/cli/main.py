@@ -14,6 +14,7 @@ _COMMANDS = {
     "agents": ("edgenode.cli.registry:agents", "Agents of this node."),
     "find": ("edgenode.cli.registry:find", "Agents fit for a job, best first, with reasons."),
     "call": ("edgenode.cli.work:call", "Run a skill now, unstored, and print its result."),
+    "blob": ("edgenode.cli.blob:blob", "Put large content, get, list and remove it."),
     "submit": ("edgenode.cli.work:submit", "Store a task; it runs when an agent can take it."),
     "tasks": ("edgenode.cli.tasks:tasks", "Look at tasks, follow, cancel, replay, answer them."),
     "publish": ("edgenode.cli.messages:publish", "Publish messages to a topic."),

@@ -70,6 +70,9 @@ class Failpoint(Enum):
     CANCEL_COMMITTED = "cancel-committed"  # a cancellation is stored, nobody was told
     SUBSCRIPTION_ACKED = "subscription-acked"  # edge and hub: a subscriber's position is stored
     AGENT_COMMITTED = "agent-committed"  # a registration is stored, the registry does not know
+    BLOB_WRITTEN = "blob-written"  # content is whole and synced under another name
+    BLOB_RENAMED = "blob-renamed"  # it has its name, the directory was not synced
+    BLOB_COMMITTED = "blob-committed"  # the store knows of it, whoever put it was not told
     NODE_DRAINED = "node-drained"  # stop: nothing runs any more, streams and link are up
 
     # Certificates of an edge.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgenode import __version__
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
+from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import EdgenodeError, FailedPrecondition
 from edgenode.link.ports import Clock
 from edgenode.link.store import dead_letters
@@ -39,6 +40,7 @@ class NodeFacts:
     applied_version: Callable[[], int] = lambda: 0
     link: Callable[[], admin_pb2.LinkStatus] = lambda: admin_pb2.LinkStatus(state="disabled")
     back_up: Callable[[Path], Awaitable[admin_pb2.Backup]] | None = None  # to a file or directory
+    blob_folder: Folder | None = None
     replay_task: Callable[[str, str], Awaitable[str]] | None = None  # (task id, request id) -> new task's id
 
 
@@ -136,7 +138,13 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
     ) -> admin_service_pb2.VerifyLedgerResponse:
         """See AdminService."""
         parent = self._facts.link().parent
-        return await verify(self._database, parent, self._clock.wall(), lambda: self._messages.unwritten_duplicates)
+        return await verify(
+            self._database,
+            parent,
+            self._clock.wall(),
+            lambda: self._messages.unwritten_duplicates,
+            self._facts.blob_folder,
+        )
 
     async def ListDeadLetters(
         self, request: admin_service_pb2.ListDeadLettersRequest, context: Context | None

@@ -25,6 +25,7 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.link.backup.archive import Kind
 from edgenode.link.backup.checking import check_logs, has_logs
 from edgenode.link.backup.making import Scope, make_backup
+from edgenode.link.blobs.files import FOLDER
 from edgenode.link.errors import Aborted, EdgenodeError
 from edgenode.link.model.task import Level, TaskState
 from edgenode.link.parent.identity import IdentityDirectory
@@ -41,6 +42,7 @@ SCOPE = Scope(
     Kind("edgenode", store.FILE_NAME, store.APPLICATION_ID, len(store.MIGRATIONS)),
     files=[config.FILE_NAME],
     directories=["identity"],
+    blobs=FOLDER,
 )
 RESTORED = "RESTORED"
 

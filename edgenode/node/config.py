@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgenode.link.blobs.files import FOLDER, Folder
+from edgenode.link.blobs.room import BlobLimits
 from edgenode.link.config import (
     EVENT_LOOPS,
     LOG_LEVELS,
@@ -66,6 +68,14 @@ class NodeConfig:
     )
     task_retention_seconds: int = setting("how long finished tasks are kept", default=_DAY, low=0, high=365 * _DAY)
     message_retention_bytes: int = setting("messages kept after everyone took them", default=64 * _MIB, low=0)
+    blob_bytes: int = setting("bytes that all blobs may take", default=4 * _GIB, low=_MIB)
+    blob_disk_share: float = setting(
+        "what of the space that blobs have and the disk has free blobs may take", default=0.5, low=0.01, high=0.95
+    )
+    max_blob_bytes: int = setting("largest blob", default=_GIB, low=64 * _KIB)
+    blob_retention_seconds: int = setting(
+        "how long a blob is kept that no task refers to, since it was last used", default=_DAY, low=60, high=365 * _DAY
+    )
     ack_retention_bytes: int = setting(
         "bytes of each lane kept after the hub acknowledged them, to refill a hub that is restored from a backup",
         default=16 * _MIB,
@@ -96,6 +106,16 @@ class NodeConfig:
     def store_path(self) -> Path:
         """Where the store is."""
         return self.state_dir / "edgenode.db"
+
+    @property
+    def blob_folder(self) -> Folder | None:
+        """Where blobs are; None for a node in memory."""
+        return None if self.in_memory else Folder(self.state_dir / FOLDER)
+
+    @property
+    def blob_limits(self) -> BlobLimits:
+        """All bounds on blobs."""
+        return BlobLimits(self.blob_bytes, self.max_blob_bytes, self.blob_disk_share, self.blob_retention_seconds)
 
     @property
     def dead_letter_bounds(self) -> LetterBounds:

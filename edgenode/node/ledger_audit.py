@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2
+from edgenode.link.blobs.auditing import audit_blobs
+from edgenode.link.blobs.files import FOLDER, Folder
 from edgenode.link.model import finding
 from edgenode.link.model.finding import MAX_FINDINGS, Finding
 from edgenode.link.parent.identity import load_identity
@@ -27,15 +29,21 @@ async def verify_stopped(state_dir: Path, now_time: float) -> admin_service_pb2.
     identity = load_identity(state_dir)
     parent = identity.sync_address if identity is not None else ""
     with Inspection(state_dir / FILE_NAME, APPLICATION_ID, len(MIGRATIONS)) as store:
-        return await verify(store, parent, now_time)
+        return await verify(store, parent, now_time, folder=Folder(state_dir / FOLDER))
 
 
 async def verify(
-    database: Readable, parent: str, now_time: float, unwritten_duplicates: Callable[[], int] = int
+    database: Readable,
+    parent: str,
+    now_time: float,
+    unwritten_duplicates: Callable[[], int] = int,
+    folder: Folder | None = None,
 ) -> admin_service_pb2.VerifyLedgerResponse:
-    """Look at everything; `parent` names the other end of the link, empty without one, `now_time` is the wall clock."""
+    """Look at everything; `parent` names the other end of the link, empty without one, `now_time` is the wall clock, and
+    `folder` has the blobs."""
     findings, entries = await audit.audit_logs(database)
     findings += await audit.audit_tasks(database, "task", "rowid", task_store.SEALED)
+    findings += await audit_blobs(database, folder)
     duplicates = unwritten_duplicates()
 
     def run(connection: sqlite3.Connection) -> admin_service_pb2.VerifyLedgerResponse:

@@ -12,9 +12,11 @@ from typing import Any
 import grpc
 
 from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
+from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
 from edgenode.api.message.v1 import message_service_pb2, message_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2, task_service_pb2_grpc
+from edgenode.link.blobs.service import BlobService
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.wire.channels import add_health, bind, create_server, set_serving, unix_target
@@ -32,6 +34,7 @@ _AGENT_SERVICES = (
     registry_service_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name,
     task_service_pb2.DESCRIPTOR.services_by_name["TaskService"].full_name,
     message_service_pb2.DESCRIPTOR.services_by_name["MessageService"].full_name,
+    blob_service_pb2.DESCRIPTOR.services_by_name["BlobService"].full_name,
 )
 
 
@@ -42,6 +45,7 @@ class Services:
     registry: RegistryService
     tasks: TaskService
     messages: MessageService
+    blobs: BlobService
     admin: AdminService
 
 
@@ -108,5 +112,6 @@ class LocalServer:
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(self._services.registry, server)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._services.tasks, server)
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._services.messages, server)
+        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(self._services.blobs, server)
         self._health.append(add_health(server, names))
         return server

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link import telemetry
+from edgenode.link.blobs.room import Blobs
+from edgenode.link.blobs.service import BlobService
 from edgenode.link.errors import Cancelled, FailedPrecondition
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.identity.files import make_private_directory
@@ -234,7 +236,11 @@ class Node:
         subscriptions = LogSubscriptions(database, messages, self.name, retained[Lane.MESSAGE])
 
         await database.write(lambda connection: logs.open_log(connection, TASK_LOG, self._new_id()))
+        blobs = Blobs(database, config.blob_folder, config.blob_limits, self._clock)
+        stack.push_async_callback(blobs.close)
+        await blobs.load()
         engine = self._make_engine(database, registry)
+        engine.lacks_blobs = blobs.lacks
         stack.push_async_callback(engine.stop)
 
         verify = verifier(lambda: self._link.identity if self._link is not None else None, self._clock)
@@ -242,7 +248,7 @@ class Node:
         await desired.load()
         mounts = Mounts(database, registry, self._clock)
         await mounts.load()
-        return Rooms(database, registry, messages, subscriptions, engine, desired, mounts)
+        return Rooms(database, registry, messages, subscriptions, engine, desired, mounts, blobs)
 
     def _make_engine(self, database: Database, registry: AgentRegistry) -> TaskEngine:
         config = self.config
@@ -286,11 +292,13 @@ class Node:
             link=lambda: self._link.status() if self._link is not None else admin_pb2.LinkStatus(state="disabled"),
             back_up=partial(backup.back_up, rooms.database, config.state_dir, clock=self._clock),
             replay_task=task_service.replay,
+            blob_folder=config.blob_folder,
         )
         admin = AdminService(rooms.database, rooms.registry, rooms.messages, rooms.mounts, self._clock, facts)
         if self._link is not None:
             self._link.uplink.answer_admin = answers(admin)
-        services = Services(registry_service, task_service, message_service, admin)
+        blob_service = BlobService(rooms.blobs, self.name, self._clock)
+        services = Services(registry_service, task_service, message_service, blob_service, admin)
         server = self._server = self._host.make_server(self.socket_path, config.listen, services)
 
         async def end_streams() -> None:

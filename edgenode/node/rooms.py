@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgenode.link.blobs.room import Blobs
 from edgenode.link.store.database import Database
 from edgenode.node.desired import DesiredStates
 from edgenode.node.message_log import MessageLog
@@ -24,3 +25,4 @@ class Rooms:
     engine: TaskEngine
     desired: DesiredStates
     mounts: Mounts
+    blobs: Blobs

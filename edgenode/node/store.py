@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Clock, SteadyClock
@@ -39,6 +40,7 @@ MIGRATIONS = [
             dead_letters.SCHEMA,
             desired.SCHEMA,
             mounts.SCHEMA,
+            blob_rows.SCHEMA,
             salvage.SCHEMA,
         )
     )

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.dead_letter import DeadLetter
@@ -29,6 +30,7 @@ from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.protocol.timers import Timer, Timers
 from edgenode.link.store import run_time
 from edgenode.link.store.database import Database, Statement
+from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import task_entries, task_store
 from edgenode.node.task_state import URGENT, LiveTask
@@ -166,9 +168,14 @@ class TaskBook:
         """
         rows = [task_store.update_row(live) for live in lives]
         dead = [live.state is TaskState.DEAD_LETTERED for live in lives]
+        references = [
+            (live.task_id, ref_from_pb(ref)) for live in lives if live.output is not None for ref in live.output.blobs
+        ]
         now_time = self.clock.wall()
 
         def store(connection: sqlite3.Connection) -> int:
+            if references:
+                blob_rows.refer(connection, references)
             changed = task_store.update(connection, rows)
             for number, live in enumerate(lives):
                 if changed[number] and dead[number]:

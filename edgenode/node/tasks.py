@@ -18,21 +18,24 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.errors import (
     AlreadyExists,
     Cancelled,
+    EdgenodeError,
     FailedPrecondition,
     NotFound,
     ResourceExhausted,
     Unavailable,
 )
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.names import make_id
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, OnLost, TaskSpec, TaskState
@@ -99,6 +102,7 @@ class TaskEngine:
         self.applier = task_entries.EntryApplier(node, TASK_LOG, lambda: self.book.settings.limits, on_dead_letter)
         self._registry = registry
         self._rng = rng
+        self.lacks_blobs: Callable[[Iterable[BlobRef]], EdgenodeError | None] = _no_blobs
         self._refusals = Refusals(database, task_store.COUNTER)
         self._accepting = False
         self._calls = 0
@@ -195,12 +199,17 @@ class TaskEngine:
         rows = [task_store.insert_row(live) for live in lives]
         # One that is late is refused, but for a repetition: that names the task which came in time.
         late = {number for number, live in enumerate(lives) if is_past(live.spec.deadline, now_time)}
+        lacking = self._lacking(lives)
+        late.update(lacking)
+        references = [(live.task_id, ref) for live in lives for ref in live.spec.blobs]
         offers = [
             task_entries.offer(live) if live.holder and number not in late else None
             for number, live in enumerate(lives)
         ]
 
         def store(connection: sqlite3.Connection) -> tuple[list[task_store.Known | None], list[int]]:
+            if references:
+                blob_rows.refer(connection, references)
             return _store_new(connection, rows, late, offers, now_time)
 
         known, sequences = await self.book.database.write(
@@ -210,7 +219,8 @@ class TaskEngine:
         results = []
         for number, (task, live, found, sequence) in enumerate(zip(new, lives, known, sequences, strict=True)):
             if found is None and number in late:
-                results.append(Submitted(problem=past_deadline(live.spec.deadline, now_time).problem))
+                problem = lacking.get(number) or past_deadline(live.spec.deadline, now_time).problem
+                results.append(Submitted(problem=problem))
             elif found is None:
                 live.offer_sequence = sequence
                 self._admit(live, task.on_end)
@@ -219,6 +229,11 @@ class TaskEngine:
                 results.append(self._resolve_known(task, found))
         self.book.appended(max(sequences, default=0))
         return results
+
+    def _lacking(self, lives: Sequence[LiveTask]) -> dict[int, Problem]:
+        """Which of them refer to blobs that are not here, and why they may not; the others stay until the rows are written."""
+        found = {number: self.lacks_blobs(live.spec.blobs) for number, live in enumerate(lives) if live.spec.blobs}
+        return {number: error.problem for number, error in found.items() if error is not None}
 
     def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True) -> LiveTask:
         """Run a task without storing it. `on_end` gets it with output or problem, at the latest at its deadline.
@@ -239,6 +254,8 @@ class TaskEngine:
         now_time = self.book.clock.wall()
         if is_past(spec.deadline, now_time):
             raise past_deadline(spec.deadline, now_time)
+        if spec.blobs and (error := self.lacks_blobs(spec.blobs)) is not None:
+            raise error
         self._calls += 1
         live = LiveTask(f"call-{self._calls}", spec, self.book.node, now_time, call=True)
         live.listeners.append(on_end)
@@ -258,6 +275,12 @@ class TaskEngine:
 
     def _forward_call(self, live: LiveTask, timeout: float, forward: bool) -> None:
         spec = live.spec
+        if spec.blobs:
+            raise FailedPrecondition(
+                "BLOBS_IN_CALL",
+                "no agent here has the skill, and a call that refers to blobs does not leave the node",
+                hint="submit it instead: what a task refers to follows it",
+            )
         if forward and self.book.uplink is not None and self.dispatcher.offers(spec):
             if not self.book.uplink.send_call(live, timeout):
                 raise Unavailable(
@@ -383,6 +406,10 @@ class TaskEngine:
         if live.sink is not None:
             live.sink.answer(live, key, value)
         self.book.tell_watchers(live)
+
+
+def _no_blobs(refs: Iterable[BlobRef]) -> EdgenodeError | None:
+    return FailedPrecondition("NOT_DURABLE", "this node keeps no blobs") if refs else None
 
 
 def _store_new(

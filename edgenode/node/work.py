@@ -19,6 +19,7 @@ from edgenode.link.errors import Aborted, EdgenodeError, FailedPrecondition, Inv
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
+from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
 from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb, set_duration
@@ -284,6 +285,8 @@ class WorkStream:
             if state is TaskState.COMPLETED:
                 output = result.output
                 check_output(output, limits=self._engine.book.settings.limits)
+                if output.blobs and (lacking := self._engine.lacks_blobs(map(ref_from_pb, output.blobs))) is not None:
+                    raise lacking
         except EdgenodeError as error:
             self._refuse(result.key, error.problem)
             state, output, problem = TaskState.FAILED, None, error.problem

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgenode.link import errors
+    from edgenode.link.model.blob import BlobRef
     from edgenode.link.model.task import Level, OnLost, RetryPolicy, Scope, TaskState
     from edgenode.sdk.agent import Agent
     from edgenode.sdk.client import Client
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "edgenode.sdk.agent",
+    "BlobRef": "edgenode.link.model.blob",
     "Client": "edgenode.sdk.client",
     "Context": "edgenode.sdk.context",
     "Level": "edgenode.link.model.task",
@@ -36,6 +38,7 @@ _HOMES = {
 
 __all__ = [
     "Agent",
+    "BlobRef",
     "Client",
     "Context",
     "Level",

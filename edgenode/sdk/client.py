@@ -10,7 +10,8 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, Unpack
+from pathlib import Path
+from typing import Any, TypeVar, Unpack, overload
 
 import grpc
 
@@ -19,10 +20,12 @@ from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.names import make_id
 from edgenode.link.model.task import Level, Scope, TaskState
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.wire.values import duration_to_pb
+from edgenode.sdk.blobs import BlobTransfer, Source
 from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
 from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
 from edgenode.sdk.publisher import MAX_FRAME_BYTES, MAX_FRAME_COUNT, OVERHEAD, Group, Place, Publisher, Receipt
@@ -300,6 +303,35 @@ class Client:
         request = task_service_pb2.ReplayTaskRequest(request_id=self._request_id(), task_id=task_id)
         task = (await self.unary(self._tasks.ReplayTask, request)).task
         return TaskHandle(self, task.task_id, Level(task.level or Level.DURABLE_LOCAL))
+
+    # --- content too large for a payload ---
+
+    async def put(self, source: Source, *, name: str = "", media_type: str = "") -> BlobRef:
+        """Stores content with the node; returns what to refer to it by once it is durable there.
+
+        `source`: bytes, the path of a file, an open binary file, or an async iterable of bytes. Bytes and paths go on where
+        they were if the node goes away for a moment. Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL), OSError, and
+        Unavailable (UNREACHABLE).
+        """
+        return await self._blobs().put(source, media_type, name)
+
+    @overload
+    async def fetch(self, ref: BlobRef, to: None = None) -> bytes: ...
+    @overload
+    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str]) -> Path: ...
+    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """Content by its reference: in memory, or as the file `to` (or one in that directory), whose path is returned.
+
+        Raises NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), DataLoss (BLOB_DAMAGED), OSError.
+        """
+        return await (self._blobs().fetch(ref) if to is None else self._blobs().fetch_to(ref, Path(to)))
+
+    def read(self, ref: BlobRef) -> AsyncIterator[bytes]:
+        """Content by its reference, piece by piece as it comes; nobody has compared it with its digest then."""
+        return self._blobs().read(ref)
+
+    def _blobs(self) -> BlobTransfer:
+        return BlobTransfer(self.channel, self._patience)
 
     # --- messages ---
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import Cancelled, DeadlineExceeded, InvalidArgument
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.wire.values import timestamp_from_pb
 from edgenode.sdk.encoding import decode
 from edgenode.sdk.schema import schema_text
 
 if TYPE_CHECKING:
+    from edgenode.sdk.blobs import Source
     from edgenode.sdk.client import Client
     from edgenode.sdk.handle import TaskHandle
     from edgenode.sdk.publisher import Receipt
@@ -38,6 +42,7 @@ class Context:
         "_tell",
         "_waits",
         "agent",
+        "artifacts",
         "cancelled",
         "expires",
     )
@@ -56,6 +61,7 @@ class Context:
         self._tell = tell
         self._questions = 0
         self._waits: dict[str, _Question] | None = None
+        self.artifacts: list[BlobRef] | tuple[()] = ()  # that go with the result
         self.agent = agent
         self.expires = expires  # loop time at which this attempt is over
         self.cancelled = False
@@ -172,6 +178,24 @@ class Context:
         """Like Client.publish_many, with this task's trace."""
         options.setdefault("traceparent", self._assignment.spec.traceparent)
         return await self._client.publish_many(topic, payloads, **options)
+
+    async def artifact(self, name: str, source: Source, media_type: str = "") -> BlobRef:
+        """Puts content (see Client.put) that belongs to the task's result, whatever that itself is; its reference.
+
+        Whoever submitted the task finds it in TaskHandle.artifacts. It counts once the attempt completes.
+        """
+        ref = await self._client.put(source, name=name, media_type=media_type)
+        self.artifacts = [*self.artifacts, ref]
+        return ref
+
+    @overload
+    async def fetch(self, ref: BlobRef, to: None = None) -> bytes: ...
+    @overload
+    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str]) -> Path: ...
+    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+        """Like Client.fetch, within this attempt's time."""
+        async with asyncio.timeout(self._left()):
+            return await (self._client.fetch(ref) if to is None else self._client.fetch(ref, to))
 
     def wait(self, coroutine: Coroutine[Any, Any, Value]) -> Value:
         """From a sync skill's thread: runs one of the coroutines above and returns its result."""

@@ -95,7 +95,7 @@ def encode_input(value: object, content_type: str = "") -> tuple[bytes, str]:
         raise ResourceExhausted(
             "INPUT_TOO_LARGE",
             f"the input has {len(data)} bytes",
-            hint=f"at most {MAX_PAYLOAD_BYTES}: pass a reference to the data instead",
+            hint=f"at most {MAX_PAYLOAD_BYTES}: put it and pass what that gives: await client.put(...)",
             retryable=False,
             limit=MAX_PAYLOAD_BYTES,
         )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import Cancelled, DeadlineExceeded, EdgenodeError, Internal, from_problem
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.task import Level, TaskState
+from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.sdk.encoding import decode
 from edgenode.sdk.streaming import read_pieces
@@ -92,6 +94,12 @@ class TaskHandle:
                 hint="it goes on; ask again",
                 task_id=self.task_id,
             ) from None
+
+    async def artifacts(self, timeout: float | None = None) -> list[BlobRef]:
+        """What belongs to the result beside it, and what it refers to; waits and raises as `result`."""
+        ending = await self.ending(timeout)
+        result_of(ending, self.task_id)
+        return [ref_from_pb(ref) for ref in ending.output.blobs]
 
     async def _ending(self) -> Ending:
         if self._outcome is not None:

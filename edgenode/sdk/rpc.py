@@ -14,7 +14,7 @@ from edgenode.link.wire.status import from_rpc_error
 from edgenode.sdk.streams import pause, unreachable
 
 ANSWER_TIMEOUT = 30.0
-_AWAY = frozenset({"UNREACHABLE", "NODE_STOPPING"})
+AWAY = frozenset({"UNREACHABLE", "NODE_STOPPING"})
 _MAX_PAGE = 1000
 
 Answer = TypeVar("Answer")
@@ -58,7 +58,7 @@ class Patience:
                 return await method(request, timeout=timeout)
             except grpc.aio.AioRpcError as rpc_error:
                 error = from_rpc_error(rpc_error)
-                if error.reason not in _AWAY:
+                if error.reason not in AWAY:
                     raise error from rpc_error
             await attempts.wait(error)
 

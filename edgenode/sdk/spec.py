@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TypedDict, Unpack
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import InvalidArgument
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.task import OnLost, RetryPolicy, Scope
+from edgenode.link.wire.blobs import ref_to_pb
 from edgenode.link.wire.values import duration_to_pb
+from edgenode.sdk.blobs import MARK, refs_in
+from edgenode.sdk.encoding import is_json
 
 
 class SpecOptions(TypedDict, total=False):
@@ -27,6 +31,7 @@ class SpecOptions(TypedDict, total=False):
     parent: str  # the task this one is made for
     cost_limit: float
     annotations: Mapping[str, str]
+    blobs: Sequence[BlobRef]  # that the input refers to, beside those that are in its JSON
     tenant: str
     traceparent: str
     tracestate: str
@@ -65,6 +70,8 @@ def fill_spec(
             spec.deadline_time.nanos = int((deadline - whole) * 1e9)
         if options:
             _fill_options(spec, options)
+        if MARK in data and is_json(content_type):
+            spec.blobs.extend(ref_to_pb(ref) for ref in refs_in(data) if ref not in options.get("blobs", ()))
     except (TypeError, ValueError, AttributeError) as error:
         raise InvalidArgument("BAD_OPTION", str(error), hint="see edgenode.sdk.spec.SpecOptions") from error
 
@@ -77,7 +84,7 @@ def _fill_options(spec: task_pb2.TaskSpec, options: SpecOptions) -> None:
             setattr(spec, _TEXTS[option], value)
         elif option in _PLAIN:
             setattr(spec, _PLAIN[option], value)
-        elif option != "annotations" and option not in _SPECIAL:
+        elif option not in _SPECIAL:
             raise TypeError(f"unknown option {option!r}")
     if scope := options.get("scope"):
         spec.scope = int(_member(Scope, scope, "scope"))  # type: ignore[assignment]
@@ -89,9 +96,11 @@ def _fill_options(spec: task_pb2.TaskSpec, options: SpecOptions) -> None:
         spec.attempt_timeout_duration.CopyFrom(duration_to_pb(attempt_timeout))
     if annotations := options.get("annotations"):
         spec.annotations.update(annotations)
+    if blobs := options.get("blobs"):
+        spec.blobs.extend(map(ref_to_pb, blobs))
 
 
-_SPECIAL = frozenset({"scope", "on_lost", "retry", "attempt_timeout"})
+_SPECIAL = frozenset({"scope", "on_lost", "retry", "attempt_timeout", "annotations", "blobs"})
 
 
 def _fill_retry(message: task_pb2.RetryPolicy, retry: RetryPolicy | int) -> None:

@@ -49,7 +49,7 @@ class PieceWriter:
             raise _too_large("PIECE_TOO_LARGE", "a piece", len(data), MAX_PIECE_BYTES, "yield smaller ones")
         self._size += len(data)
         if self._size > MAX_PAYLOAD_BYTES:
-            hint = "return a reference to the data instead"
+            hint = "give it as an artifact instead: await ctx.artifact(...)"
             raise _too_large("RESULT_TOO_LARGE", "the result so far", self._size, MAX_PAYLOAD_BYTES, hint)
         self._given.append(value)
         self._send(data, content_type)

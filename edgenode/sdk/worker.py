@@ -37,10 +37,12 @@ from edgenode.link.errors import (
     from_problem,
 )
 from edgenode.link.model.agent import Health
+from edgenode.link.wire.blobs import ref_to_pb
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb
+from edgenode.sdk.blobs import MARK, refs_in
 from edgenode.sdk.context import Context
 from edgenode.sdk.deadlines import Deadlines
-from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES
+from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES, is_json
 from edgenode.sdk.streaming import PieceWriter
 from edgenode.sdk.streams import Line
 from edgenode.sdk.threads import in_thread
@@ -423,7 +425,7 @@ class Worker:
             raise ResourceExhausted(
                 "RESULT_TOO_LARGE",
                 f"the result has {len(data)} bytes",
-                hint=f"at most {MAX_PAYLOAD_BYTES}: return a reference to the data instead",
+                hint=f"at most {MAX_PAYLOAD_BYTES}: give it as an artifact instead: await ctx.artifact(...)",
                 retryable=False,
                 limit=MAX_PAYLOAD_BYTES,
             )
@@ -435,6 +437,10 @@ class Worker:
         output.data = data
         if content_type:
             output.content_type = content_type
+        artifacts = attempt.context.artifacts if attempt.context is not None else ()
+        if artifacts or (MARK in data and is_json(content_type)):
+            named = {ref.digest: ref for ref in (*refs_in(data), *artifacts)}
+            output.blobs.extend(map(ref_to_pb, named.values()))
 
     def _report_attempt(self, attempt: _Attempt, error: EdgenodeError) -> None:
         if not attempt.reported:

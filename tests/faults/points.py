@@ -106,6 +106,8 @@ HUB = (
     Death(P.RENEWAL_COMMITTED, By.RENEWAL),
     Death(P.HUB_DRAINED, By.STOP),
 )
+# tests/unit/blobs/test_kills.py leads there: content that is put.
+BLOBS = (Death(P.BLOB_WRITTEN), Death(P.BLOB_RENAMED), Death(P.BLOB_COMMITTED))
 # `test_kills_at_rarer_points` leads there: an edge that joins and the hub that lets it, a log of which much goes at once or
 # that the hub knows more of than it holds, a store that is damaged.
 RARER = (

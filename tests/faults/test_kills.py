@@ -17,7 +17,7 @@ from tests.faults.fleet import Rig
 from tests.faults.kills import LOAD_PAUSE, random_kills
 from tests.faults.load import Load
 from tests.faults.oracle import judge
-from tests.faults.points import EDGE, HUB, RARER, Death, die, revive
+from tests.faults.points import BLOBS, EDGE, HUB, RARER, Death, die, revive
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -36,7 +36,7 @@ HUB_PART = {P.STORE_READY, P.BATCH_RECEIVED, P.BATCH_COMMITTED, P.ACK_DUE, P.TAS
 
 
 def test_every_failpoint_is_come_by_somewhere() -> None:
-    assert {death.point for death in (*EDGE, *HUB, *RARER)} == set(Failpoint)
+    assert {death.point for death in (*EDGE, *HUB, *RARER, *BLOBS)} == set(Failpoint)
 
 
 async def test_kill_9_between_every_two_steps(rig: Rig) -> None:

@@ -29,7 +29,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 NOT_ENCRYPTED = "none"
 _PIECE_BYTES = 1024 * 1024
-_MANIFEST_BYTES = 4 * 1024 * 1024
+_MANIFEST_BYTES = 32 * 1024 * 1024
 
 Check = Callable[[sqlite3.Connection], Sequence[str]]
 """Looks at a store and says what is wrong with it."""
@@ -127,6 +127,7 @@ def write_backup(
     source: Source,
     files: Mapping[str, bytes],
     *,
+    large: Mapping[str, Path] | None = None,
     name: str,
     software: str,
     create_time: float,
@@ -134,7 +135,8 @@ def write_backup(
 ) -> Manifest:
     """Write a backup, durably; nothing is at `path` until it is complete. Blocks for as long as the disks take.
 
-    Raises OSError, and what `source` raises.
+    `large` are files that never change, by their path below the state; one that is gone by now is left out. Raises OSError,
+    and what `source` raises.
     """
     partial = path.with_name(f".{path.name}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE_FILE)
@@ -145,6 +147,8 @@ def write_backup(
                 source.check()
                 for part, data in files.items():
                     parts.append(_add(tar, part, len(data), BytesIO(data).read, create_time))
+                for part, place in (large or {}).items():
+                    parts += _add_large(tar, part, place, create_time)
                 manifest = Manifest(
                     format=FORMAT,
                     program=kind.program,
@@ -167,6 +171,15 @@ def write_backup(
         raise
     sync_directory(path.parent)
     return manifest
+
+
+def _add_large(tar: tarfile.TarFile, name: str, place: Path, time: float) -> list[Part]:
+    try:
+        file = place.open("rb")
+    except FileNotFoundError:
+        return []
+    with file:
+        return [_add(tar, name, os.fstat(file.fileno()).st_size, file.read, time)]
 
 
 def _add(tar: tarfile.TarFile, name: str, size: int, read: Callable[[int], bytes], time: float) -> Part:

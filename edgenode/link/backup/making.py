@@ -12,6 +12,7 @@ from pathlib import Path
 from edgenode import __version__
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.backup.archive import Kind, Manifest, backup_path, write_backup
+from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import FailedPrecondition, Unavailable
 from edgenode.link.ports import Clock
 from edgenode.link.store.database import Database
@@ -23,12 +24,14 @@ _TRIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What of a state directory belongs to a backup beside the store: files, directories (one level), and what is left out."""
+    """What of a state directory belongs to a backup beside the store: files, directories (one level), what is not taken of
+    these, and the folder of blobs."""
 
     kind: Kind
     files: Sequence[str]
     directories: Sequence[str]
     left_out: Sequence[str] = ()
+    blobs: str = ""
 
     def read(self, state: Path) -> dict[str, bytes]:
         """The small files as they stand at one moment, by their path below `state`.
@@ -40,6 +43,12 @@ class Scope:
             if before == self._read(state):
                 return before
         raise Unavailable("BACKUP_FAILED", f"the files in {state} keep changing", hint="try again")
+
+    def large(self, state: Path) -> dict[str, Path]:
+        """The blobs that are there, by their path below `state`."""
+        folder = Folder(state / self.blobs)
+        places = [folder.place(digest) for digest in sorted(folder.whole())] if self.blobs else []
+        return {str(place.relative_to(state)): place for place in places}
 
     def _read(self, state: Path) -> dict[str, bytes]:
         paths = [state / name for name in self.files]
@@ -79,6 +88,7 @@ async def make_backup(
             scope.kind,
             source,
             scope.read(state),
+            large=scope.large(state),
             name=name,
             software=f"{scope.kind.program}/{__version__}",
             create_time=create_time,
@@ -101,7 +111,8 @@ async def make_backup(
         name=name,
         create_time=timestamp_to_pb(create_time),
         size_bytes=manifest.size,
-        parts=[part.name for part in manifest.parts],
+        parts=[part.name for part in manifest.parts if not (scope.blobs and part.name.startswith(f"{scope.blobs}/"))],
+        blob_count=sum(1 for part in manifest.parts if scope.blobs and part.name.startswith(f"{scope.blobs}/")),
     )
 
 

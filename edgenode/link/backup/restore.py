@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenode.link.backup.archive import Check, Kind, Manifest, verify
+from edgenode.link.blobs.files import FOLDER
 from edgenode.link.errors import AlreadyExists, FailedPrecondition
 from edgenode.link.identity.files import make_private_directory, sync_directory
 
@@ -103,7 +104,7 @@ def _present(state: Path, kind: Kind) -> list[str]:
     """What of a state is there: the store and all that SQLite and we keep beside it, keys, configuration."""
     if not state.is_dir():
         return []
-    known = ("identity", "ca", "parent", f"{kind.program}.toml")
+    known = ("identity", "ca", "parent", FOLDER, f"{kind.program}.toml")
     return sorted(entry.name for entry in state.iterdir() if entry.name in known or entry.name.startswith(kind.store))
 
 

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edgenode.link.model.blob import BlobRef
+
 
 class TaskState(enum.IntEnum):
     """Where a task stands."""
@@ -87,3 +89,4 @@ class TaskSpec(NamedTuple):
     idempotency_key: str = ""
     context_id: str = ""
     cost_limit: float | None = None
+    blobs: tuple[BlobRef, ...] = ()

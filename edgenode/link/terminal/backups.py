@@ -48,6 +48,7 @@ def show_backup(made: admin_pb2.Backup, output: str) -> None:
                 ("of", shown["name"]),
                 ("size", human_bytes(shown["size_bytes"])),
                 ("parts", ", ".join(shown["parts"])),
+                ("blobs", shown["blob_count"] or None),
             ]
         ),
     )

@@ -13,6 +13,7 @@ from edgenode.link.model.names import agent_resource, check_skill, parse_agent_r
 from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskSpec
 from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.wire import checks
+from edgenode.link.wire.blobs import refs_from_pb
 from edgenode.link.wire.values import duration_from_pb, timestamp_from_pb
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
@@ -76,6 +77,7 @@ def task_spec_from_proto(
         idempotency_key=message.idempotency_key,
         context_id=message.context_id,
         cost_limit=cost_limit,
+        blobs=refs_from_pb(message.blobs, f"{field}.blobs") if message.blobs else (),
     )
 
 
@@ -83,6 +85,8 @@ def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str 
     """Raises ResourceExhausted (RESULT_TOO_LARGE) or InvalidArgument for a result or answer that cannot be taken."""
     checks.fits(len(output.data), limits.max_output_bytes, field, "RESULT_TOO_LARGE")
     checks.media_type(output.content_type, f"{field}.content_type")
+    if output.blobs:
+        refs_from_pb(output.blobs, f"{field}.blobs")
 
 
 def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:

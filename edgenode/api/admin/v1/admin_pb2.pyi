@@ -185,18 +185,20 @@ class LaneEpoch(_message.Message):
     def __init__(self, epoch: _Optional[str] = ..., last_sequence: _Optional[int] = ...) -> None: ...
 
 class Backup(_message.Message):
-    __slots__ = ("path", "name", "create_time", "size_bytes", "parts")
+    __slots__ = ("path", "name", "create_time", "size_bytes", "parts", "blob_count")
     PATH_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    BLOB_COUNT_FIELD_NUMBER: _ClassVar[int]
     path: str
     name: str
     create_time: _timestamp_pb2.Timestamp
     size_bytes: int
     parts: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., size_bytes: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ...) -> None: ...
+    blob_count: int
+    def __init__(self, path: _Optional[str] = ..., name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., size_bytes: _Optional[int] = ..., parts: _Optional[_Iterable[str]] = ..., blob_count: _Optional[int] = ...) -> None: ...
 
 class McpStdioServer(_message.Message):
     __slots__ = ("arguments", "environment", "working_directory")

@@ -1,5 +1,6 @@
 import datetime
 
+from edgenode.api.blob.v1 import blob_pb2 as _blob_pb2
 from edgenode.api.problem.v1 import problem_pb2 as _problem_pb2
 from edgenode.api.receipt.v1 import receipt_pb2 as _receipt_pb2
 from edgenode.api.registry.v1 import registry_service_pb2 as _registry_service_pb2
@@ -71,7 +72,7 @@ class RetryPolicy(_message.Message):
     def __init__(self, max_attempt_count: _Optional[int] = ..., initial_backoff_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_backoff_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_multiplier: _Optional[float] = ..., retryable_reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("skill", "selector", "agent", "input", "content_type", "priority", "deadline_time", "scope", "retry_policy", "on_lost", "attempt_timeout_duration", "idempotency_key", "context_id", "parent_task_id", "traceparent", "tracestate", "tenant", "cost_limit", "annotations")
+    __slots__ = ("skill", "selector", "agent", "input", "content_type", "priority", "deadline_time", "scope", "retry_policy", "on_lost", "attempt_timeout_duration", "idempotency_key", "context_id", "parent_task_id", "traceparent", "tracestate", "tenant", "cost_limit", "annotations", "blobs")
     class AnnotationsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +99,7 @@ class TaskSpec(_message.Message):
     TENANT_FIELD_NUMBER: _ClassVar[int]
     COST_LIMIT_FIELD_NUMBER: _ClassVar[int]
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
     skill: str
     selector: str
     agent: str
@@ -117,7 +119,8 @@ class TaskSpec(_message.Message):
     tenant: str
     cost_limit: float
     annotations: _containers.ScalarMap[str, str]
-    def __init__(self, skill: _Optional[str] = ..., selector: _Optional[str] = ..., agent: _Optional[str] = ..., input: _Optional[bytes] = ..., content_type: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Union[_registry_service_pb2.Scope, str]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., on_lost: _Optional[_Union[OnLost, str]] = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., context_id: _Optional[str] = ..., parent_task_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tenant: _Optional[str] = ..., cost_limit: _Optional[float] = ..., annotations: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    blobs: _containers.RepeatedCompositeFieldContainer[_blob_pb2.BlobRef]
+    def __init__(self, skill: _Optional[str] = ..., selector: _Optional[str] = ..., agent: _Optional[str] = ..., input: _Optional[bytes] = ..., content_type: _Optional[str] = ..., priority: _Optional[int] = ..., deadline_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., scope: _Optional[_Union[_registry_service_pb2.Scope, str]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., on_lost: _Optional[_Union[OnLost, str]] = ..., attempt_timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., context_id: _Optional[str] = ..., parent_task_id: _Optional[str] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., tenant: _Optional[str] = ..., cost_limit: _Optional[float] = ..., annotations: _Optional[_Mapping[str, str]] = ..., blobs: _Optional[_Iterable[_Union[_blob_pb2.BlobRef, _Mapping]]] = ...) -> None: ...
 
 class TaskProgress(_message.Message):
     __slots__ = ("fraction", "message", "pieces")
@@ -154,12 +157,14 @@ class InputRequest(_message.Message):
     def __init__(self, key: _Optional[str] = ..., prompt: _Optional[str] = ..., schema: _Optional[str] = ..., authorization: bool = ...) -> None: ...
 
 class TaskOutput(_message.Message):
-    __slots__ = ("data", "content_type")
+    __slots__ = ("data", "content_type", "blobs")
     DATA_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     content_type: str
-    def __init__(self, data: _Optional[bytes] = ..., content_type: _Optional[str] = ...) -> None: ...
+    blobs: _containers.RepeatedCompositeFieldContainer[_blob_pb2.BlobRef]
+    def __init__(self, data: _Optional[bytes] = ..., content_type: _Optional[str] = ..., blobs: _Optional[_Iterable[_Union[_blob_pb2.BlobRef, _Mapping]]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("task_id", "spec", "state", "state_reason", "attempt_count", "agent", "origin_node", "holder_node", "fence", "output", "problem", "progress", "input_request", "cancel_requested", "submit_time", "update_time", "next_attempt_time", "sequence", "level", "replay_of_task_id")

@@ -1,0 +1,1 @@
+"""Content too large for a payload, kept as files beside a store, by edges and hubs."""

@@ -1,0 +1,468 @@
+"""The blobs of a node: immutable content, known by its digest, beside the store that knows of it.
+
+Theory of operation. What is put is written to a file of another name, compared with its digest, synced, and only then renamed
+to its own (`files`); then a row in the store says so, and then whoever put it is told. A crash between two of these leaves a
+partial file, which is gone on with or removed after an hour; or a file without a row, which is whole and is taken up at the
+next start as if it had been put then. Removal goes the other way: row, file, answer; a crash between leaves a file that comes
+back at the start, and its remover was not told.
+
+Each piece of 256 KiB has a checksum in the row. A piece is compared with it each time before it is given to anybody; where it
+differs the blob is noted as damaged and refused from then on, until somebody puts it again.
+
+Room is bounded by bytes and by a share of the disk (`BlobLimits`). What is on its way counts in full from its first byte, as
+far as its size is known. A blob counts as 64 KiB at least, which bounds their number. What is refused says so (STORE_FULL):
+nothing that was accepted is pushed out by something new.
+
+A blob that a task of this node refers to stays as long as the node knows the task; references are rows, written with the
+task's (`rows`). Any other stays for `retention_seconds` after it was last put, read or looked at by a submission. A submission
+looks before its row is written, so the sweep leaves alone what was looked at within LOOKED_AT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from edgenode.link.blobs import rows
+from edgenode.link.blobs.files import Folder, read_piece, read_whole
+from edgenode.link.blobs.rows import Stored
+from edgenode.link.blobs.writing import BlobWriter, raise_storage
+from edgenode.link.errors import (
+    DataLoss,
+    EdgenodeError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
+from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.blob import PIECE_BYTES, BlobRef
+from edgenode.link.ports import Clock
+from edgenode.link.store import run_time
+from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
+from edgenode.link.store.database import Database
+
+LEAST_CHARGE = 64 * 1024  # bytes a blob counts as at least
+PARTIAL_SECONDS = 3600.0  # that what came of a broken transfer is kept
+LOOKED_AT_SECONDS = 600.0
+SWEEP_SECONDS = 60.0
+BLOB_UNKNOWN = "BLOB_UNKNOWN"
+BLOB_ELSEWHERE = "BLOB_ELSEWHERE"
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobLimits:
+    """Bounds: bytes of all, bytes of one, what of the disk's free space they may take, seconds unused ones stay."""
+
+    total_bytes: int
+    each_bytes: int
+    disk_share: float
+    retention_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the node stands with a blob. `stored` is None unless it is or was whole; `partial_bytes` as far as it came."""
+
+    stored: Stored | None
+    size: int
+    partial_bytes: int
+    task_count: int
+
+
+class Blobs:
+    """See the module. `folder` is None for a store in memory, where everything is refused (NOT_DURABLE)."""
+
+    def __init__(self, database: Database, folder: Folder | None, limits: BlobLimits, clock: Clock) -> None:
+        self._database = database
+        self._folder = folder
+        self._limits = limits
+        self._clock = clock
+        self._stored: dict[str, Stored] = {}
+        self._partials: dict[str, tuple[int, float]] = {}  # what nobody writes: (bytes, when it was left) by file name
+        self._writing: set[str] = set()  # file names
+        self._used = 0  # bytes that all of that counts as
+        self._looked_at: dict[str, float] = {}
+        self._names = 0
+        self._placing = asyncio.Lock()  # held while a file and its row come or go
+        self._background: set[asyncio.Task[Any]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def load(self) -> None:
+        """Take up what is on the disk. Raises as Database, OSError."""
+        folder = self._folder
+        if folder is None:
+            return
+        known, files = await self._database.read(rows.load), await asyncio.to_thread(folder.whole)
+        changed = []
+        for stored in known:
+            size = files.pop(stored.ref.digest, -1)
+            if size != stored.ref.size and not stored.damaged:
+                _log.error("blob %s is not on the disk as it was stored", stored.ref.digest)
+                stored = replace(stored, damaged=True)
+                changed.append(stored)
+            self._hold(stored)
+        for digest, size in files.items():
+            stored = Stored(BlobRef(digest, size), b"", False, self._clock.wall())
+            changed.append(stored)
+            self._hold(stored)
+        if changed:
+            await self._database.write(lambda connection: rows.put(connection, changed))
+        now = self._clock.monotonic()
+        for entry in folder.partials():
+            self._partials[entry.name] = entry.stat().st_size, now
+            self._used += entry.stat().st_size
+        if self._stored or self._partials:
+            self._begin_sweeping()
+
+    async def close(self) -> None:
+        """Wait for what must come to its end. Safe to call twice."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+        while self._background:
+            await asyncio.wait(self._background)
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """What all blobs count as."""
+        return self._used
+
+    @property
+    def limit_bytes(self) -> int:
+        """What they may count as now."""
+        share = int((self._place().free_bytes() + self._used) * self._limits.disk_share)
+        return min(self._limits.total_bytes, share)
+
+    def whole(self, digest: str) -> Stored | None:
+        """A blob that is here whole, which counts as used; None for any other."""
+        stored = self._stored.get(digest)
+        if stored is None or stored.damaged:
+            return None
+        self._looked_at[digest] = self._clock.monotonic()
+        return stored
+
+    def lacks(self, refs: Iterable[BlobRef]) -> EdgenodeError | None:
+        """Why a task may not refer to these, if there is a reason; else they stay until its row is written."""
+        for ref in refs:
+            stored = self._stored.get(ref.digest)
+            if stored is None:
+                return _unknown(ref.digest)
+            if stored.damaged:
+                return _damaged(ref.digest)
+            if stored.ref.size != ref.size:
+                return InvalidArgument(
+                    "BLOB_MISMATCH",
+                    f"{ref.digest} has {stored.ref.size} bytes, the reference says {ref.size}",
+                    hint="refer to it by what PutBlob answered",
+                    digest=ref.digest,
+                )
+            self._looked_at[ref.digest] = self._clock.monotonic()
+        return None
+
+    async def stand(self, digest: str) -> Standing:
+        """Where the node stands with a blob. Raises NotFound (BLOB_UNKNOWN), FailedPrecondition (NOT_DURABLE)."""
+        name = self._place().partial(digest).name
+        count, size = await self._database.read(lambda connection: rows.referred(connection, digest))
+        stored = self._stored.get(digest)
+        partial = self._partials.get(name)
+        if stored is None and partial is None and name not in self._writing and not count:
+            raise _unknown(digest)
+        return Standing(stored, stored.ref.size if stored is not None else size, partial[0] if partial else 0, count)
+
+    async def page(self, after: str, count: int) -> list[Standing]:
+        """The next `count` by digest that are or were whole."""
+        digests = sorted(digest for digest in self._stored if digest > after)[:count]
+        counts = await self._database.read(
+            lambda connection: [rows.referred(connection, digest)[0] for digest in digests]
+        )
+        found = zip((self._stored.get(digest) for digest in digests), counts, strict=True)
+        return [Standing(stored, stored.ref.size, 0, tasks) for stored, tasks in found if stored is not None]
+
+    # --- putting ------------------------------------------------------------------------------------------------------
+
+    async def put(self, *, digest: str = "", size: int | None = None, offset: int = 0) -> BlobWriter:
+        """Begin to write content of that digest and size, as far as they are known, behind `offset` bytes that are here.
+
+        Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL), FailedPrecondition (BLOB_OFFSET, NOT_DURABLE), Unavailable
+        (STORE_FAILED).
+        """
+        folder = self._place()
+        name = folder.partial(digest).name if digest else ""
+        partial = self._partials.get(name, (0, 0.0))[0]
+        if offset and (offset > partial or (size is not None and offset > size)):
+            raise FailedPrecondition(
+                "BLOB_OFFSET",
+                f"the data begins at {offset}, {partial} bytes are here",
+                hint="ask StatBlob, or begin at 0",
+                stored_bytes=partial,
+            )
+        if not name or name in self._writing:
+            self._names += 1
+            name = f"{os.getpid()}-{self._names}"  # two write the same, or the digest is not known
+        elif self._partials.pop(name, None) is not None:
+            self._used -= partial
+        writer = BlobWriter(self, digest, size, name)
+        self._writing.add(name)
+        try:
+            writer.charge(max(size or 0, offset, LEAST_CHARGE))
+            await writer.open(offset)
+        except BaseException:
+            await writer.abandon()
+            raise
+        return writer
+
+    def charge(self, more: int, total: int) -> None:
+        """Count `more` bytes for a blob that has `total` then. Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL)."""
+        if total > self._limits.each_bytes:
+            raise ResourceExhausted(
+                "BLOB_TOO_LARGE",
+                f"the content has {total} bytes or more",
+                hint=f"at most {self._limits.each_bytes}: split it, or raise max_blob_bytes",
+                retryable=False,
+                limit=self._limits.each_bytes,
+            )
+        limit = self.limit_bytes
+        if more > 0 and self._used + more > limit:
+            raise ResourceExhausted(
+                STORE_FULL,
+                f"blobs take {self._used} of the {limit} bytes they may have, {more} more do not fit",
+                hint="remove some (edgenode blob list), raise blob_bytes, or free space on the disk",
+                retry_after=RETRY_SECONDS,
+                limit_bytes=limit,
+            )
+        self._used += more
+
+    def place(self, writer: BlobWriter, ref: BlobRef, checks: bytes) -> asyncio.Task[tuple[BlobRef, bool]]:
+        """What was written is whole and synced: (what it is called, whether it was here before). Once begun it goes on."""
+        return self._spawn(self._put_in_place(writer, ref, checks))
+
+    async def _put_in_place(self, writer: BlobWriter, ref: BlobRef, checks: bytes) -> tuple[BlobRef, bool]:
+        async with self._placing:
+            known = self._stored.get(ref.digest)
+            if known is not None and not known.damaged:
+                await asyncio.to_thread(writer.path.unlink)
+                await self._database.write(lambda connection: rows.touch(connection, [ref.digest]))
+                self.left(writer, keep=False)
+                return known.ref, True
+            stored = Stored(ref, checks, False, self._clock.wall())
+            try:
+                await asyncio.to_thread(self._place().adopt, writer.path, ref.digest)
+            except OSError as error:
+                raise_storage(error)
+            await self._database.write(lambda connection: rows.put(connection, [stored]))
+            reach(Failpoint.BLOB_COMMITTED)
+            self.left(writer, keep=False)
+            self._hold(stored)
+        self._begin_sweeping()
+        return ref, False
+
+    def left(self, writer: BlobWriter, *, keep: bool) -> None:
+        """Nobody writes there any more; `keep`: the file stays for whoever goes on with it."""
+        if writer.name not in self._writing:
+            return
+        self._writing.discard(writer.name)
+        self._used -= writer.charged
+        if keep:
+            self._partials[writer.name] = writer.size, self._clock.monotonic()
+            self._used += writer.size
+            self._begin_sweeping()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def read(self, digest: str, offset: int = 0) -> tuple[Stored, AsyncGenerator[bytes, None]]:
+        """A blob and its content from `offset` on in pieces, each compared with its checksum; close the generator.
+
+        Raises, also between pieces, NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE), DataLoss (BLOB_DAMAGED),
+        InvalidArgument (OUT_OF_RANGE).
+        """
+        folder = self._place()
+        stored = self._stored.get(digest)
+        if stored is None:
+            raise await self._why_not(digest)
+        if stored.damaged:
+            raise _damaged(digest)
+        if not 0 <= offset <= stored.ref.size:
+            raise InvalidArgument(
+                "OUT_OF_RANGE", f"the offset is {offset}", hint=f"expected 0 to {stored.ref.size}", field="offset"
+            )
+        self._looked_at[digest] = self._clock.monotonic()
+        stored = await self._verified(stored)
+        try:
+            descriptor = os.open(folder.place(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise await self._found_damaged(stored, str(error)) from error
+        return stored, self._pieces(stored, descriptor, offset)
+
+    async def _pieces(self, stored: Stored, descriptor: int, offset: int) -> AsyncGenerator[bytes, None]:
+        reading: asyncio.Future[bytes | None] | None = None
+        try:
+            for number in range(offset // PIECE_BYTES, len(stored.checks) // 4):
+                reading = asyncio.ensure_future(asyncio.to_thread(read_piece, descriptor, number, stored.checks))
+                try:
+                    piece = await asyncio.shield(reading)
+                except OSError as error:
+                    raise await self._found_damaged(stored, str(error)) from error
+                if piece is None:
+                    raise await self._found_damaged(stored, f"piece {number} has another checksum")
+                yield piece[offset - number * PIECE_BYTES :] if offset > number * PIECE_BYTES else piece
+        finally:
+            if reading is not None and not reading.done():  # the thread still has the descriptor
+                await asyncio.wait([reading])
+            os.close(descriptor)
+
+    async def _verified(self, stored: Stored) -> Stored:
+        """With checksums. Raises DataLoss (BLOB_DAMAGED)."""
+        if stored.checks or not stored.ref.size:
+            return stored
+        try:
+            digest, size, checks = await asyncio.to_thread(read_whole, self._place().place(stored.ref.digest))
+        except OSError as error:
+            raise await self._found_damaged(stored, str(error)) from error
+        if (digest, size) != (stored.ref.digest, stored.ref.size):
+            raise await self._found_damaged(stored, f"it is {digest} of {size} bytes")
+        known = self._stored.get(stored.ref.digest)
+        whole = replace(stored, checks=checks)
+        if known is not None and not known.checks:
+            await self._database.write(lambda connection: rows.put(connection, [whole]))
+            self._stored[digest] = whole
+        return whole
+
+    async def _found_damaged(self, stored: Stored, why: str) -> EdgenodeError:
+        digest = stored.ref.digest
+        async with self._placing:
+            known = self._stored.get(digest)
+            if known is None:
+                return _unknown(digest)  # it was removed meanwhile
+            if not known.damaged:
+                _log.error("blob %s is damaged: %s", digest, why)
+                damaged = replace(known, damaged=True)
+                await self._database.write(lambda connection: rows.put(connection, [damaged]))
+                self._stored[digest] = damaged
+        return _damaged(digest)
+
+    async def _why_not(self, digest: str) -> EdgenodeError:
+        count, _ = await self._database.read(lambda connection: rows.referred(connection, digest))
+        if not count:
+            return _unknown(digest)
+        return Unavailable(
+            BLOB_ELSEWHERE,
+            f"{digest} is on another node: tasks here refer to it, its content did not come with them",
+            hint="read it on the node that put it",
+            digest=digest,
+            retryable=False,
+        )
+
+    # --- removing -----------------------------------------------------------------------------------------------------
+
+    async def remove(self, digest: str) -> None:
+        """Remove a blob. Raises NotFound (BLOB_UNKNOWN), FailedPrecondition (BLOB_IN_USE)."""
+        self._place()
+        if digest not in self._stored:
+            raise _unknown(digest)
+        if not await asyncio.shield(self._spawn(self._remove([digest]))):
+            raise FailedPrecondition(
+                "BLOB_IN_USE",
+                f"tasks of this node refer to {digest}",
+                hint="it goes by itself some time after they are forgotten",
+                digest=digest,
+            )
+
+    async def _remove(self, digests: Sequence[str]) -> list[str]:
+        async with self._placing:
+            gone = await self._database.write(lambda connection: rows.remove(connection, digests))
+            for digest in gone:
+                stored = self._stored.pop(digest, None)
+                if stored is not None:
+                    self._used -= _charge(stored.ref.size)
+                self._looked_at.pop(digest, None)
+                await asyncio.to_thread(self._place().remove, digest)
+        return gone
+
+    def _begin_sweeping(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = asyncio.create_task(self._sweep_now_and_then(), name="blob-sweeper")
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.sweep()
+            except (EdgenodeError, OSError) as error:
+                _log.warning("blobs could not be swept: %s", error)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """Remove what nobody refers to and nobody used for long, and what came of transfers that were given up."""
+        now = self._clock.monotonic()
+        looked_at, self._looked_at = (
+            self._looked_at,
+            {digest: when for digest, when in self._looked_at.items() if when > now - LOOKED_AT_SECONDS},
+        )
+        retention = self._limits.retention_seconds
+
+        def look(connection: Any) -> list[str]:
+            rows.touch(connection, looked_at)
+            rows.drop_void(connection)
+            return rows.unused(connection, run_time.pass_time(connection, 0.0) - retention)
+
+        found = await self._database.write(look)
+        if unused := [digest for digest in found if digest not in self._looked_at]:
+            await asyncio.shield(self._spawn(self._remove(unused)))
+        for name, (size, left) in list(self._partials.items()):
+            if now - left >= PARTIAL_SECONDS and self._partials.pop(name, None) is not None:
+                self._used -= size
+                await asyncio.to_thread(self._place().partial(name).unlink, True)
+
+    # --- what all of it needs -----------------------------------------------------------------------------------------
+
+    def _hold(self, stored: Stored) -> None:
+        known = self._stored.get(stored.ref.digest)
+        if known is None:
+            self._used += _charge(stored.ref.size)
+        self._stored[stored.ref.digest] = stored
+
+    def _place(self) -> Folder:
+        if self._folder is None:
+            raise FailedPrecondition("NOT_DURABLE", "this node keeps nothing on disk, so it keeps no blobs")
+        return self._folder
+
+    async def prepare(self) -> Folder:
+        """The folder, made if it is not there."""
+        folder = self._place()
+        await asyncio.to_thread(folder.prepare)
+        return folder
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run it to its end; wait for it shielded, so that a caller who is cancelled stops nothing."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+
+def _charge(size: int) -> int:
+    return max(size, LEAST_CHARGE)
+
+
+def _unknown(digest: str) -> NotFound:
+    return NotFound(BLOB_UNKNOWN, f"no blob {digest} here", hint="put it first; see: edgenode blob list", digest=digest)
+
+
+def _damaged(digest: str) -> DataLoss:
+    return DataLoss(
+        "BLOB_DAMAGED",
+        f"blob {digest} is not what was stored any more",
+        hint="put it again, and check the disk",
+        digest=digest,
+    )
