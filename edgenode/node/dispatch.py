@@ -26,6 +26,9 @@ from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
 
 ASSIGN_LIMIT = 1024  # in one turn of the event loop
 FIT_LIMIT = 4096  # demands remembered as fit or not
+UNSENT_BYTES = (
+    4 << 20
+)  # of assignments that an agent was given and its stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
 
@@ -62,7 +65,7 @@ class Dispatcher:
         self._registry = registry
         self._rng = rng
         self._to_hub = to_hub
-        self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_workers, rng)
+        self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_workers, rng, load_of, UNSENT_BYTES)
         self._streams: dict[str, WorkerStream] = {}
         self._parked: set[Demand] = set()  # demands nobody here fits
         self._settled = 0.0  # until then agents of before the restart may come back
@@ -165,6 +168,7 @@ class Dispatcher:
                 continue
             # It ended or went elsewhere meanwhile, or the agent did: no agent has seen it.
             self._scheduler.finished(worker, None, self._book.clock.monotonic())
+            self._scheduler.add_room(worker, load_of(live))
             self._add_credits(worker, 1)
             if wanted:
                 self._untouched(live)
@@ -372,6 +376,11 @@ class Dispatcher:
         if worker is not None:
             self._add_credits(worker, count)
 
+    def sent(self, agent: str, stream: WorkerStream, load: int) -> None:
+        """The agent's stream has written assignments that count for so much (`load_of`)."""
+        if self._streams.get(agent) is stream and self._scheduler.add_room(self._scheduler.worker(agent), load):
+            self._kick()
+
     def _add_credits(self, worker: Worker, count: int) -> None:
         self._scheduler.add_credits(worker, count)
         self._kick()
@@ -538,6 +547,11 @@ class Dispatcher:
         if live.holder or live.state not in _RUNNING:
             live.state = TaskState.WORKING
         self._book.decide(live, TaskEvent.FAIL if output is None else TaskEvent.SUCCEED, output=output, problem=problem)
+
+
+def load_of(live: LiveTask) -> int:
+    """What a task counts for on its way to an agent: about its bytes."""
+    return len(live.spec.wire) + 64
 
 
 def _without_result(live: LiveTask) -> Problem:

@@ -30,6 +30,7 @@ from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import Retention
 from edgenode.link.store.writes import TRANSACTION_BYTES
 from edgenode.link.wire.subscriptions import Stretch
+from edgenode.link.wire.unread import Held
 from edgenode.node.refusals import Refusals
 
 SCHEMA = """
@@ -49,6 +50,7 @@ DUPLICATE = "DUPLICATE"
 REPLAYED = "REPLAYED"  # dead letters that were appended again
 
 MAX_COMMIT_BYTES = TRANSACTION_BYTES
+MAX_WAITING_BYTES = 64 << 20  # of the frames of all publishers together that are not committed
 # Producers are forgotten by age in the log, not by a clock that may jump.
 MAX_PRODUCERS = 10_000
 TRIM_SEGMENTS = 250
@@ -151,6 +153,7 @@ class MessageLog:
         self._producers: dict[str, Producer] = {}
         self._pending: list[Frame] = []
         self._waiting_bytes = 0  # of the frames that wait for the next transaction, as the file will hold them
+        self.uncommitted = Held(MAX_WAITING_BYTES)
         self._committer: asyncio.Task[None] | None = None
         self._room_maker: asyncio.Task[None] | None = None
         self._refusals = Refusals(database, PRODUCED)
@@ -228,6 +231,7 @@ class MessageLog:
         self._check_room(frame)
         producer.begin(frame.last)
         self._pending.append(frame)
+        self.uncommitted.add(frame.size)
         self._waiting_bytes += frame.disk_bytes
         if self._committer is None:
             self._committer = asyncio.create_task(self._commit_pending(), name="message-commit")
@@ -354,6 +358,7 @@ class MessageLog:
         self._end(frame)
 
     def _end(self, frame: Frame) -> None:
+        self.uncommitted.remove(frame.size)
         frame.producer.end()
         if frame.producer.failure is not None:
             self._forget(frame.producer)

@@ -1,7 +1,8 @@
 """One Publish stream: a reader that checks frames and hands them to the log, a writer that acknowledges what is durable.
 
-The reader never waits for a commit; it waits when too much of its stream is on its way. The writer wakes once for each
-commit and says how far the publisher has come: cumulative, so the newest state replaces what was not yet sent.
+The reader never waits for a commit; it waits when too much of its stream, or of all together, is on its way. The writer
+wakes once for each commit and says how far the publisher has come: cumulative, so the newest state replaces what was not
+yet sent.
 
 Level DURABLE_HUB: each frame leaves a mark (position in the log, the publisher's number); when the hub has committed the
 position, the number is acknowledged. Marks are bounded: when there are too many, every second one goes, which delays some
@@ -146,6 +147,7 @@ class PublishStream:
                     )
                 self._take(producer, request)
                 await self._room.wait()
+                await self._log.uncommitted.room()
             self._read_all = True
         except Exception as error:
             self._failure = self._failure or error

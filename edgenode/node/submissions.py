@@ -2,14 +2,18 @@
 
 A frame of submissions is stored in one commit, its urgent tasks in one that does not wait for those before it; meanwhile the
 next frames are read, so that their commits form a group. Receipts and outcomes gather while the writer is busy and leave
-together. Nothing more is read while too much of them waits: a caller that submits and does not read gets no further than
-that, and what is held for it is bounded.
+together.
+
+What is held for a caller is bounded, in bytes. Nothing more is read of it while too much waits for its commit, or for the
+caller to read. Results of tasks that end beyond that stay in the store until their turn to be sent; those of calls, which
+nobody else has, are kept up to a bound of their own and then refused, with ANSWERS_UNREAD.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
@@ -24,7 +28,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level, TaskSpec
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
-from edgenode.link.wire.unread import Unread
+from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held, Unread, answers_unread
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node.task_state import URGENT, LiveTask
 from edgenode.node.tasks import NewTask, Submitted, TaskEngine
@@ -52,6 +56,10 @@ class SubmitStream:
         self._context = context
         self._out = task_service_pb2.SubmitTasksResponse()
         self._unread = Unread()
+        self._stored: deque[tuple[int, str]] = (
+            deque()
+        )  # (number, task) of those whose outcome is to be read from the store
+        self._uncommitted = Held(UNCOMMITTED_BYTES)
         self._ready = asyncio.Event()
         self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
         self._frames: set[asyncio.Task[None]] = set()
@@ -64,6 +72,7 @@ class SubmitStream:
         try:
             while (request := await self._context.read()) is not grpc.aio.EOF:
                 await self._unread.room()
+                await self._uncommitted.room()
                 await self._slots.acquire()
                 self._take(request)
             if self._frames:
@@ -113,11 +122,13 @@ class SubmitStream:
             stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
         cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
         if stored or cancels:
-            self._spawn(self._store(stored, cancels))
+            size = request.ByteSize()
+            self._uncommitted.add(size)
+            self._spawn(self._store(stored, cancels, size))
         else:
             self._slots.release()
 
-    async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask]) -> None:
+    async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask], size: int) -> None:
         try:
             urgent = [entry for entry in stored if entry[1].spec.priority >= URGENT]
             if urgent and len(urgent) < len(stored):
@@ -131,6 +142,7 @@ class SubmitStream:
                 else:
                     await self._engine.cancel(live.task_id, "cancelled by its submitter")
         finally:
+            self._uncommitted.remove(size)
             self._slots.release()
 
     async def _submit(self, stored: list[tuple[int, NewTask]]) -> None:
@@ -148,7 +160,7 @@ class SubmitStream:
                 continue
             level = submitted.live.level if submitted.live is not None else Level.DONE
             self._out.receipts.add(correlation_id=number, task_id=submitted.task_id, level=int(level))
-            self._unread.add()
+            self._unread.answer()
             if new.on_end is not None and number in self._waiting:
                 await self._follow(number, submitted)
         self._ready.set()
@@ -158,23 +170,34 @@ class SubmitStream:
             self._waiting[number] = submitted.live
             return
         try:
-            task = await self._read_task(submitted.task_id)
+            await self._read_outcome(number, submitted.task_id)
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _read_outcome(self, number: int, task_id: str) -> None:
+        try:
+            task = await self._read_task(task_id)
         except EdgenodeError as error:
             self._refused(number, error.problem)
             return
-        finally:
-            self._waiting.pop(number, None)
         outcome = self._out.outcomes.add(correlation_id=number, task_id=task.task_id, state=task.state)
         if task.HasField("output"):
             outcome.output.CopyFrom(task.output)
         if task.HasField("problem"):
             outcome.problem.CopyFrom(task.problem)
-        self._unread.add(len(outcome.output.data))
+        self._unread.answer(len(outcome.output.data))
 
     def _ended(self, number: int, live: LiveTask) -> None:
         if number not in self._waiting:
             return
         del self._waiting[number]
+        if live.output is not None and not live.call and self._unread.full:
+            self._stored.append((number, live.task_id))
+            self._ready.set()
+            return
+        if live.output is not None and live.call and self._unread.overfull:
+            self._refused(number, answers_unread(self._unread.size).problem)
+            return
         outcome = self._out.outcomes.add(correlation_id=number, state=int(live.state))
         if not live.call:
             outcome.task_id = live.task_id
@@ -182,27 +205,29 @@ class SubmitStream:
             outcome.output.CopyFrom(live.output)
         else:
             outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
-        self._unread.add(len(outcome.output.data))
+        self._unread.answer(len(outcome.output.data))
         self._ready.set()
 
     def _refused(self, number: int, problem: Problem) -> None:
         self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
-        self._unread.add()
+        self._unread.answer()
         self._ready.set()
 
     async def _write(self) -> None:
         while not (self._closing and not self._waiting and not self._unsent()):
             await self._ready.wait()
             self._ready.clear()
-            if self._unsent():
+            while self._unsent():
+                while self._stored and not self._unread.full:
+                    await self._read_outcome(*self._stored.popleft())
                 out, self._out = self._out, task_service_pb2.SubmitTasksResponse()
                 size = self._unread.size
                 for frame in _bounded(out):
                     await self._context.write(frame)
-                self._unread.written(size)
+                self._unread.remove(size)
 
     def _unsent(self) -> bool:
-        return bool(self._out.receipts or self._out.outcomes)
+        return bool(self._out.receipts or self._out.outcomes or self._stored)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

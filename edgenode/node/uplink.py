@@ -34,7 +34,7 @@ from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.repeats import without_known
 from edgenode.link.store.retention import LONGEST_INTERVAL, Retention
-from edgenode.link.wire import pieces
+from edgenode.link.wire import call_batches, pieces
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
 from edgenode.link.wire.tasks import task_spec_from_proto
@@ -339,10 +339,11 @@ class Uplink(LinkEvents):
         calls, self._outgoing = self._outgoing, sync_pb2.CallBatch()
         progress, self._progress = self._progress, {}
         connection = self.connection
-        if calls.ByteSize():
-            sent = connection is not None and connection.send(sync_pb2.Frame(calls=calls))
-            if not sent:
-                self._calls_lost([call.call_id for call in calls.calls], "the link was down or full")
+        for frame in call_batches.frames(calls):
+            if connection is None or not connection.send(frame):
+                self._calls_lost([call.call_id for call in frame.calls.calls], "the link was down or full")
+                if connection is not None and frame.calls.results:
+                    connection.send(sync_pb2.Frame(calls=call_batches.refused_answers(frame.calls)))
         if progress and connection is not None:
             notices = sync_pb2.NoticeBatch(tasks=[_notice(live, self._registry.node) for live in progress.values()])
             if connection.send(sync_pb2.Frame(notices=notices)):

@@ -2,7 +2,10 @@
 
 One reader (the handler itself) and one writer. What is to be sent gathers in frames while the writer is busy, so a busy
 stream carries many items a frame and an idle one sends at once. Results of one frame end in one commit; the reader goes on
-meanwhile, so that commits of several frames form one group.
+meanwhile, so that commits of several frames form one group, as long as not too much of them waits.
+
+An agent that does not read what it is sent gets nothing more: what is assigned to it and not written is bounded in bytes
+(`Dispatcher`), whatever its credit.
 """
 
 from __future__ import annotations
@@ -22,7 +25,9 @@ from edgenode.link.model.task import TaskState
 from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
+from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held
 from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb, set_duration
+from edgenode.node.dispatch import load_of
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
@@ -46,6 +51,8 @@ class FrameQueue:
     def __init__(self) -> None:
         self._frames: deque[task_service_pb2.WorkTasksResponse] = deque()
         self._size = 0
+        self._loads: deque[int] = deque()  # of each frame: what the assignments in it count for
+        self.load = 0  # of the frame that was taken last
         self._waiting = asyncio.Event()
         self._taken = asyncio.Event()
         self._closed = False
@@ -65,9 +72,14 @@ class FrameQueue:
     def _last(self, size: int) -> task_service_pb2.WorkTasksResponse:
         if not self._frames or self._size + size > FRAME_BYTES:
             self._frames.append(task_service_pb2.WorkTasksResponse())
+            self._loads.append(0)
             self._size = 0
         self._size += size
         return self._frames[-1]
+
+    def count(self, load: int) -> None:
+        """What was assigned in the newest frame counts for so much."""
+        self._loads[-1] += load
 
     async def room(self) -> None:
         """Returns once no more than UNSENT_FRAMES wait: an agent that sends and does not read is not heard beyond that."""
@@ -92,6 +104,7 @@ class FrameQueue:
         if not self._frames:
             return None
         frame = self._frames.popleft()
+        self.load = self._loads.popleft()
         self._taken.set()
         if not self._frames:
             self._size = 0
@@ -116,6 +129,7 @@ class WorkStream:
         self._credits = 0  # that are not used
         self._frames = FrameQueue()
         self._commits: set[asyncio.Task[None]] = set()
+        self._uncommitted = Held(UNCOMMITTED_BYTES)  # of results
         self._reader: asyncio.Task[None] | None = None
         self._ended: EdgenodeError | None = None  # why the node ends the stream
 
@@ -124,7 +138,9 @@ class WorkStream:
     def assign(self, live: LiveTask, timeout: float) -> None:
         """See WorkerStream."""
         self._credits -= 1
-        frame = self._frames.open(len(live.spec.wire) + 64)
+        load = load_of(live)
+        frame = self._frames.open(load)
+        self._frames.count(load)
         assignment = frame.assignments.add()
         set_duration(assignment.timeout_duration, timeout)
         assignment.spec.ParseFromString(live.spec.wire)
@@ -217,6 +233,7 @@ class WorkStream:
         while (frame := await self._frames.next()) is not None:
             await self._context.write(frame)
             if frame.assignments:
+                self._engine.dispatcher.sent(self.agent, self, self._frames.load)
                 reach(Failpoint.ASSIGNMENT_SENT)
             if frame.confirmations:
                 reach(Failpoint.RESULT_CONFIRMED)
@@ -228,6 +245,7 @@ class WorkStream:
                 return
             self._take(request)
             await self._frames.room()
+            await self._uncommitted.room()
 
     def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if not self._registry.touch(self.agent, self.instance_id):
@@ -243,7 +261,7 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         if request.results:
-            self._take_results(request.results)
+            self._take_results(request.results, request.ByteSize())
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
@@ -255,7 +273,7 @@ class WorkStream:
         if update.HasField("input_request"):
             self._engine.book.spawn(self._engine.dispatcher.ask(live, update.input_request))
 
-    def _take_results(self, results: Sequence[task_service_pb2.AttemptResult]) -> None:
+    def _take_results(self, results: Sequence[task_service_pb2.AttemptResult], size: int) -> None:
         urgent: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
         others: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
         for result in list(results):
@@ -266,7 +284,8 @@ class WorkStream:
                 changed.append(live)
         for keys, changed in (urgent, others):
             if changed:
-                self._spawn(self._confirm(keys, changed))
+                self._uncommitted.add(size)  # what of it the other commit has counts twice
+                self._spawn(self._confirm(keys, changed, size))
             elif keys:  # calls: their callers have the answers, and the agent has no reason to hurry
                 self._frames.later(32 * len(keys)).confirmations.extend(keys)
 
@@ -295,8 +314,9 @@ class WorkStream:
     def _refuse(self, key: task_service_pb2.AttemptKey, problem: Problem) -> None:
         self._frames.open(256).result_problems.add(key=key, problem=problem_to_pb(problem))
 
-    async def _confirm(self, keys: list[task_service_pb2.AttemptKey], changed: list[LiveTask]) -> None:
+    async def _confirm(self, keys: list[task_service_pb2.AttemptKey], changed: list[LiveTask], size: int) -> None:
         await self._engine.book.finish(self._engine.book.commit_outcomes(changed))
+        self._uncommitted.remove(size)
         self._frames.open(32 * len(keys)).confirmations.extend(keys)
 
     def _was_superseded(self) -> bool:

@@ -27,6 +27,7 @@ from edgenode.link.model.task import TaskSpec
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.timers import Timer
+from edgenode.link.wire.call_batches import refused_answers
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_to_pb
 from hub.services.alarm import Alarm
@@ -188,7 +189,12 @@ class CallRouter:
                 )
 
     def _replier(self, node: str) -> Deliver:
-        return lambda result: (self._send(node, sync_pb2.CallBatch(results=[result])), None)[1]
+        def reply(result: sync_pb2.CallResult) -> None:
+            batch = sync_pb2.CallBatch(results=[result])
+            if not self._send(node, batch):
+                self._send(node, refused_answers(batch))
+
+        return reply
 
     def _timeout(self, call: sync_pb2.Call) -> float:
         if not call.HasField("timeout_duration"):

@@ -1,9 +1,14 @@
-"""One SubmitTasks stream: frames in, receipts and outcomes out, as they come."""
+"""One SubmitTasks stream: frames in, receipts and outcomes out, as they come.
+
+What is held for a caller that does not read is bounded as on an edge: nothing more is read of it, results of tasks stay in
+the store until they can be sent, those of calls are refused beyond a bound of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
@@ -15,7 +20,7 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.ports import Clock
 from edgenode.link.wire import checks
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
-from edgenode.link.wire.unread import Unread
+from edgenode.link.wire.unread import Unread, answers_unread
 from edgenode.link.wire.values import problem_to_pb
 from hub.services.calls import DEFAULT_TIMEOUT, MAX_TIMEOUT, CallRouter
 from hub.services.dispatcher import Dispatcher
@@ -40,6 +45,9 @@ class SubmissionStream:
         self._limits = TaskLimits()
         self._response = pb.SubmitTasksResponse()
         self._unread = Unread()
+        self._stored: deque[tuple[int, str]] = (
+            deque()
+        )  # (number, task) of those whose outcome is to be read from the store
         self._wake = asyncio.Event()
         self._open_calls: dict[int, int] = {}  # correlation id -> the router's number
         self._awaited: dict[int, ExitStack] = {}  # correlation id -> what ends the watching for its outcome
@@ -55,11 +63,12 @@ class SubmissionStream:
                 await self._wake.wait()
                 self._wake.clear()
                 # More may collect, and the end come, while a response is on its way.
-                while self._response.receipts or self._response.outcomes:
+                while self._response.receipts or self._response.outcomes or self._stored:
+                    await self._read_outcomes()
                     response, self._response = self._response, pb.SubmitTasksResponse()
                     size = self._unread.size
                     yield response
-                    self._unread.written(size)
+                    self._unread.remove(size)
                 if self._problem is not None:
                     raise self._problem
                 if self._ended and not self._open_calls and not self._awaited:
@@ -70,6 +79,14 @@ class SubmissionStream:
             self._calls.cancel("", list(self._open_calls.values()))
             for watching in self._awaited.values():
                 watching.close()
+
+    async def _read_outcomes(self) -> None:
+        while self._stored and not self._unread.full:
+            correlation_id, task_id = self._stored.popleft()
+            try:
+                self._tell(correlation_id, await self._dispatcher.get(task_id))
+            except EdgenodeError as error:
+                self._refuse(correlation_id, error)
 
     async def _read(self, requests: AsyncIterator[pb.SubmitTasksRequest]) -> None:
         try:
@@ -113,6 +130,9 @@ class SubmissionStream:
         def deliver(result: sync_pb2.CallResult) -> None:
             self._open_calls.pop(correlation_id, None)
             outcome = pb.SubmissionOutcome(correlation_id=correlation_id)
+            if self._unread.overfull and not result.HasField("problem"):
+                self._refuse(correlation_id, answers_unread(self._unread.size))
+                return
             if result.HasField("problem"):
                 outcome.state = task_pb2.TASK_STATE_FAILED
                 outcome.problem.CopyFrom(result.problem)
@@ -153,7 +173,7 @@ class SubmissionStream:
             task = await self._dispatcher.get(task.task_id)
             self._ended_task(submission.correlation_id, task)
         self._response.receipts.append(_receipt(submission.correlation_id, task.task_id, level_to_pb(level)))
-        self._unread.add()
+        self._unread.answer()
 
     def _watch(self, correlation_id: int, task_id: str) -> None:
         self._unwatch(correlation_id)
@@ -171,6 +191,13 @@ class SubmissionStream:
         if not task.state.terminal or not self._unwatch(correlation_id):
             return
         self._tasks.pop(correlation_id, None)
+        if self._unread.full:
+            self._stored.append((correlation_id, task.task_id))
+            self._wake.set()
+        else:
+            self._tell(correlation_id, task)
+
+    def _tell(self, correlation_id: int, task: TaskRecord) -> None:
         output, problem = outcome_parts(task)
         self._send(
             pb.SubmissionOutcome(
@@ -187,7 +214,7 @@ class SubmissionStream:
 
     def _send(self, outcome: pb.SubmissionOutcome) -> None:
         self._response.outcomes.append(outcome)
-        self._unread.add(len(outcome.output.data))
+        self._unread.answer(len(outcome.output.data))
         self._wake.set()
 
 

@@ -243,6 +243,39 @@ def send_without_bound() -> None:
     Flight.room = MOST_BYTES  # type: ignore[assignment, method-assign]
 
 
+def read_without_bound() -> None:
+    """Nobody who sends waits for what came before to be stored."""
+    from edgenode.link.wire.unread import Held
+    from edgenode.node.publishing import PublishStream
+
+    async def at_once(self: Held) -> None:
+        return None
+
+    Held.room = at_once  # type: ignore[method-assign]
+    PublishStream._update_room = lambda self: None  # type: ignore[method-assign]
+
+
+def send_to_the_deaf() -> None:
+    """An agent is sent as much as it has credit for, whether or not it reads."""
+    from edgenode.node import dispatch
+
+    dispatch.UNSENT_BYTES = 1 << 60
+
+
+def keep_every_answer() -> None:
+    """A submitter's results are kept for it in memory, however long it does not read."""
+    from edgenode.link.wire.unread import Unread
+
+    Unread.full = Unread.overfull = False  # type: ignore[assignment, method-assign]
+
+
+def carry_without_bound() -> None:
+    """What waits for a link that does not take it is bounded in number alone."""
+    from edgenode.link.wire import driver
+
+    driver.DriverSettings.__init__.__kwdefaults__["carried_bytes"] = 1 << 60  # type: ignore[index]
+
+
 def believe_any_fence() -> None:
     """The hub takes a report from whoever once held the task."""
     import dataclasses
@@ -303,6 +336,10 @@ MUTANTS: dict[str, Callable[[], None]] = {
     for mutant in (
         acknowledge_before_the_commit,
         acknowledge_before_the_hub_commits,
+        carry_without_bound,
+        keep_every_answer,
+        read_without_bound,
+        send_to_the_deaf,
         believe_the_page_cache,
         forget_the_cursor,
         keep_no_ballast,

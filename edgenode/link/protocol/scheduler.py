@@ -1,7 +1,9 @@
 """Which queued task goes to which worker.
 
 Tasks that ask for the same thing (skill, selector, agent, cost limit) share a demand: a queue by priority, then by arrival.
-A task that nobody fits therefore holds up only its own demand. A worker has credits; each assignment uses one.
+A task that nobody fits therefore holds up only its own demand. A worker has credits; each assignment uses one. It also has
+room for what is on its way to it, in bytes or whatever tasks are weighed in: one that does not take what it is sent gets no
+more, whatever its credits.
 
 The choice among fit workers is the power of two choices (Mitzenmacher 2001) over peak EWMA latency times work in flight
 (Finagle's PeakEwma): of two workers drawn at random the one with the smaller product gets the task. A slow answer counts at
@@ -61,11 +63,12 @@ class PeakEwma:
 class Worker:
     """One that takes tasks: an attached agent, or a node as the hub sees it."""
 
-    __slots__ = ("credits", "demands", "in_flight", "latency", "name")
+    __slots__ = ("credits", "demands", "in_flight", "latency", "name", "room")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, room: float) -> None:
         self.name = name
         self.credits = 0
+        self.room = room
         self.in_flight = 0
         self.latency = PeakEwma()
         self.demands: set[Demand] = set()  # those it is known to fit
@@ -130,9 +133,18 @@ class Scheduler(Generic[T]):
     so the cost of `assign` does not grow with what is queued.
     """
 
-    def __init__(self, fits: Callable[[Demand], Iterable[str]], rng: Rng) -> None:
+    def __init__(
+        self,
+        fits: Callable[[Demand], Iterable[str]],
+        rng: Rng,
+        weigh: Callable[[T], float] = lambda _: 0,
+        room: float = math.inf,
+    ) -> None:
+        """`room` is each worker's: it gets tasks while what `weigh` said of those it did not take yet is below that."""
         self._fits = fits
         self._rng = rng
+        self._weigh = weigh
+        self._room = room
         self._queues: dict[Demand, _Queue[T]] = {}
         self._demand_of: dict[str, Demand] = {}
         self._fit_cache: dict[Demand, list[Worker]] = {}
@@ -144,7 +156,7 @@ class Scheduler(Generic[T]):
         """The worker of that name; made if there is none."""
         worker = self._workers.get(name)
         if worker is None:
-            worker = self._workers[name] = Worker(name)
+            worker = self._workers[name] = Worker(name, self._room)
             self.changed()
         return worker
 
@@ -162,6 +174,15 @@ class Scheduler(Generic[T]):
         worker.credits += count
         if count > 0:
             self._dirty |= worker.demands
+
+    def add_room(self, worker: Worker, weight: float) -> bool:
+        """The worker took tasks of this weight; True if it had no room before and has some now."""
+        had = worker.room > 0
+        worker.room += weight
+        if had or worker.room <= 0:
+            return False
+        self._dirty |= worker.demands
+        return True
 
     def changed(self) -> None:
         """Who fits what may have changed."""
@@ -227,6 +248,7 @@ class Scheduler(Generic[T]):
             del self._demand_of[key]
             worker.credits -= 1
             worker.in_flight += 1
+            worker.room -= self._weigh(item)
             assigned.append((item, worker))
             if queue:
                 self._offer(ready, demand)
@@ -255,7 +277,7 @@ class Scheduler(Generic[T]):
             fit = self._fit_cache[demand] = [self._workers[name] for name in names if name in self._workers]
             for worker in fit:
                 worker.demands.add(demand)
-        free = [worker for worker in fit if worker.credits > 0]
+        free = [worker for worker in fit if worker.credits > 0 and worker.room > 0]
         if len(free) <= 1:
             return free[0] if free else None
         first = int(self._rng.random() * len(free))

@@ -42,6 +42,7 @@ from edgenode.link.wire.streams import Stream
 
 _log = logging.getLogger(__name__)
 _SHORTEST_TIMER = 0.001
+CARRIED_BYTES = 32 << 20
 _FULL_RETRY = 5.0  # seconds until a full store is asked again, if it does not say
 
 
@@ -53,6 +54,7 @@ class DriverSettings:
     weights: Mapping[Lane, int] = field(default_factory=dict)  # shares of the link; lanes not named have the default
     message_bytes: int = 1 << 20  # frames waiting are put together up to this
     carried_count: int = 1024  # best-effort frames that may wait at the writer
+    carried_bytes: int = CARRIED_BYTES  # and what they may take together; one alone may take more
     delivery_count: int = 256  # handlers that may wait before the link reads no further
     finish_timeout: float = 1.0  # for the other side to end its half of the stream
     drain_timeout: float = 5.0  # for store work and handlers under way at the end
@@ -141,7 +143,10 @@ class SessionDriver:
     def send(self, frame: sync_pb2.Frame) -> bool:
         """See LinkConnection."""
         carried = passthrough(frame)
-        if not self.established or self._unwritten.carried >= self._settings.carried_count:
+        waiting, size = self._unwritten.carried, self._unwritten.carried_bytes
+        if not self.established or waiting >= self._settings.carried_count:
+            return False
+        if waiting and size + frame.ByteSize() > self._settings.carried_bytes:
             return False
         self.post(protocol.Forward(carried))
         return True

@@ -23,20 +23,22 @@ class FrameQueue:
 
     def __init__(self, message_bytes: int) -> None:
         self._message_bytes = message_bytes
-        self._frames: deque[sync_pb2.Frame] = deque()
+        self._frames: deque[tuple[sync_pb2.Frame, int]] = deque()  # with their sizes
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
-        self.carried = 0  # best-effort frames that wait
+        self.carried = self.carried_bytes = 0  # best-effort frames that wait
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def put(self, frame: sync_pb2.Frame) -> None:
         """Queues `frame`."""
+        size = frame.ByteSize()
         if frame.WhichOneof("frame") in _CARRIED:
             self.carried += 1
-        self._frames.append(frame)
+            self.carried_bytes += size
+        self._frames.append((frame, size))
         self._filled.set()
         self._drained.clear()
 
@@ -59,11 +61,15 @@ class FrameQueue:
             return
 
     def _take(self) -> list[sync_pb2.Frame]:
-        frames = [self._frames.popleft()]
-        room = self._message_bytes - frames[0].ByteSize()
-        while self._frames and (room := room - self._frames[0].ByteSize()) >= 0:
-            frames.append(self._frames.popleft())
-        self.carried -= sum(1 for frame in frames if frame.WhichOneof("frame") in _CARRIED)
+        frames: list[sync_pb2.Frame] = []
+        room = self._message_bytes
+        while self._frames and (not frames or self._frames[0][1] <= room):
+            frame, size = self._frames.popleft()
+            room -= size
+            frames.append(frame)
+            if frame.WhichOneof("frame") in _CARRIED:
+                self.carried -= 1
+                self.carried_bytes -= size
         if not self._frames:
             self._filled.clear()
         return frames

@@ -17,7 +17,8 @@ struct control {
     int64_t clock_reads;     /* of the wall clock */
     int64_t temporary_opens; /* files of class TEMPORARY opened */
     int64_t shared_maps;     /* writable shared mappings: writes the library would not see */
-    int64_t unused[8];
+    int64_t held_syncs;      /* that came to the disk while it stood still */
+    int64_t unused[7];
     /* Written by the tests, at any time. */
     int64_t space;        /* bytes that files may still grow by; negative: no bound */
     int64_t full;         /* classes that cannot grow at all */
@@ -27,6 +28,7 @@ struct control {
     int64_t read_only;    /* every change is answered with EROFS */
     int64_t wall_offset;  /* seconds the wall clock is off by */
     int64_t die;          /* SIGKILL once the next operation is done and written down */
+    int64_t still;        /* the disk stands still: syncs wait */
 };
 
 /* The shared page, or a private one with nothing set where no file was named. */

@@ -46,12 +46,13 @@ _WORDS = {
             "clock_reads",
             "temporary_opens",
             "shared_maps",
+            "held_syncs",
         ]
     )
 } | {
     name: index + 16
     for index, name in enumerate(
-        ["space", "full", "sync_delay", "sync_faults", "sync_classes", "read_only", "wall_offset", "die"]
+        ["space", "full", "sync_delay", "sync_faults", "sync_classes", "read_only", "wall_offset", "die", "still"]
     )
 }
 
@@ -152,6 +153,11 @@ class Disk:
         """Mappings that write past the library."""
         return self._get("shared_maps")
 
+    @property
+    def held_syncs(self) -> int:
+        """Syncs that came while the disk stood still."""
+        return self._get("held_syncs")
+
     # --- what it does from now on ---
 
     def heal(self) -> None:
@@ -164,6 +170,7 @@ class Disk:
         self._set("read_only", 0)
         self._set("wall_offset", 0)
         self._set("die", 0)
+        self._set("still", 0)
 
     def limit_space(self, size: int) -> None:
         """Files may grow by `size` bytes in all, and by what they shrink; then ENOSPC."""
@@ -182,6 +189,10 @@ class Disk:
     def make_read_only(self, read_only: bool = True) -> None:
         """Every change is answered with EROFS."""
         self._set("read_only", int(read_only))
+
+    def stand_still(self, still: bool = True) -> None:
+        """Syncs wait until it goes on; what is written goes on."""
+        self._set("still", int(still))
 
     def kill(self) -> None:
         """Whoever changes something next dies of SIGKILL, when that is done and written down."""

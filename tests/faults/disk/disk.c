@@ -4,7 +4,8 @@
    call returns: what was told to anybody stands in the journal before it was told. One mutex makes the journal's order the
    order in which things happened. tests/faults/disk/journal.py reads it.
 
-   Through the control page the tests let files grow no further (ENOSPC), fsync fail (EIO), or refuse every change (EROFS).
+   Through the control page the tests let files grow no further (ENOSPC), fsync fail (EIO) or wait, or refuse every change
+   (EROFS).
    A failed fsync fails without having synced: what was written before it is the reconstruction's to lose.
 
    clock.c has the clocks. Both know the program only by the names of libc; what is linked statically passes them by, and the
@@ -400,9 +401,16 @@ static int sync_fails(const char *path) {
     return 1;
 }
 
+static void wait_while_still(void) {
+    if (!control()->still) return;
+    __atomic_add_fetch(&control()->held_syncs, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&control()->still, __ATOMIC_SEQ_CST)) usleep(1000);
+}
+
 static int synced(int fd, int (*real)(int)) {
     const char *path = path_of(fd);
     struct stat64 facts;
+    wait_while_still();
     enter();
     int directory = !fstat64(fd, &facts) && S_ISDIR(facts.st_mode);
     int result;

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.protocol.lanes import LaneSender
 from edgenode.link.store.writes import WriteQueue
 from edgenode.node.node import Node
-from edgenode.node.work import FrameQueue
+from edgenode.node.work import FRAME_BYTES, FrameQueue
 from edgenode.sdk import Client
 from tests.faults.pair import Pair, until
 from tests.integration.hotpaths.counting import Bill, bill, count_hops, count_link_frames, count_turns, memory
@@ -161,9 +160,12 @@ async def drain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bill:
 # --- that the counting counts: each batch taken away, or made smaller, and the cost that tells -------------------------
 
 
+_last = FrameQueue._last
+
+
 def _one_assignment_a_frame(self: FrameQueue, size: int) -> Any:
-    self._frames.append(task_service_pb2.WorkTasksResponse())
-    return self._frames[-1]
+    self._size = FRAME_BYTES
+    return _last(self, size)
 
 
 MUTANTS: dict[str, tuple[Traffic, str, Any, str]] = {

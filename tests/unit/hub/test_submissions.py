@@ -4,9 +4,12 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 
+import pytest
+
 from edgenode.api.task.v1 import task_pb2
 from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.link.ports import SystemClock
+from edgenode.link.wire import unread
 from hub.services.calls import CallRouter
 from hub.services.submissions import SubmissionStream
 from hub.services.task_desk import TaskDesk
@@ -69,3 +72,27 @@ async def test_an_outcome_that_was_sent_is_watched_for_no_more(desk: Desk) -> No
         if len(outcomes) == 2:
             asked.put_nowait(None)
     assert outcomes == [(1, task_pb2.TASK_STATE_CANCELED), (2, task_pb2.TASK_STATE_CANCELED)]
+
+
+async def test_outcomes_that_are_not_read_wait_in_the_store(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(unread, "UNREAD_BYTES", 100)
+    clock = SystemClock()
+    tasks = TaskDesk(desk.dispatcher, "hub", clock, random.Random(1))
+    calls = CallRouter(desk.view, desk.placement, clock, desk.alarm, lambda *_: False, lambda _: False)
+    stream = SubmissionStream(tasks, desk.dispatcher, calls, clock, "hub")
+
+    async def requests() -> AsyncIterator[pb.SubmitTasksRequest]:
+        request = pb.SubmitTasksRequest()
+        for number in range(5):
+            request.submissions.append(frame(number).submissions[0])
+            request.submissions[-1].want_outcome = True
+        yield request
+
+    outcomes, most = [], 0
+    async for response in stream.run(requests()):
+        for receipt in response.receipts:
+            await desk.dispatcher.cancel(receipt.task_id, "enough")
+        most = max(most, len(response.outcomes))
+        outcomes += [(outcome.correlation_id, outcome.state) for outcome in response.outcomes]
+    assert sorted(outcomes) == [(number, task_pb2.TASK_STATE_CANCELED) for number in range(5)]
+    assert most <= 2

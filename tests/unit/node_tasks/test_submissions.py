@@ -124,3 +124,54 @@ async def test_a_submitter_that_does_not_read_is_not_heard_for_long(
         assert wire.taken > before + 10  # it goes on as soon as the answers are read
         serving.cancel()
         await asyncio.wait([serving])
+
+
+class Waiting(Wire):
+    """A submitter whose first frame goes out at once, and reads on only when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = asyncio.Event()
+
+    async def write(self, frame: task_service_pb2.SubmitTasksResponse) -> None:
+        await self.reads.wait()
+        await super().write(frame)
+
+
+@pytest.mark.parametrize("call", [True, False])
+async def test_of_what_is_not_read_results_wait_in_the_store_and_answers_are_refused(
+    tmp_path: Path, call: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unread, "UNREAD_BYTES", 2000)
+    monkeypatch.setattr(unread, "UNREAD_CALL_BYTES", 2000)
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work")
+        wire, reads = Waiting(), []
+
+        async def read(task_id: str) -> task_pb2.Task:
+            reads.append(task_id)
+            return await h.stored(task_id)
+
+        numbered = [
+            task_service_pb2.Submission(correlation_id=number, want_outcome=not call, call=call) for number in range(6)
+        ]
+        wire.requests.put_nowait(Request(submissions=numbered))
+        wire.requests.put_nowait(grpc.aio.EOF)
+        serving = asyncio.create_task(SubmitStream(h.engine, cast(Context, wire), lambda _: h.spec(), read).run())
+        async with asyncio.timeout(5):
+            while len(agent.assigned) < 6:
+                await h.turn()
+        for live in agent.assigned:
+            await agent.finish(live, data=bytes(1000))
+        assert not reads  # nobody reads, so nothing is read for it
+        wire.reads.set()
+        async with asyncio.timeout(5):
+            await serving
+    told = sorted(
+        (outcome.correlation_id, len(outcome.output.data), outcome.problem.reason) for outcome in wire.told.outcomes
+    )
+    if call:
+        assert told == [(n, 1000, "") for n in range(2)] + [(n, 0, "ANSWERS_UNREAD") for n in range(2, 6)]
+    else:
+        assert told == [(n, 1000, "") for n in range(6)]
+        assert len(reads) == 4

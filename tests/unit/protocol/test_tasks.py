@@ -88,6 +88,19 @@ class TestScheduler:
         self.credit("w1", 1)
         assert len(self.assigned()) == 1
 
+    def test_a_worker_that_does_not_take_what_it_was_sent_gets_no_more(self) -> None:
+        weighed: Scheduler[str] = Scheduler(lambda _: ["w1"], random.Random(1), len, 10)
+        for key in ("four", "seven77", "one", "two"):
+            weighed.push(key, Demand("a"), 5, key)
+        worker = weighed.worker("w1")
+        weighed.add_credits(worker, 9)
+        assert [item for item, _ in weighed.assign(0.0)] == ["four", "seven77"]
+        assert not weighed.add_room(worker, 1)  # what is on its way fills it still
+        assert weighed.assign(0.0) == []
+        assert weighed.add_room(worker, 3)
+        assert not weighed.add_room(worker, 7)
+        assert [item for item, _ in weighed.assign(0.0)] == ["one", "two"]
+
     def test_discarded_tasks_are_not_assigned(self) -> None:
         self.push("gone")
         self.push("kept")

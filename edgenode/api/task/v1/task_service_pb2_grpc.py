@@ -108,7 +108,8 @@ class TaskServiceServicer(object):
         """The fast path for many. 1. The caller sends frames of submissions, each with a correlation id of its own.
         2. The node answers each, after one commit a frame at most and one more for its tasks of priority 8 and 9, with an
         acceptance or a problem. 3. Outcomes follow as they come, in any order. 4. The caller closes its side; the node closes
-        when every outcome asked for was sent.
+        when every outcome asked for was sent. A caller that does not read is not read: what is held for it is bounded, results
+        of tasks wait in the store, and answers of calls beyond the bound are refused with RESOURCE_EXHAUSTED (ANSWERS_UNREAD).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +117,7 @@ class TaskServiceServicer(object):
 
     def CallAgent(self, request, context):
         """Runs a task without storing it: the answer, or an error before the deadline. Errors: NOT_FOUND (UNKNOWN_SKILL);
-        UNAVAILABLE (AGENT_LOST, NO_AGENT, LINK_DOWN); RESOURCE_EXHAUSTED (QUEUE_FULL); the agent's own problem.
+        UNAVAILABLE (AGENT_LOST, NO_AGENT, LINK_DOWN); RESOURCE_EXHAUSTED (QUEUE_FULL, LINK_FULL); the agent's own problem.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +168,7 @@ class TaskServiceServicer(object):
 
     def WorkTasks(self, request_iterator, context):
         """Doing work. 1. The agent sends `attach`, then credits. 2. The node answers `attached`. 3. The node sends assignments, at
-        most as many as there are credits; each uses one. 4. The agent sends results, which return no credit by themselves:
+        most as many as there are credits, and no more while an agent does not read them; each uses one. 4. The agent sends results, which return no credit by themselves:
         it sends `credit_count` when it can take more. 5. The node confirms results once they are committed. 6. To drain, the
         agent says DRAINING by RenewLease, gives no more credit, sends its last results and closes its side; the node confirms
         them and closes.

@@ -1,0 +1,45 @@
+"""Calls and their answers on a link: cut to frames, and what is said where an answer does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.errors import ResourceExhausted
+from edgenode.link.wire.values import problem_to_pb
+
+FRAME_BYTES = 1 << 20
+
+_FULL = problem_to_pb(
+    ResourceExhausted(
+        "LINK_FULL",
+        "the answer did not fit on the link: too much waits there already",
+        hint="call less at once, or submit it: results of tasks wait in the store",
+    ).problem
+)
+
+
+def frames(batch: sync_pb2.CallBatch) -> Iterator[sync_pb2.Frame]:
+    """`batch` in frames of at most FRAME_BYTES, or one thing; nothing where there is nothing in it."""
+    size = batch.ByteSize()
+    if not size:
+        return
+    if size <= FRAME_BYTES:
+        yield sync_pb2.Frame(calls=batch)
+        return
+    part, size = sync_pb2.CallBatch(cancel_call_ids=batch.cancel_call_ids), 0
+    for kind in ("results", "calls"):
+        for item in getattr(batch, kind):
+            item_size = item.ByteSize()
+            if size and size + item_size > FRAME_BYTES:
+                yield sync_pb2.Frame(calls=part)
+                part, size = sync_pb2.CallBatch(), 0
+            getattr(part, kind).append(item)
+            size += item_size
+    yield sync_pb2.Frame(calls=part)
+
+
+def refused_answers(batch: sync_pb2.CallBatch) -> sync_pb2.CallBatch:
+    """What is sent in the place of answers that do not fit; small enough to fit."""
+    results = [sync_pb2.CallResult(call_id=result.call_id, problem=_FULL) for result in batch.results]
+    return sync_pb2.CallBatch(results=results)

@@ -1,0 +1,36 @@
+"""Calls and answers on a link: frames that fit, and a word where an answer does not."""
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.wire.call_batches import FRAME_BYTES, frames, refused_answers
+
+
+def answer(number: int, size: int) -> sync_pb2.CallResult:
+    result = sync_pb2.CallResult(call_id=number)
+    result.output.data = bytes(size)
+    return result
+
+
+def test_a_batch_goes_in_frames_that_are_not_too_large() -> None:
+    batch = sync_pb2.CallBatch(cancel_call_ids=[7], results=[answer(n, FRAME_BYTES // 3) for n in range(5)])
+    batch.calls.add(call_id=9)
+    parts = [frame.calls for frame in frames(batch)]
+    assert [[result.call_id for result in part.results] for part in parts] == [[0, 1], [2, 3], [4]]
+    assert all(part.ByteSize() <= FRAME_BYTES for part in parts)
+    whole = sync_pb2.CallBatch()
+    for part in parts:
+        whole.MergeFrom(part)
+    assert whole == batch
+
+
+def test_one_large_thing_goes_alone_and_nothing_goes_for_nothing() -> None:
+    assert [len(frame.calls.results) for frame in frames(sync_pb2.CallBatch(results=[answer(1, 3 << 20)]))] == [1]
+    assert list(frames(sync_pb2.CallBatch())) == []
+
+
+def test_an_answer_that_does_not_fit_is_refused_by_its_number() -> None:
+    refused = refused_answers(sync_pb2.CallBatch(results=[answer(n, 1 << 20) for n in (3, 4)]))
+    assert [(result.call_id, result.problem.reason) for result in refused.results] == [
+        (3, "LINK_FULL"),
+        (4, "LINK_FULL"),
+    ]
+    assert refused.ByteSize() < 1000
