@@ -12,21 +12,24 @@ from edgenode.link.terminal.fleet import show_agents, show_found
 from edgenode.link.terminal.options import find_options, limit_option, output_option
 from edgenode.link.terminal.rpc import run
 
+_scope_option = click.option(
+    "--scope", type=click.Choice(["local", "fleet"]), default="local", show_default=True, help="Where to look."
+)
+
 
 @click.command()
+@_scope_option
 @limit_option(1000)
 @output_option
 @state_option
-def agents(state: Path, output: str, limit: int) -> None:
-    """Agents of this node, by name."""
-    run(show_agents(node_target(state), output, limit))
+def agents(state: Path, output: str, scope: str, limit: int) -> None:
+    """Agents of this node, by name; with --scope fleet all others as well. Exit code 7 where the hub cannot be asked."""
+    run(show_agents(node_target(state), output, limit, scope))
 
 
 @click.command()
 @find_options
-@click.option(
-    "--scope", type=click.Choice(["local", "fleet"]), default="local", show_default=True, help="Where to look."
-)
+@_scope_option
 @output_option
 @state_option
 def find(

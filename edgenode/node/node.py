@@ -278,6 +278,7 @@ class Node:
         registry_service = RegistryService(rooms.registry, AgentText(rooms.database, rooms.registry))
         if self._link is not None:
             registry_service.fleet_find = self._link.uplink.find
+            registry_service.fleet_list = self._link.uplink.list_agents
         message_service = MessageService(
             rooms.messages, rooms.subscriptions, MessageRules(config.max_message_bytes), self._clock
         )

@@ -25,11 +25,16 @@ MAX_DELTA_COUNT = 500
 MAX_DELTA_BYTES = 1024 * 1024
 FLEET_TIMEOUT = 2.0  # seconds to wait for the hub's part of an answer
 REMEMBERED_REQUESTS = 4096
+_OF_FLEET = "/"  # begins the tokens of pages that the hub gives; no agent's name does
 
 FleetFind = Callable[
     [registry_service_pb2.FindAgentsRequest], Awaitable[registry_service_pb2.FindAgentsResponse | None]
 ]
+FleetList = Callable[
+    [registry_service_pb2.ListAgentsRequest], Awaitable[registry_service_pb2.ListAgentsResponse | None]
+]
 R = TypeVar("R")
+Question = TypeVar("Question")
 
 
 class RecentRequests(Generic[R]):
@@ -53,10 +58,11 @@ class RecentRequests(Generic[R]):
 
 
 class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
-    """The servicer. `fleet_find` asks the hub; it is None, or answers None, where there is no hub to ask."""
+    """The servicer. `fleet_find` and `fleet_list` ask the hub; they are None, or answer None, where none can be asked."""
 
     def __init__(self, registry: AgentRegistry, text: AgentText) -> None:
         self.fleet_find: FleetFind | None = None
+        self.fleet_list: FleetList | None = None
         self._registry = registry
         self._text = text
         self._registered: RecentRequests[registry_service_pb2.RegisterAgentResponse] = RecentRequests()
@@ -134,17 +140,39 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
     ) -> registry_service_pb2.ListAgentsResponse:
         """See RegistryService."""
         checks.in_range(request.page_size, 0, MAX_PAGE, "page_size")
+        if request.page_token.startswith(_OF_FLEET):
+            return await self._list_fleet(request)
         if request.page_token:
             check_name(request.page_token, "page_token")
         size = request.page_size or 100
         agents = sorted(
             (agent for agent in self._registry.all() if agent.name > request.page_token), key=lambda agent: agent.name
         )
-        page = agents[:size]
+        records = [self._registry.record(agent) for agent in agents[:size]]
+        page = records[: _fitting([record.ByteSize() for record in records])]
+        following = _OF_FLEET if request.scope == registry_service_pb2.SCOPE_FLEET else ""
         return registry_service_pb2.ListAgentsResponse(
-            agents=[self._registry.record(agent) for agent in page],
-            next_page_token=page[-1].name if len(agents) > size else "",
+            agents=page, next_page_token=agents[len(page) - 1].name if len(agents) > len(page) else following
         )
+
+    async def _list_fleet(
+        self, request: registry_service_pb2.ListAgentsRequest
+    ) -> registry_service_pb2.ListAgentsResponse:
+        """A page of what the hub knows, without this node's own."""
+        asked = registry_service_pb2.ListAgentsRequest(
+            page_size=request.page_size,
+            page_token=request.page_token.removeprefix(_OF_FLEET),
+            known_state=request.known_state,
+        )
+        page = await _ask_fleet(self.fleet_list, asked)
+        if page is None:
+            return registry_service_pb2.ListAgentsResponse()
+        others = [agent for agent in page.agents if not agent.name.startswith(f"nodes/{self._registry.node}/")]
+        del page.agents[:]
+        page.agents.extend(others)
+        if page.next_page_token:
+            page.next_page_token = _OF_FLEET + page.next_page_token
+        return page
 
     async def FindAgents(
         self, request: registry_service_pb2.FindAgentsRequest, context: Context
@@ -155,7 +183,7 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         query = find_query(request, scores)
         response = self._find_here(query)
         if request.scope == registry_service_pb2.SCOPE_FLEET:
-            fleet = await self._ask_fleet(request)
+            fleet = await _ask_fleet(self.fleet_find, request)
             if fleet is not None:
                 return merge_answers(response, fleet, f"nodes/{self._registry.node}/", query.limit)
         return response
@@ -205,18 +233,6 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
         finally:
             self._watchers.discard(changed)
 
-    async def _ask_fleet(
-        self, request: registry_service_pb2.FindAgentsRequest
-    ) -> registry_service_pb2.FindAgentsResponse | None:
-        if self.fleet_find is None:
-            return None
-        try:
-            async with asyncio.timeout(FLEET_TIMEOUT):
-                return await self.fleet_find(request)
-        except (TimeoutError, Unavailable):
-            # The answer says that it is local only; the edge never waits for the hub.
-            return None
-
     def _wake(self) -> None:
         for watcher in self._watchers:
             watcher.set()
@@ -228,16 +244,32 @@ class RegistryService(registry_service_pb2_grpc.RegistryServiceServicer):
             )
 
 
+async def _ask_fleet(ask: Callable[[Question], Awaitable[R | None]] | None, question: Question) -> R | None:
+    if ask is None:
+        return None
+    try:
+        async with asyncio.timeout(FLEET_TIMEOUT):
+            return await ask(question)
+    except (TimeoutError, Unavailable):
+        # The answer says that it is local only; the edge never waits for the hub.
+        return None
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of them, at least one, go into one message."""
+    total = 0
+    for count, size in enumerate(sizes):
+        total += size
+        if total > MAX_DELTA_BYTES and count:
+            return count
+    return len(sizes)
+
+
 def _snapshot(entries: Sequence[RegistryEntry], version: int) -> Iterator[registry_service_pb2.WatchAgentsResponse]:
     """The whole registry in frames; only the last one stands at `version`, a watcher that stops before begins anew."""
     first = True
     while True:
-        size = count = 0
-        for entry in entries[:MAX_DELTA_COUNT]:
-            size += len(entry.payload or b"")
-            if size > MAX_DELTA_BYTES and count:
-                break
-            count += 1
+        count = _fitting([len(entry.payload or b"") for entry in entries[:MAX_DELTA_COUNT]])
         last = count == len(entries)
         yield _changes(entries[:count], version if last else entries[count - 1].version, snapshot=first)
         if last:

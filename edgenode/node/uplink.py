@@ -177,7 +177,7 @@ class Uplink(LinkEvents):
         self._calls_up: dict[int, LiveTask] = {}
         self._call_numbers: dict[LiveTask, int] = {}
         self._calls_down: dict[int, LiveTask] = {}
-        self._finds: dict[int, asyncio.Future[registry_service_pb2.FindAgentsResponse | None]] = {}
+        self._finds: dict[int, asyncio.Future[sync_pb2.FindExchange | None]] = {}
         self._outgoing = sync_pb2.CallBatch()
         self._progress: dict[str, LiveTask] = {}
         self._flushing = False
@@ -293,22 +293,31 @@ class Uplink(LinkEvents):
         self, request: registry_service_pb2.FindAgentsRequest
     ) -> registry_service_pb2.FindAgentsResponse | None:
         """Ask the hub's registry; None when it cannot be asked now."""
+        answer = await self._ask(sync_pb2.FindExchange(request=request))
+        return answer.response if answer is not None and answer.HasField("response") else None
+
+    async def list_agents(
+        self, request: registry_service_pb2.ListAgentsRequest
+    ) -> registry_service_pb2.ListAgentsResponse | None:
+        """A page of the hub's registry; None when it cannot be asked now."""
+        answer = await self._ask(sync_pb2.FindExchange(list_request=request))
+        return answer.list_response if answer is not None and answer.HasField("list_response") else None
+
+    async def _ask(self, question: sync_pb2.FindExchange) -> sync_pb2.FindExchange | None:
         connection = self.connection
         if connection is None:
             return None
         self._numbers += 1
-        number = self._numbers
-        answer: asyncio.Future[registry_service_pb2.FindAgentsResponse | None] = (
-            asyncio.get_running_loop().create_future()
-        )
+        number = question.find_id = self._numbers
+        answer: asyncio.Future[sync_pb2.FindExchange | None] = asyncio.get_running_loop().create_future()
         self._finds[number] = answer
         try:
-            if not connection.send(sync_pb2.Frame(find=sync_pb2.FindExchange(find_id=number, request=request))):
+            if not connection.send(sync_pb2.Frame(find=question)):
                 return None
             async with asyncio.timeout(FIND_TIMEOUT):
                 return await answer
         except TimeoutError:
-            _log.warning("the hub did not answer a find within %g s", FIND_TIMEOUT)
+            _log.warning("the hub did not answer a question to its registry within %g s", FIND_TIMEOUT)
             return None
         finally:
             del self._finds[number]
@@ -440,10 +449,10 @@ class Uplink(LinkEvents):
     async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
         """See LinkEvents."""
         answer = self._finds.get(message.find_id)
-        if answer is None or message.HasField("request"):
+        if answer is None or message.HasField("request") or message.HasField("list_request"):
             await super().on_find(link, message)
         elif not answer.done():
-            answer.set_result(message.response if message.HasField("response") else None)
+            answer.set_result(message)
 
     async def on_admin(self, link: LinkConnection, message: sync_pb2.AdminExchange) -> None:
         """See LinkEvents. What takes long must not hold up the frames behind it."""

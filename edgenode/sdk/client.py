@@ -40,6 +40,8 @@ from edgenode.sdk.watching import watch, watch_agents
 
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
+MOST_AGENTS = 10_000
+MOST_A_PAGE = 1000
 _LOCAL = Level.DURABLE_LOCAL
 
 Answer = TypeVar("Answer")
@@ -473,10 +475,33 @@ class Client:
             request.max_staleness_duration.CopyFrom(duration_to_pb(max_staleness))
         return await self.unary(self._registry.FindAgents, request)
 
-    async def agents(self, limit: int = 1000) -> list[registry_pb2.Agent]:
+    async def agents(self, limit: int = MOST_AGENTS) -> list[registry_pb2.Agent]:
         """The node's agents by name, at most `limit`."""
         request = registry_service_pb2.ListAgentsRequest()
         return await self._patience.pages(self._registry.ListAgents, request, lambda page: page.agents, limit)
+
+    async def fleet(self, known_state: str = "", limit: int = MOST_AGENTS) -> registry_service_pb2.ListAgentsResponse:
+        """The agents of all other nodes, by name, also those out of reach; at most `limit`.
+
+        `fleet_included` says whether the hub answered to the end. With `known_state`, the `state` of an earlier answer, none
+        come as long as nothing changed (`unchanged`).
+        """
+        request = registry_service_pb2.ListAgentsRequest(
+            scope=registry_service_pb2.SCOPE_FLEET, known_state=known_state
+        )
+        whole = registry_service_pb2.ListAgentsResponse()
+        while True:
+            request.page_size = min(limit - len(whole.agents), MOST_A_PAGE)
+            page: registry_service_pb2.ListAgentsResponse = await self.unary(self._registry.ListAgents, request)
+            if page.fleet_included:  # the first pages are of this node
+                whole.agents.extend(page.agents)
+                whole.state = (
+                    whole.state or page.state
+                )  # as the first has it: what changes meanwhile is asked for again
+            whole.fleet_included, whole.unchanged = page.fleet_included, page.unchanged
+            request.page_token = page.next_page_token
+            if not page.next_page_token or len(whole.agents) >= limit:
+                return whole
 
     def watch_agents(self) -> AsyncIterator[registry_service_pb2.WatchAgentsResponse]:
         """The node's agents: all of them (`snapshot`), then each change; all again after a broken stream.

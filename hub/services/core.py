@@ -121,7 +121,7 @@ class Core:
         self._recovery = self._make_recovery(config)
         self._dispatcher = self._make_dispatcher(config, child)
         self._desk = TaskDesk(self._dispatcher, self.name, clock, rng)
-        self._finder = Finder(self.view, self._stores.fleet, clock)
+        self._finder = Finder(self.view, self._stores.fleet, clock, self._boot_id)
         self.calls = CallRouter(
             self.view,
             self._placement,

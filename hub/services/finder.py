@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import cast
 
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
@@ -12,17 +13,21 @@ from edgenode.link.ports import Clock
 from edgenode.link.protocol import discovery
 from edgenode.link.wire.finding import exclusion_to_pb, find_query
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb
+from hub.services.pages import make_token, page_size, read_token
 from hub.services.view import FleetView, KnownAgent
 from hub.store.ports import FleetStore
 
+MAX_ANSWER_BYTES = 1024 * 1024  # of agents in one answer, beyond the first: it may have to share the link
+
 
 class Finder:
-    """Ranks the fleet's agents; says how old its knowledge of each is."""
+    """Ranks and lists the fleet's agents; says how old its knowledge of each is. `epoch` is another one at each start."""
 
-    def __init__(self, view: FleetView, store: FleetStore, clock: Clock) -> None:
+    def __init__(self, view: FleetView, store: FleetStore, clock: Clock, epoch: str) -> None:
         self._view = view
         self._store = store
         self._clock = clock
+        self._epoch = epoch
 
     async def find(self, request: registry_service_pb2.FindAgentsRequest) -> registry_service_pb2.FindAgentsResponse:
         """Fit agents, best first. Raises InvalidArgument naming the field."""
@@ -34,15 +39,42 @@ class Finder:
         response = registry_service_pb2.FindAgentsResponse(
             exclusions=[exclusion_to_pb(exclusion) for exclusion in found.exclusions], fleet_included=True
         )
+        size = 0
         for candidate in found.candidates:
             agent = self._view.agent(candidate.name)
             if agent is not None:
+                size += len(agent.payload)
+                if size > MAX_ANSWER_BYTES and response.candidates:
+                    break
                 response.candidates.add(
                     agent=self.message(agent),
                     score=candidate.score,
                     reasons=candidate.reasons,
                     staleness_duration=duration_to_pb(self._view.staleness(agent.node, now)),
                 )
+        return response
+
+    def list(self, request: registry_service_pb2.ListAgentsRequest) -> registry_service_pb2.ListAgentsResponse:
+        """A page of all agents, by name. Raises InvalidArgument naming the field."""
+        most, after = page_size(request.page_size), read_token(request.page_token)
+        names = self._view.names()
+        response = registry_service_pb2.ListAgentsResponse(
+            fleet_included=True, state=f"{self._epoch}.{self._view.version}"
+        )
+        response.unchanged = not after and request.known_state == response.state
+        if response.unchanged:
+            return response
+        start = bisect_right(names, after)
+        size = 0
+        for name in names[start : start + most]:
+            agent = self._view.agent(name)
+            assert agent is not None
+            size += len(agent.payload)
+            if size > MAX_ANSWER_BYTES and response.agents:
+                break
+            response.agents.append(self.message(agent))
+        if start + len(response.agents) < len(names):
+            response.next_page_token = make_token(response.agents[-1].name)
         return response
 
     def _search(self, query: discovery.FindQuery, now: float) -> discovery.Found:
@@ -68,7 +100,10 @@ class Finder:
         """The answer to an edge's question."""
         answer = sync_pb2.FindExchange(find_id=exchange.find_id)
         try:
-            answer.response.CopyFrom(await self.find(exchange.request))
+            if exchange.HasField("list_request"):
+                answer.list_response.CopyFrom(self.list(exchange.list_request))
+            else:
+                answer.response.CopyFrom(await self.find(exchange.request))
         except EdgenodeError as error:
             answer.problem.CopyFrom(problem_to_pb(error.problem))
         return answer

@@ -29,8 +29,8 @@ from hub.services.enrollment import TOKEN_LIFE, create_join_token
 from hub.services.ledger import ledger_lines
 from hub.services.letters import FleetLetters
 from hub.services.message import MessageDesk
+from hub.services.pages import make_token, page_size, read_token
 from hub.services.placement import Placement
-from hub.services.registry import make_token, page_size, read_token
 from hub.services.uplink import Uplink
 from hub.services.verify import FleetAuditor
 from hub.services.view import FleetView

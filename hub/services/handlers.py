@@ -183,9 +183,9 @@ class FleetHandlers:
 
     async def find(self, node: str, exchange: sync_pb2.FindExchange) -> None:
         """See LinkHandlers."""
-        if exchange.HasField("request"):
+        if exchange.HasField("request") or exchange.HasField("list_request"):
             answer = await self._finder.exchange(exchange)
-            if not answer.response.candidates and not answer.HasField("problem"):
+            if exchange.HasField("request") and not answer.response.candidates and not answer.HasField("problem"):
                 found = await self.find_above(exchange.request)
                 if found is not None:
                     # What is called like one of this fleet cannot be reached by its name from here.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from bisect import bisect_right
 from collections.abc import AsyncIterator
 
 from edgenode.api.registry.v1 import registry_pb2
@@ -13,14 +11,11 @@ from edgenode.api.registry.v1 import registry_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import InvalidArgument, NotFound, Unimplemented
 from edgenode.link.model.names import parse_agent_resource
 from edgenode.link.ports import Clock
-from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import duration_to_pb
 from hub.services.finder import Finder
 from hub.services.view import AgentChange, FleetView
 
-MAX_PAGE = 1000
-DEFAULT_PAGE = 100
 FRAME_AGENTS = 256
 
 
@@ -67,16 +62,7 @@ class RegistryService(pb_grpc.RegistryServiceServicer):
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Context) -> pb.ListAgentsResponse:
         """All agents by name."""
-        size = page_size(request.page_size)
-        names = self._view.names()
-        start = bisect_right(names, read_token(request.page_token))
-        page = names[start : start + size]
-        agents = [self._view.agent(name) for name in page]
-        more = start + size < len(names)
-        return pb.ListAgentsResponse(
-            agents=[self._finder.message(agent) for agent in agents if agent is not None],
-            next_page_token=make_token(page[-1]) if more else "",
-        )
+        return self._finder.list(request)
 
     async def FindAgents(self, request: pb.FindAgentsRequest, context: Context) -> pb.FindAgentsResponse:
         """Fit agents, best first."""
@@ -138,27 +124,3 @@ def attach_to_an_edge(what: str) -> Unimplemented:
     return Unimplemented(
         "ATTACH_TO_AN_EDGE", f"a hub does not serve {what}", hint="connect to the edge node of the agent's device"
     )
-
-
-def page_size(asked: int) -> int:
-    """The size of a page. Raises InvalidArgument (OUT_OF_RANGE)."""
-    checks.in_range(asked, 0, MAX_PAGE, "page_size")
-    return asked or DEFAULT_PAGE
-
-
-def make_token(last: str) -> str:
-    """A page token: where the page ended."""
-    return base64.urlsafe_b64encode(last.encode()).decode()
-
-
-def read_token(token: str) -> str:
-    """What `make_token` was given, empty for an empty token. Raises InvalidArgument (BAD_PAGE_TOKEN)."""
-    try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except ValueError:
-        raise InvalidArgument(
-            "BAD_PAGE_TOKEN",
-            "the page token cannot be read",
-            hint="use the one of the previous page",
-            field="page_token",
-        ) from None

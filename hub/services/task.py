@@ -20,8 +20,9 @@ from edgenode.link.wire.tasks import TaskLimits, check_output, task_spec_from_pr
 from edgenode.link.wire.values import duration_from_pb, problem_from_pb, timestamp_to_pb
 from hub.services.calls import DEFAULT_TIMEOUT, MAX_TIMEOUT, CallRouter
 from hub.services.dispatcher import Dispatcher
+from hub.services.pages import make_token, page_size, read_token
 from hub.services.placement import Placement
-from hub.services.registry import attach_to_an_edge, make_token, page_size, read_token
+from hub.services.registry import attach_to_an_edge
 from hub.services.submissions import SubmissionStream
 from hub.services.task_desk import TaskDesk
 from hub.services.task_view import level_of, level_to_pb, shown_state, state_to_pb, task_to_pb

@@ -271,7 +271,7 @@ class Uplink(LinkEvents):
     async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
         """See LinkEvents."""
         answer = self._finds.get(message.find_id)
-        if answer is None or message.HasField("request"):
+        if answer is None or message.HasField("request") or message.HasField("list_request"):
             await super().on_find(link, message)
         elif not answer.done():
             answer.set_result(message.response if message.HasField("response") else None)

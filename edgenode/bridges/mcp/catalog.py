@@ -1,9 +1,9 @@
 """What the node's agents and the fleet's offer at the moment, as an MCP client sees it: tools, prompts and resources.
 
 The node's own agents are watched, so a change is known at once. The fleet's are asked for: when somebody lists and what is
-known is older than FLEET_FRESH, when a name is unknown, and every FLEET_PAUSE. Agents of the fleet that are out of reach stay
-on offer, since a task for them waits, and a file holds who was known, for a bridge that starts while the hub is away. Where
-several agents have a skill, this node's say what it is.
+known is older than FLEET_FRESH, when a name is unknown, and every FLEET_PAUSE; as long as nothing changed the hub says just
+that. Agents of the fleet that are out of reach stay on offer, since a task for them waits, and a file holds who was known,
+for a bridge that starts while the hub is away. Where several agents have a skill, this node's say what it is.
 
 A skill is a tool unless a tag says otherwise: `mcp:prompt` makes it a prompt, whose arguments are the parameters;
 `mcp:resource=URI` a resource, or with `{names}` in the URI a template of resources, whose parameters those are.
@@ -25,7 +25,6 @@ from google.protobuf.message import DecodeError
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.bridges.mcp.offers import Offer, offer_of, tool_names
 from edgenode.link.errors import EdgenodeError
-from edgenode.link.model.task import Scope
 from edgenode.link.ports import Clock
 from edgenode.sdk.client import Client
 
@@ -35,9 +34,8 @@ FLEET_FRESH = 5.0  # seconds
 FLEET_PAUSE = 30.0  # seconds
 WATCH_PAUSE = 5.0  # seconds until a watch that was refused is tried again
 PATIENCE = 5.0  # seconds a request waits for what is on offer
-MOST_AGENTS = 1000
+MOST_AGENTS = 10_000
 
-_UNREACHABLE = "UNREACHABLE"
 _VARIABLE = re.compile(r"\\\{([A-Za-z0-9_]+)\\\}")
 
 _log = logging.getLogger(__name__)
@@ -111,6 +109,7 @@ class Catalog:
         self._local: dict[str, registry_pb2.Agent] = {}
         self._fleet: dict[str, registry_pb2.Agent] = {}
         self._asked = float("-inf")
+        self._state = ""  # of the fleet, as the hub calls it
         self._asking: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
         self.offers = Offers()
@@ -160,19 +159,19 @@ class Catalog:
 
     async def _ask(self) -> None:
         try:
-            found = await self._client.find(scope=Scope.FLEET, limit=MOST_AGENTS, explain=True)
+            found = await self._client.fleet(self._state, MOST_AGENTS)
         except EdgenodeError as error:
             _log.warning("the node does not say what agents there are: %s", error)
             return
         self._asked = self._clock.monotonic()
         self.fleet_included = found.fleet_included
-        if not found.fleet_included:
+        if not found.fleet_included or found.unchanged:
             return  # what was known of the fleet is still the best guess
-        away = {left.name for left in found.exclusions if left.reason == _UNREACHABLE}
-        fleet = {name: agent for name, agent in self._fleet.items() if name in away}
-        fleet |= {candidate.agent.name: candidate.agent for candidate in found.candidates}
+        self._state = found.state
+        if len(found.agents) >= MOST_AGENTS:
+            _log.warning("the fleet has more than %d agents: tools of the others are not listed", MOST_AGENTS)
         before = self._fleet
-        self._fleet = {name: agent for name, agent in fleet.items() if name not in self._local}
+        self._fleet = {agent.name: agent for agent in found.agents}
         if _cards(before) != _cards(self._fleet):
             self._compose()
             if self._memory is not None:

@@ -17,7 +17,6 @@ from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from edgenode.bridges.mcp.offers import Json
 from edgenode.bridges.mcp.outcomes import content_of
 from edgenode.link.errors import NotFound
-from edgenode.link.model.task import Scope
 from edgenode.link.terminal.plain import plain
 from edgenode.sdk.client import Client
 from edgenode.sdk.encoding import Payload
@@ -38,6 +37,7 @@ TEMPLATES: tuple[Json, ...] = (
     {"uriTemplate": TASKS + "{task}/output", "name": "output", "description": "What a task gave."},
 )
 JSON_TYPE = "application/json"
+MOST_OTHERS = 1000  # agents of other nodes
 _OUTPUT = "/output"
 
 
@@ -47,10 +47,9 @@ async def read_own(client: Client, uri: str) -> Json:
         return await _read_task(client, uri)
     admin = admin_service_pb2_grpc.AdminServiceStub(client.channel)
     if uri == REGISTRY:
-        found = await client.find(scope=Scope.FLEET, limit=1000)
-        return _json(
-            uri, {"fleet_included": found.fleet_included, "agents": [plain(c.agent) for c in found.candidates]}
-        )
+        here, others = await client.agents(), await client.fleet(limit=MOST_OTHERS)
+        agents = [plain(agent) for agent in (*here, *others.agents)]
+        return _json(uri, {"fleet_included": others.fleet_included, "agents": agents})
     if uri == STATUS:
         return _json(uri, plain(await client.unary(admin.GetStatus, admin_service_pb2.GetStatusRequest())))
     if uri == LEDGER:

@@ -6,6 +6,7 @@ import time
 
 from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2, task_service_pb2_grpc
+from edgenode.link.errors import Unavailable
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.output import emit
 from edgenode.link.terminal.plain import plain
@@ -14,13 +15,19 @@ from edgenode.link.terminal.views import agents_table, find_text, task_text, tas
 from edgenode.link.wire.values import duration_to_pb
 
 
-async def show_agents(target: str, output: str, limit: int) -> None:
-    """Print all agents."""
+async def show_agents(target: str, output: str, limit: int, scope: str = "local") -> None:
+    """Print all agents. Ends with exit code 7 where those of the fleet are wanted and the hub cannot be asked."""
+    seen: list[registry_service_pb2.ListAgentsResponse] = []
+    request = registry_service_pb2.ListAgentsRequest(scope=f"SCOPE_{scope.upper()}")
     async with channel_to(target) as channel:
         stub = registry_service_pb2_grpc.RegistryServiceStub(channel)
-        agents = await pages(stub.ListAgents, registry_service_pb2.ListAgentsRequest(), "agents", limit)
+        agents = await pages(stub.ListAgents, request, "agents", limit, seen.append)
     rows = [plain(agent) for agent in agents]
     emit(output, rows, lambda: agents_table(rows, time.time()))
+    last = seen[-1]
+    if scope == "fleet" and not last.next_page_token and not last.fleet_included:
+        away = Unavailable("LINK_DOWN", "the hub cannot be asked: these are this node's alone", hint="edgenode status")
+        raise Exit(ExitCode.DEGRADED, away.problem)
 
 
 async def show_found(

@@ -64,13 +64,20 @@ async def ask(method: Callable[..., Awaitable[Answer]], request: object, timeout
         raise from_rpc_error(error) from error
 
 
-async def pages(method: Callable[..., Awaitable[Any]], request: Any, field: str, limit: int) -> list[Any]:
-    """At most `limit` items of a paged rpc; `field` names them in each page."""
+async def pages(
+    method: Callable[..., Awaitable[Any]],
+    request: Any,
+    field: str,
+    limit: int,
+    seen: Callable[[Any], None] = lambda _page: None,
+) -> list[Any]:
+    """At most `limit` items of a paged rpc; `field` names them in each page. `seen` is shown each page."""
     items: list[Any] = []
     while len(items) < limit:
         request.page_size = min(limit - len(items), _MAX_PAGE)
         page = await ask(method, request)
         items.extend(getattr(page, field))
+        seen(page)
         if not page.next_page_token:
             break
         request.page_token = page.next_page_token

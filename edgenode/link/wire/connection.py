@@ -97,7 +97,7 @@ class LinkEvents:
 
     async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
         """A question to the registry here, or the answer to one asked from here."""
-        if message.HasField("request"):
+        if message.HasField("request") or message.HasField("list_request"):
             problem = problem_to_pb(_not_served("find"))
             _send(link, sync_pb2.Frame(find=sync_pb2.FindExchange(find_id=message.find_id, problem=problem)))
 

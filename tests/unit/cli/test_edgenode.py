@@ -55,6 +55,9 @@ def test_agents(edgenode: Run, node: FakeNode) -> None:
     shown = json.loads(edgenode("agents", "-o", "json", state=node.state).stdout)
     assert [agent["name"] for agent in shown] == ["nodes/north/agents/code", "nodes/north/agents/device"]
     assert len(edgenode("agents", "--limit", "1", state=node.state).stdout.splitlines()) == 2
+    away = edgenode("agents", "--scope", "fleet", state=node.state)
+    assert (away.exit_code, len(away.stdout.splitlines())) == (7, 3)
+    assert "LINK_DOWN" in away.stderr
 
 
 def test_find(edgenode: Run, node: FakeNode) -> None:

@@ -102,20 +102,30 @@ class GetAgentResponse(_message.Message):
     def __init__(self, agent: _Optional[_Union[_registry_pb2.Agent, _Mapping]] = ..., staleness_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListAgentsRequest(_message.Message):
-    __slots__ = ("page_size", "page_token")
+    __slots__ = ("page_size", "page_token", "scope", "known_state")
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_STATE_FIELD_NUMBER: _ClassVar[int]
     page_size: int
     page_token: str
-    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    scope: Scope
+    known_state: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., scope: _Optional[_Union[Scope, str]] = ..., known_state: _Optional[str] = ...) -> None: ...
 
 class ListAgentsResponse(_message.Message):
-    __slots__ = ("agents", "next_page_token")
+    __slots__ = ("agents", "next_page_token", "fleet_included", "state", "unchanged")
     AGENTS_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FLEET_INCLUDED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     agents: _containers.RepeatedCompositeFieldContainer[_registry_pb2.Agent]
     next_page_token: str
-    def __init__(self, agents: _Optional[_Iterable[_Union[_registry_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    fleet_included: bool
+    state: str
+    unchanged: bool
+    def __init__(self, agents: _Optional[_Iterable[_Union[_registry_pb2.Agent, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., fleet_included: bool = ..., state: _Optional[str] = ..., unchanged: bool = ...) -> None: ...
 
 class FindAgentsRequest(_message.Message):
     __slots__ = ("skill", "selector", "query", "max_cost", "max_staleness_duration", "scope", "explain", "page_size")

@@ -108,7 +108,7 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """All agents, by name, in pages.
+        """All agents in pages, by name; with scope FLEET an edge's own first, then the rest of the fleet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

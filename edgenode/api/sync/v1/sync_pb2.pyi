@@ -471,16 +471,20 @@ class NoticeBatch(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ...) -> None: ...
 
 class FindExchange(_message.Message):
-    __slots__ = ("find_id", "request", "response", "problem")
+    __slots__ = ("find_id", "request", "response", "problem", "list_request", "list_response")
     FIND_ID_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    LIST_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    LIST_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     find_id: int
     request: _registry_service_pb2.FindAgentsRequest
     response: _registry_service_pb2.FindAgentsResponse
     problem: _problem_pb2.Problem
-    def __init__(self, find_id: _Optional[int] = ..., request: _Optional[_Union[_registry_service_pb2.FindAgentsRequest, _Mapping]] = ..., response: _Optional[_Union[_registry_service_pb2.FindAgentsResponse, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
+    list_request: _registry_service_pb2.ListAgentsRequest
+    list_response: _registry_service_pb2.ListAgentsResponse
+    def __init__(self, find_id: _Optional[int] = ..., request: _Optional[_Union[_registry_service_pb2.FindAgentsRequest, _Mapping]] = ..., response: _Optional[_Union[_registry_service_pb2.FindAgentsResponse, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., list_request: _Optional[_Union[_registry_service_pb2.ListAgentsRequest, _Mapping]] = ..., list_response: _Optional[_Union[_registry_service_pb2.ListAgentsResponse, _Mapping]] = ...) -> None: ...
 
 class AdminExchange(_message.Message):
     __slots__ = ("exchange_id", "verify_ledger", "list_dead_letters", "get_dead_letter", "replay_dead_letters", "drop_dead_letters", "ledger_verified", "dead_letters_listed", "dead_letter", "dead_letters_replayed", "dead_letters_dropped", "problem")
