@@ -145,7 +145,9 @@ class Shell:
         """Starts a background command and waits for its first output."""
         self._count += 1
         log = self._logs / f"{self._count}.log"
-        self._say(f"{command.text.removesuffix('&')} > {log} 2>&1 &")
+        text = command.text.removesuffix("&")
+        together = f"{{ {text}; }}" if "&&" in text else text  # a group is a process more, which `kill %1` would hit
+        self._say(f"{together} > {log} 2>&1 &")
         deadline = time.monotonic() + LOOK_SECONDS
         while not command.shown(output := log.read_text() if log.exists() else ""):
             if time.monotonic() >= deadline:

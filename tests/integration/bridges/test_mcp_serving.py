@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import mcp_types as types
 import pytest
-from mcp import Client, MCPError, StdioServerParameters
+from mcp import Client, MCPError
 from mcp.client.session import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.subscriptions import ToolsListChanged
@@ -354,15 +354,6 @@ async def test_only_callers_of_this_machine_with_the_token_are_served(site: Site
 def test_the_token_is_for_its_owner_alone(tmp_path: Path) -> None:
     bridge_token(tmp_path)
     assert (tmp_path / "bridge.token").stat().st_mode & 0o777 == 0o600
-
-
-async def test_a_desktop_client_starts_it_on_its_pipes(site: Site) -> None:
-    program = "from edgenode.cli.main import main; main()"
-    arguments = ["mcp", "serve", "--state", str(site.node.socket.parent)]
-    parameters = StdioServerParameters(command=sys.executable, args=["-c", program, *arguments])
-    async with Client(parameters, mode="legacy") as mcp:
-        assert "math__add" in {tool.name for tool in (await mcp.list_tools()).tools}
-        assert text_of(await mcp.call_tool("math__add", {"a": 20, "b": 22})) == "42"
 
 
 async def test_it_ends_when_it_is_told_to_though_its_client_stays(site: Site) -> None:
