@@ -58,8 +58,8 @@ class _Any(RootModel[dict[str, Any]]):
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """A request to the client as the session sends it."""
+class Message:
+    """What the session is to send the client, for which the SDK has no type."""
 
     method: str
     params: Json
@@ -215,7 +215,7 @@ class Caller:
         responses = {}
         metadata = ServerMessageMetadata(related_request_id=request.request_id)
         for key, asked in question.requests.items():
-            made: Any = _Ask(asked["method"], asked["params"])
+            made: Any = Message(asked["method"], asked["params"])
             answered = await request.session.send_request(made, _Any, metadata=metadata)
             responses[key] = answered.root
         return responses

@@ -1,8 +1,8 @@
 """The node as an MCP server, for clients of 2026-07-28 and of 2025-11-25 and before, over HTTP or a client's pipes.
 
 The protocol is the SDK's; here is what it asks for. Tools, prompts and resources are what agents offer (`catalog`), a request
-is a task (`calling`) or a handle of one (`tasking`), and what is said of the node itself are resources (`resources`). The
-state a client carries between two rounds of a request is sealed with a key of the node's, so it holds over a restart.
+is a task (`calling`) or a handle of one (`tasking`), of which a client hears more if it listens (`listening`), and what is said
+of the node itself are resources (`resources`). The state a client carries between two rounds of a request is sealed with a key of the node's, so it holds over a restart.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mcp.shared.exceptions import MCPError
 import edgenode
 from edgenode.bridges.mcp.calling import DEFAULT_TIMEOUT, Caller, Request
 from edgenode.bridges.mcp.catalog import Catalog, Resource
+from edgenode.bridges.mcp.listening import Listening
 from edgenode.bridges.mcp.offers import Json, Offer, input_of
 from edgenode.bridges.mcp.outcomes import media_type_of, prompt_result, resource_result, tool_result
 from edgenode.bridges.mcp.refusals import refusal
@@ -90,10 +91,10 @@ class Serving:
     ) -> None:
         self._client = client
         self._sessions = Sessions()
-        self._listening = ListenHandler(self._sessions.bus)
         self.catalog = Catalog(client, clock or SystemClock(), self._offers_changed, memory)
         self.caller = Caller(client, timeout)
         self._tasks = Tasks(self.caller, self._offer_of, retention)
+        self._listening = Listening(ListenHandler(self._sessions.bus), self._tasks)
         self.server = self._make(key)
 
     def _make(self, key: bytes) -> Server[None]:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
 from datetime import UTC
 from typing import Any
 
@@ -34,7 +35,7 @@ from edgenode.bridges.mcp.outcomes import facts_of, tool_result
 from edgenode.bridges.mcp.questions import MISSING, Question
 from edgenode.bridges.mcp.refusals import refusal
 from edgenode.bridges.wishes import Wishes
-from edgenode.link.errors import EdgenodeError
+from edgenode.link.errors import EdgenodeError, InvalidArgument, NotFound
 from edgenode.link.model.task import TaskState
 from edgenode.sdk.encoding import Payload
 
@@ -92,7 +93,32 @@ class Tasks:
 
     async def get(self, request: Request, params: TaskIdParams) -> Json:
         """How a task stands: what is asked, its result, its error."""
-        task = await self._find(request, params.task_id)
+        return self._stand(await self._find(request, params.task_id))
+
+    async def known(self, request: Request, task_ids: Iterable[str]) -> list[str]:
+        """Those of the tasks that there are. Raises MCPError for a client to which the extension is not known."""
+        if not _knows(request):
+            raise _missing()
+        found = []
+        for task_id in task_ids:
+            try:
+                found.append((await self._caller.client.get_task(task_id)).task_id)
+            except (NotFound, InvalidArgument):
+                continue
+            except EdgenodeError as error:
+                raise refusal(error.problem) from error
+        return found
+
+    async def follow(self, task_id: str) -> AsyncGenerator[Json, None]:
+        """How a task stands, whenever that may be told otherwise, until it has ended. Raises what the node refuses."""
+        state, words = None, ""
+        async with aclosing(self._caller.client.watch_task(task_id)) as updates:
+            async for update in updates:
+                if state is None or update.state is not state or (update.message and update.message != words):
+                    state, words = update.state, update.message or words
+                    yield self._stand(await self._caller.client.get_task(task_id))
+
+    def _stand(self, task: task_pb2.Task) -> Json:
         told = self._head(task)
         state = TaskState(task.state)
         if state in ASKING and task.HasField("input_request"):

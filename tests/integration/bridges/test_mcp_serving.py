@@ -264,6 +264,35 @@ async def test_a_handle_of_the_tasks_extension_survives_bridge_and_node(site: Si
         assert (unknown["code"], unknown["data"]["reason"]) == (types.INVALID_PARAMS, "UNKNOWN_TASK")
 
 
+async def test_a_client_that_listens_is_told_of_its_tasks(site: Site) -> None:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30.0) as http:
+        task_id = (await post(http, site.place.url, "tools/call", name="hold", arguments={}))["result"]["taskId"]
+        wanted = {"taskIds": [task_id, "0" * 26], "toolsListChanged": True}
+        refused = await post(http, site.place.url, "subscriptions/listen", known=False, notifications=wanted)
+        assert refused["error"]["code"] == types.MISSING_REQUIRED_CLIENT_CAPABILITY
+        body, headers = rpc("subscriptions/listen", notifications=wanted)
+        frames: list[Any] = []
+        async with http.stream("POST", site.place.url, json=body, headers=headers) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data:") and (text := line.removeprefix("data:").strip()):
+                    frames.append(json.loads(text))
+                    if len(frames) == 2:
+                        site.work.go.set()
+                    if frames[-1].get("params", {}).get("status") == "completed":
+                        break
+        told = await post(http, site.place.url, "tasks/get", taskId=task_id)
+    acknowledged, *changes = [(frame["method"], frame["params"]) for frame in frames]
+    assert acknowledged[0] == "notifications/subscriptions/acknowledged"
+    assert acknowledged[1]["notifications"] == {"taskIds": [task_id], "toolsListChanged": True}
+    assert {method for method, _ in changes} == {"notifications/tasks"}
+    assert [params["status"] for _, params in changes] == ["working", "completed"]
+    last = changes[-1][1]
+    assert last["_meta"].pop("io.modelcontextprotocol/subscriptionId") == body["id"]
+    got = told["result"]
+    del got["resultType"], got["_meta"]["io.modelcontextprotocol/serverInfo"]  # of every result
+    assert last == got
+
+
 async def test_a_request_with_a_key_that_a_restarted_bridge_gets_again_is_answered(site: Site) -> None:
     meta: Any = {"dev.edgenode/idempotency-key": "again"}
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30.0) as http:
@@ -278,27 +307,27 @@ async def test_a_request_with_a_key_that_a_restarted_bridge_gets_again_is_answer
     assert site.work.ended == []
 
 
-async def post(
-    http: httpx2.AsyncClient, url: str, method: str, *, known: bool = True, meta: Any = None, **params: Any
-) -> Any:
-    """One request of 2026-07-28, by a client to which the tasks extension is `known`."""
+async def post(http: httpx2.AsyncClient, url: str, method: str, **options: Any) -> Any:
+    """The answer to one request; see `rpc`."""
+    body, headers = rpc(method, **options)
+    return (await http.post(url, json=body, headers=headers)).json()
+
+
+def rpc(method: str, *, known: bool = True, meta: Any = None, **params: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """(body, headers) of a request of 2026-07-28, by a client to which the tasks extension is `known`."""
     meta = {
         types.PROTOCOL_VERSION_META_KEY: "2026-07-28",
         types.CLIENT_CAPABILITIES_META_KEY: {"extensions": {EXTENSION: {}}} if known else {},
         **(meta or {}),
     }
     name = params.get("name") or params.get("taskId") or ""
-    answer = await http.post(
-        url,
-        json={"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}},
-        headers={
-            "Accept": "application/json, text/event-stream",
-            "MCP-Protocol-Version": "2026-07-28",
-            "Mcp-Method": method,
-            **({"Mcp-Name": name} if name else {}),
-        },
-    )
-    return answer.json()
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": method,
+        **({"Mcp-Name": name} if name else {}),
+    }
+    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}, headers
 
 
 async def test_the_list_follows_the_registry(site: Site) -> None:
