@@ -1,8 +1,9 @@
 """The node as an MCP server, for clients of 2026-07-28 and of 2025-11-25 and before, over HTTP or a client's pipes.
 
 The protocol is the SDK's; here is what it asks for. Tools, prompts and resources are what agents offer (`catalog`), a request
-is a task (`calling`) or a handle of one (`tasking`), of which a client hears more if it listens (`listening`), and what is said
-of the node itself are resources (`resources`). The state a client carries between two rounds of a request is sealed with a key of the node's, so it holds over a restart.
+is a task (`calling`) or a handle of one (`tasking`), of which a client hears more if it listens (`listening`), and what is
+said of the node itself are resources (`resources`). The state a client carries between two rounds of a request is sealed with
+a key of the node's, so it holds over a restart.
 """
 
 from __future__ import annotations
