@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -49,6 +50,10 @@ class Mounted(Protocol):
         """Ends the agent, which leaves the node if it is to `leave` for good; `run` returns after that."""
         ...
 
+    def retry(self) -> None:
+        """Tries now what waits."""
+        ...
+
 
 Make = Callable[[admin_pb2.Mount, Client, Report, Rng], Mounted]
 
@@ -74,6 +79,8 @@ class Mounting:
                 async for response in self._admin.WatchMounts(admin_service_pb2.WatchMountsRequest(kind=self._kind)):
                     backoff.established(loop.time())
                     await self.follow({mount.name: mount for mount in response.mounts})
+                    for name in response.retried_names:
+                        self._running[name][0].retry()
             except grpc.aio.AioRpcError as error:
                 _log.info("the node does not tell its mounts: %s", error.details())
             await asyncio.sleep(backoff.next_delay(loop.time()))
@@ -153,15 +160,16 @@ async def _end_of_input() -> None:
         transport.close()
 
 
-def main(program: str, kind: admin_pb2.MountKind, make: Make) -> None:
-    """`python -m PROGRAM --socket PATH`."""
+def main(program: str, kind: admin_pb2.MountKind, make: Callable[[Path], Make]) -> None:
+    """`python -m PROGRAM --socket PATH --state PATH`. `make` is told the node's state directory."""
     parser = argparse.ArgumentParser(prog=program, description="Runs what is mounted on a node.")
     parser.add_argument("--socket", required=True, help="the node's Unix socket")
+    parser.add_argument("--state", required=True, type=Path, help="the node's state directory")
     parser.add_argument("--log-level", choices=LOG_LEVELS, default="info")
     parser.add_argument("--event-loop", choices=EVENT_LOOPS, default="asyncio", help="as the node's own setting has it")
     given = parser.parse_args()
     configure_logging(given.log_level)
     calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        run_on(given.event_loop, lambda: serve(given.socket, kind, make))
+        run_on(given.event_loop, lambda: serve(given.socket, kind, make(given.state)))
     sys.exit(0)

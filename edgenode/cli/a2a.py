@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgenode.api.admin.v1 import admin_pb2
-from edgenode.cli.mounts import add_mount, fill_policy, list_mounts, policy_options, remove_mount
+from edgenode.cli.mounts import add_mount, fill_policy, list_mounts, policy_options, remove_mount, retry_mount
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
@@ -64,6 +64,15 @@ def add(state: Path, output: str, name: str, url: str, headers_file: str | None,
 def list_(state: Path, output: str, limit: int) -> None:
     """Mounted A2A agents, and how they are."""
     list_mounts(state, output, limit, admin_pb2.MOUNT_KIND_A2A)
+
+
+@a2a.command()
+@click.argument("name")
+@output_option
+@state_option
+def retry(state: Path, output: str, name: str) -> None:
+    """Look at an agent that is waited for now. Exit code 7 when it is not there."""
+    retry_mount(state, output, name)
 
 
 @a2a.command()

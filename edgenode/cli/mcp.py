@@ -1,4 +1,4 @@
-"""`edgenode mcp add | list | remove | serve`."""
+"""`edgenode mcp add | list | login | retry | remove | serve`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from typing import Any
 import click
 
 from edgenode.api.admin.v1 import admin_pb2
-from edgenode.cli.mounts import add_mount, fill_policy, list_mounts, policy_options, remove_mount
+from edgenode.cli.mounts import (
+    add_mount,
+    fill_policy,
+    list_mounts,
+    policy_options,
+    remove_mount,
+    retry_mount,
+    say_mounted,
+)
 from edgenode.cli.place import node_target
 from edgenode.cli.state import state_option
 from edgenode.link.config import LOG_LEVELS
@@ -20,6 +28,7 @@ from edgenode.link.errors import FailedPrecondition
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.lazy import DefaultGroup
 from edgenode.link.terminal.options import SECONDS, limit_option, output_option
+from edgenode.link.terminal.rpc import run
 from edgenode.link.terminal.signals import StopSignal
 from edgenode.node.config import load_node_config
 from edgenode.sdk.client import Client
@@ -43,6 +52,11 @@ def mcp() -> None:
     help="With --url: file of header lines, e.g. a token, that only its owner may read.",
 )
 @click.option(
+    "--oauth-file",
+    type=click.Path(dir_okay=False, resolve_path=True),
+    help="With --url: TOML file that says how the node gets tokens, see docs/agents.md; without, a person logs in.",
+)
+@click.option(
     "--env", multiple=True, metavar="NAME[=VALUE]", help="Environment variable; without a value, as it is here."
 )
 @click.option(
@@ -56,7 +70,8 @@ def mcp() -> None:
 def add(state: Path, output: str, name: str, no_wait: bool, **given: Any) -> None:
     """Make an MCP server an agent NAME, each tool a skill NAME.TOOL: `edgenode mcp add files -- npx -y PACKAGE DIR`.
 
-    It is there after every restart of the node. Exit code 7 when it is mounted but its server does not start.
+    It is there after every restart of the node. Exit code 7 when it is mounted but its server does not start, or wants
+    somebody to log in.
     """
     mount = _mount(name, given)
     add_mount(state, output, mount, no_wait=no_wait, start_timeout=given["start_timeout"])
@@ -69,6 +84,36 @@ def add(state: Path, output: str, name: str, no_wait: bool, **given: Any) -> Non
 def list_(state: Path, output: str, limit: int) -> None:
     """Mounted servers, how they are, and the last lines of those in trouble."""
     list_mounts(state, output, limit, admin_pb2.MOUNT_KIND_MCP)
+
+
+@mcp.command()
+@click.argument("name")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=0, help="Where the browser is led back to; any by default."
+)
+@click.option("--timeout", type=SECONDS, default=300.0, show_default="5min", help="How long the person may take.")
+@output_option
+@state_option
+def login(state: Path, output: str, name: str, port: int, timeout: float) -> None:
+    """Let the node use a mounted server as you: prints the address to visit, and waits until you have been there.
+
+    What it gets is kept in a file of the state directory that its owner alone can read, and refreshed by the node. Exit code 7
+    when the server is not there afterwards.
+    """
+    _check_installed()
+    # Heavy, and only this command needs it.
+    from edgenode.cli.mcp_login import log_in
+
+    say_mounted(output, run(log_in(state, name, port, timeout)))
+
+
+@mcp.command()
+@click.argument("name")
+@output_option
+@state_option
+def retry(state: Path, output: str, name: str) -> None:
+    """Try a server that is waited for now. Exit code 7 when it is not there."""
+    retry_mount(state, output, name)
 
 
 @mcp.command()
@@ -93,11 +138,15 @@ def serve(state: Path, http: str | None, timeout: float, log_level: str) -> None
     `ready` when it serves, and callers send the line of STATE/bridge.token as bearer token. Needs the extra mcp.
     """
     configure_logging(log_level)
+    _check_installed()
+    asyncio.run(_serve(state, http, timeout))
+
+
+def _check_installed() -> None:
     if importlib.util.find_spec("mcp") is None:
         raise FailedPrecondition(
             "BRIDGE_NOT_INSTALLED", "the MCP SDK is not installed", hint="pip install 'edgenode[mcp]'"
         )
-    asyncio.run(_serve(state, http, timeout))
 
 
 async def _serve(state: Path, http: str | None, timeout: float) -> None:
@@ -132,8 +181,8 @@ def _mount(name: str, given: dict[str, Any]) -> admin_pb2.Mount:
         raise click.UsageError("give the server's command after `--`, or its --url")
     mount = admin_pb2.Mount(name=name)
     if command:
-        if given["headers_file"]:
-            raise click.UsageError("--headers-file goes with --url")
+        if given["headers_file"] or given["oauth_file"]:
+            raise click.UsageError("--headers-file and --oauth-file go with --url")
         server = mount.mcp_stdio
         # As it is found from here: the node may have been started elsewhere, with another PATH.
         program = shutil.which(command[0])
@@ -146,6 +195,7 @@ def _mount(name: str, given: dict[str, Any]) -> admin_pb2.Mount:
             raise click.UsageError("--env and --directory go with a command")
         mount.mcp_http.url = given["url"]
         mount.mcp_http.headers_file = given["headers_file"] or ""
+        mount.mcp_http.oauth_file = given["oauth_file"] or ""
     fill_policy(mount.policy, given)
     return mount
 

@@ -13,6 +13,7 @@ import click
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.cli.place import node_target
+from edgenode.link.errors import NotFound
 from edgenode.link.model.names import make_id
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.options import SECONDS
@@ -23,6 +24,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_from_pb
 
 _LOOK = 0.2  # seconds between two looks at a mount that starts
 _DEFAULT_WAIT = 30.0
+_IN_TROUBLE = (admin_pb2.MOUNT_STATE_WAITING, admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,9 +69,13 @@ def add_mount(
         async with channel_to(node_target(state)) as channel:
             stub = admin_service_pb2_grpc.AdminServiceStub(channel)
             await ask(stub.AddMount, admin_service_pb2.AddMountRequest(request_id=_request_id(), mount=mount))
-            return await _settled(stub, mount.name, 0.0 if no_wait else start_timeout or _DEFAULT_WAIT)
+            return await _settled(stub, mount.name, 0.0 if no_wait else start_timeout or _DEFAULT_WAIT, -1)
 
-    record = run(work())
+    say_mounted(output, run(work()), no_wait=no_wait)
+
+
+def say_mounted(output: str, record: admin_pb2.MountRecord, *, no_wait: bool = False) -> None:
+    """How it is; exit code 7 where it is not there, unless that was not waited for."""
     status = record.status
     emit(output, plain(record), lambda: _added(record))
     if not no_wait and status.state != admin_pb2.MOUNT_STATE_READY:
@@ -101,14 +107,44 @@ def remove_mount(state: Path, name: str) -> None:
     click.echo(f"removed {name}")
 
 
-async def _settled(stub: Any, name: str, patience: float) -> admin_pb2.MountRecord:
-    """The mount once its server is there or failed, or after `patience` seconds."""
+def retry_mount(state: Path, output: str, name: str) -> None:
+    """Has one tried now, waits until it is there or failed, and says so; exit code 7 where it is not there."""
+
+    async def work() -> admin_pb2.MountRecord:
+        async with channel_to(node_target(state)) as channel:
+            stub = admin_service_pb2_grpc.AdminServiceStub(channel)
+            return await retried(stub, name)
+
+    say_mounted(output, run(work()))
+
+
+async def retried(stub: Any, name: str) -> admin_pb2.MountRecord:
+    """Has it tried, and waits until that is over."""
+    before = await find_mount(stub, name)
+    await ask(stub.RetryMount, admin_service_pb2.RetryMountRequest(request_id=_request_id(), name=name))
+    return await _settled(stub, name, _DEFAULT_WAIT, before.status.start_count)
+
+
+async def find_mount(stub: Any, name: str) -> admin_pb2.MountRecord:
+    """The mount of a name. Raises NotFound (UNKNOWN_MOUNT)."""
+    mounts = await pages(stub.ListMounts, admin_service_pb2.ListMountsRequest(), "mounts", 1000)
+    for record in mounts:
+        if record.mount.name == name:
+            found: admin_pb2.MountRecord = record
+            return found
+    raise NotFound("UNKNOWN_MOUNT", f"there is no mount {name}", hint="edgenode mcp list", name=name)
+
+
+async def _settled(stub: Any, name: str, patience: float, starts: int) -> admin_pb2.MountRecord:
+    """The mount once its server is there or failed after more than so many `starts`, or after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         mounts = await pages(stub.ListMounts, admin_service_pb2.ListMountsRequest(), "mounts", 1000)
         found: list[admin_pb2.MountRecord] = [record for record in mounts if record.mount.name == name]
         record = found[0] if found else admin_pb2.MountRecord(mount=admin_pb2.Mount(name=name))
-        settled = record.status.state in (admin_pb2.MOUNT_STATE_READY, admin_pb2.MOUNT_STATE_WAITING)
+        status = record.status
+        failed = status.state in _IN_TROUBLE and status.start_count > starts
+        settled = failed or status.state == admin_pb2.MOUNT_STATE_READY
         if settled or not found or time.monotonic() >= deadline:
             return record
         await asyncio.sleep(_LOOK)
@@ -134,15 +170,17 @@ def _listed(records: list[admin_pb2.MountRecord]) -> str:
     ]
     parts = [table([plain(record) for record in records], columns, empty="no mounts")]
     for record in records:
-        if record.status.state == admin_pb2.MOUNT_STATE_WAITING:
+        if record.status.state in _IN_TROUBLE:
             problem = record.status.last_problem
             parts.append(f"\n{record.mount.name}: {clean(problem.message)} ({problem.reason})")
+            if problem.hint:
+                parts.append(f"  hint: {clean(problem.hint)}")
             parts += _last_lines(record)
     return "\n".join(parts)
 
 
 def _last_lines(record: admin_pb2.MountRecord) -> list[str]:
-    if record.status.state != admin_pb2.MOUNT_STATE_WAITING:
+    if record.status.state not in _IN_TROUBLE:
         return []
     return [f"  | {clean(line)}" for line in record.status.error_lines]
 

@@ -197,6 +197,12 @@ class AdminService(admin_service_pb2_grpc.AdminServiceServicer):
         """See AdminService."""
         return await self._mounts.remove(request)
 
+    async def RetryMount(
+        self, request: admin_service_pb2.RetryMountRequest, context: Context
+    ) -> admin_service_pb2.RetryMountResponse:
+        """See AdminService."""
+        return self._mounts.retry(request)
+
     async def WatchMounts(
         self, request: admin_service_pb2.WatchMountsRequest, context: Context
     ) -> AsyncIterator[admin_service_pb2.WatchMountsResponse]:

@@ -78,6 +78,7 @@ class Mounts:
         self._mounts: dict[str, admin_pb2.Mount] = {}
         self._statuses: dict[str, admin_pb2.MountStatus] = {}
         self._watchers: dict[asyncio.Event, admin_pb2.MountKind] = {}
+        self._retried: dict[asyncio.Event, set[str]] = {}  # what each watcher is still to be told to try
         self._turn = asyncio.Lock()  # row and memory change together
         self._stopping = False
         self._leaving: dict[str, asyncio.Event] = {}  # of mounts that were removed, until their agent is gone
@@ -172,6 +173,17 @@ class Mounts:
             self.on_change(self.kinds)
         return admin_service_pb2.RemoveMountResponse()
 
+    def retry(self, request: admin_service_pb2.RetryMountRequest) -> admin_service_pb2.RetryMountResponse:
+        """Has its bridge try it now. Raises NotFound (UNKNOWN_MOUNT)."""
+        checks.short(request.request_id, 128, "request_id")
+        check_name(request.name, "name")
+        if request.name not in self._mounts:
+            raise _unknown(request.name)
+        for watcher, names in self._retried.items():
+            names.add(request.name)
+            watcher.set()
+        return admin_service_pb2.RetryMountResponse()
+
     async def _left(self, name: str, left: asyncio.Event) -> None:
         """The agent leaves once its calls have ended; one that is not attached, or does not leave, is removed."""
         agent = self._registry.get(name)
@@ -205,15 +217,18 @@ class Mounts:
         """
         changed = asyncio.Event()
         self._watchers[changed] = kind
+        retried = self._retried[changed] = set()
         try:
             while not self._stopping:
                 changed.clear()
-                yield admin_service_pb2.WatchMountsResponse(
-                    mounts=[self._mounts[name] for name in sorted(self._of(kind))]
-                )
+                names = sorted(self._of(kind))
+                response = admin_service_pb2.WatchMountsResponse(mounts=[self._mounts[name] for name in names])
+                response.retried_names.extend(name for name in names if name in retried)
+                retried.clear()
+                yield response
                 await changed.wait()
         finally:
-            del self._watchers[changed]
+            del self._watchers[changed], self._retried[changed]
             if kind not in self._watchers.values():
                 for name in self._of(kind):
                     self._statuses.pop(name, None)

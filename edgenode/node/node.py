@@ -318,7 +318,8 @@ class Node:
         """Keep the bridge of each kind of mounts running while there are any."""
         supervisors: dict[admin_pb2.MountKind, Supervisor] = {}
         for kind, bridge in BRIDGES.items():
-            arguments = ["--socket", str(self.socket_path), "--event-loop", self.config.event_loop]
+            arguments = ["--socket", str(self.socket_path), "--state", str(self.config.state_dir)]
+            arguments += ["--event-loop", self.config.event_loop]
             program = Program(bridge.name, [sys.executable, "-P", "-m", bridge.module, *arguments])
             supervisors[kind] = Supervisor(program, self._clock, self._rng, self._host.spawn)
             self._stack.push_async_callback(supervisors[kind].close)

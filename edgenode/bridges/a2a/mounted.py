@@ -103,6 +103,10 @@ class Mounted:
         self._stopping.set()
         self._look.set()
 
+    def retry(self) -> None:
+        """Looks at its card now."""
+        self._look.set()
+
     async def run(self) -> None:
         """Keeps the agent attached until `stop`."""
         attached: asyncio.Task[None] | None = None

@@ -37,10 +37,11 @@ from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from edgenode.bridges.a2a.cards import Places
 from edgenode.bridges.a2a.handler import AGENT, GONE, Handler
 from edgenode.bridges.a2a.refusals import Servicer
-from edgenode.bridges.a2a.targets import Network, Targets
+from edgenode.bridges.a2a.targets import Targets
 from edgenode.bridges.a2a.webhooks import Webhooks
 from edgenode.bridges.access import Authenticator
 from edgenode.bridges.http import Gate, listen, refused, serve, with_port
+from edgenode.bridges.places import Network
 from edgenode.link.errors import EdgenodeError, Unauthenticated
 from edgenode.link.model.task import Scope
 from edgenode.link.wire.channels import (

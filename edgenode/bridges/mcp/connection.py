@@ -18,7 +18,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,12 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 import edgenode
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.bridges.header_files import read_headers
-from edgenode.link.errors import FailedPrecondition, InvalidArgument, Unavailable
+from edgenode.bridges.mcp.oauth.authorization import Authorization, AuthorizedClient
+from edgenode.bridges.mcp.oauth.errands import Errands
+from edgenode.bridges.mcp.oauth.kept import Kept
+from edgenode.bridges.mcp.oauth.settings import read_settings
+from edgenode.link.errors import EdgenodeError, FailedPrecondition, Unavailable
+from edgenode.link.ports import SystemClock
 from edgenode.link.wire.mounts import MAX_ERROR_LINE, MAX_ERROR_LINES
 
 CLOSE_TIME = 10.0  # seconds a server may take to end
@@ -60,12 +65,25 @@ class ServerLost(Exception):
         self.sent = sent
 
 
+class Refused(Exception):
+    """A request was not done for want of a token; `problem` says which."""
+
+    def __init__(self, problem: EdgenodeError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
 class Connection:
     """`await open()`, then `tools`, `call`, `lost`; `await close()` at the end, also when `open` raised."""
 
-    def __init__(self, mount: admin_pb2.Mount, on_tools: Callable[[], None]) -> None:
-        """`on_tools` is called when the server says that its tools are others now; `list_tools` then gets them."""
+    def __init__(self, mount: admin_pb2.Mount, kept: Kept, on_tools: Callable[[], None]) -> None:
+        """`on_tools` is called when the server says that its tools are others now; `list_tools` then gets them.
+
+        `kept`: the tokens of a login.
+        """
         self._mount = mount
+        self._kept = kept
+        self._authorization: Authorization | None = None
         self._on_tools = on_tools
         self._client: Client | None = None
         self._task: asyncio.Task[None] | None = None
@@ -75,6 +93,8 @@ class Connection:
         self._calls: set[Ask] = set()  # of the calls under way
         self.lost = asyncio.Event()
         self.why_lost = ""
+        self.barred = asyncio.Event()  # no request is done for want of a token
+        self.refusal: EdgenodeError | None = None  # why
         self.tools: list[types.Tool] = []
         self.error_lines: deque[str] = deque(maxlen=MAX_ERROR_LINES)
 
@@ -95,7 +115,8 @@ class Connection:
         return (self._client.instructions or "") if self._client is not None else ""
 
     async def open(self, timeout: float) -> None:
-        """Returns when the tools are known. Raises Unavailable (MCP_SERVER_NOT_STARTED), InvalidArgument."""
+        """Returns when the tools are known. Raises Unavailable (MCP_SERVER_NOT_STARTED), what is wrong with the mount's
+        files, and what the server refuses for want of a token."""
         self._task = asyncio.create_task(self._live(), name=f"mcp-{self._mount.name}")
         opened = asyncio.ensure_future(self._opened.wait())
         try:
@@ -107,8 +128,10 @@ class Connection:
         if not self._task.done():
             raise self._not_started(f"it did not list its tools within {timeout:g} s")
         error = self._task.exception()
-        if isinstance(error, InvalidArgument):
+        if isinstance(error, EdgenodeError):
             raise error
+        if self._authorization is not None and self._authorization.refusal is not None:
+            raise self._authorization.refusal
         raise self._not_started(_plain(error) if error is not None else self.why_lost)
 
     async def close(self) -> None:
@@ -122,6 +145,16 @@ class Connection:
             await asyncio.wait([self._task], timeout=CLOSE_TIME)
         if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
             _log.debug("connection to %s ended: %s", self._mount.name, _plain(error))
+
+    def reload(self) -> None:
+        """Takes the tokens there are by now."""
+        if self._authorization is not None:
+            self._authorization.reload()
+
+    def _bar(self, refusal: EdgenodeError) -> None:
+        if not self.barred.is_set():
+            self.refusal = refusal
+            self.barred.set()
 
     async def list_tools(self) -> list[types.Tool]:
         """The server's tools, asked for now. Raises ServerLost, MCPError."""
@@ -144,7 +177,8 @@ class Connection:
     ) -> types.CallToolResult:
         """What the tool gives; cancelling this cancels it there. `ask` answers the server's questions of this call.
 
-        Raises ServerLost, MCPError for what the server refuses, FailedPrecondition (BAD_RESULT) for what is no valid result.
+        Raises ServerLost, Refused, MCPError for what the server refuses, FailedPrecondition (BAD_RESULT) for what is no
+        valid result.
         """
         client = self._present()
         self._calls.add(ask)
@@ -159,6 +193,8 @@ class Connection:
                         meta=meta or None,  # type: ignore[arg-type]
                     )
                 except MCPError as error:
+                    if self._authorization is not None and (refusal := self._authorization.refusal_of(error)):
+                        raise Refused(refusal) from error
                     if error.code == types.CONNECTION_CLOSED or self.lost.is_set():
                         raise ServerLost(self.why_lost or str(error), sent=True) from error
                     if error.code != types.URL_ELICITATION_REQUIRED:
@@ -315,11 +351,19 @@ class Connection:
     @asynccontextmanager
     async def _http(self, server: admin_pb2.McpHttpServer) -> AsyncIterator[Any]:
         headers = read_headers(Path(server.headers_file)) if server.headers_file else {}
-        async with (
-            httpx2.AsyncClient(headers=headers, timeout=_HTTP_TIMEOUT) as http,
-            streamable_http_client(server.url, http_client=http) as streams,
-        ):
-            yield streams
+        async with AsyncExitStack() as stack:
+            if server.oauth_file or "authorization" not in (name.lower() for name in headers):
+                settings = read_settings(server.oauth_file)
+                errands = Errands(settings, (server.url, settings.issuer, settings.identity_token_url))
+                self._authorization = authorization = Authorization(
+                    self._mount.name, server.url, settings, self._kept, errands, SystemClock(), self._bar
+                )
+                stack.push_async_callback(authorization.aclose)
+                http: httpx2.AsyncClient = AuthorizedClient(authorization, headers=headers, timeout=_HTTP_TIMEOUT)
+            else:
+                http = httpx2.AsyncClient(headers=headers, timeout=_HTTP_TIMEOUT)
+            await stack.enter_async_context(http)
+            yield await stack.enter_async_context(streamable_http_client(server.url, http_client=http))
 
 
 class _Watched(AbstractAsyncContextManager[Any]):

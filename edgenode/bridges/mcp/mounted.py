@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import mcp_types as types
@@ -28,12 +29,20 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 
 from edgenode.api.admin.v1 import admin_pb2
-from edgenode.bridges.mcp.connection import Connection, ServerLost
+from edgenode.bridges.mcp.connection import Connection, Refused, ServerLost
+from edgenode.bridges.mcp.oauth.kept import Kept
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
 from edgenode.bridges.mounting import Report
 from edgenode.bridges.mounts import Unsent, bounds_of, refusals
 from edgenode.bridges.wishes import PREFIX, TASK_KEY
-from edgenode.link.errors import EdgenodeError, FailedPrecondition, Internal, InvalidArgument, Unavailable
+from edgenode.link.errors import (
+    EdgenodeError,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Unavailable,
+)
 from edgenode.link.ports import Rng, SystemClock
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.wire.mounts import MOUNTED
@@ -47,6 +56,9 @@ DEFAULT_START_TIMEOUT = 30.0
 LONGEST_WAIT = 60.0  # seconds between two starts
 DETACH_GRACE = 2.0  # seconds for calls under way to report their end
 STOP_GRACE = 5.0
+REFUSED_GRACE = 30.0  # the same, where the server is there and wants a token
+BY_A_PERSON = frozenset({"AUTH_REQUIRED", "INSUFFICIENT_SCOPE"})  # nothing is tried before somebody did something
+MAX_LOGINS = 3  # within one call
 LABELS = {MOUNTED: "mcp"}
 
 _log = logging.getLogger(__name__)
@@ -55,8 +67,10 @@ _log = logging.getLogger(__name__)
 class Mounted:
     """One mount. `await run()` until it is cancelled or `stop` was called."""
 
-    def __init__(self, mount: admin_pb2.Mount, client: Client, report: Report, rng: Rng) -> None:
+    def __init__(self, mount: admin_pb2.Mount, client: Client, report: Report, rng: Rng, *, state: Path) -> None:
+        """`state`: the node's state directory."""
         self.mount = mount
+        self._kept = Kept(state, mount.name, mount.mcp_http.url)
         self._client = client
         self._report = report
         self._clock = SystemClock()
@@ -73,6 +87,7 @@ class Mounted:
         self._tools_changed = asyncio.Event()
         self._attached = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._tried = asyncio.Event()  # it is to be tried now
         self._leaves = False
         self._unsent = Unsent()
         self._status = admin_pb2.MountStatus()
@@ -82,20 +97,31 @@ class Mounted:
         self._leaves = leave
         self._stopping.set()
 
+    def retry(self) -> None:
+        """Starts it now where it waits; one that is there takes the tokens there are by now."""
+        self._tried.set()
+        if self._connection is not None:
+            self._connection.reload()
+
     async def run(self) -> None:
         """Keeps the server there until `stop`."""
-        while not self._stopping.is_set():
-            try:
-                await self._serve()
-            except EdgenodeError as error:
-                await self._wait(error)
-            except Exception as error:
-                _log.exception("mount %s failed", self.mount.name)
-                await self._wait(Internal("MOUNT_DEFECT", f"{type(error).__name__}: {error}"[:1024]))
+        try:
+            while not self._stopping.is_set():
+                try:
+                    await self._serve()
+                except EdgenodeError as error:
+                    await self._wait(error)
+                except Exception as error:
+                    _log.exception("mount %s failed", self.mount.name)
+                    await self._wait(Internal("MOUNT_DEFECT", f"{type(error).__name__}: {error}"[:1024]))
+        finally:
+            if self._leaves:
+                self._kept.forget()
 
     async def _serve(self) -> None:
         """One life of the server. Raises Unavailable when it is lost, and what refuses to let it begin."""
-        connection = Connection(self.mount, self._tools_changed.set)
+        connection = Connection(self.mount, self._kept, self._tools_changed.set)
+        self._tried.clear()
         self._status.start_count += 1
         await self._tell(admin_pb2.MOUNT_STATE_STARTING)
         attached: asyncio.Task[None] | None = None
@@ -116,13 +142,13 @@ class Mounted:
             self._connection = None
             self._status.error_lines[:] = connection.error_lines
             if attached is not None:
-                await self._leave(attached, connection.why_lost)
+                await self._leave(attached, connection)
             await connection.close()
             self._status.error_lines[:] = connection.error_lines
 
     async def _watch(self, connection: Connection, attached: asyncio.Task[None]) -> None:
         """Until the server is lost, the agent ended or all is to stop; takes changes of the tools meanwhile."""
-        events = (connection.lost, self._stopping, self._tools_changed, self._attached)
+        events = (connection.lost, connection.barred, self._stopping, self._tools_changed, self._attached)
         while True:
             waits = [asyncio.ensure_future(event.wait()) for event in events]
             try:
@@ -134,6 +160,8 @@ class Mounted:
                 return
             if connection.lost.is_set():
                 raise Unavailable("MCP_SERVER_LOST", connection.why_lost)
+            if connection.refusal is not None:
+                raise connection.refusal
             if attached.done():
                 attached.result()
                 raise Unavailable("AGENT_ENDED", "another agent of this name took its place")
@@ -154,29 +182,39 @@ class Mounted:
         if self._status.state == admin_pb2.MOUNT_STATE_READY:
             await self._tell(admin_pb2.MOUNT_STATE_READY)
 
-    async def _leave(self, attached: asyncio.Task[None], why: str) -> None:
+    async def _leave(self, attached: asyncio.Task[None], connection: Connection) -> None:
         if self._leaves:
             await self._agent.stop(STOP_GRACE)
         elif self._stopping.is_set():
             await self._agent.detach("its bridge stopped", STOP_GRACE)
+        elif connection.refusal is not None:
+            problem = connection.refusal.problem  # what the server has taken goes on there
+            await self._agent.detach(f"{problem.reason}: {problem.message}; {problem.hint}", REFUSED_GRACE)
         else:
-            await self._agent.detach(f"its MCP server was lost: {why}", DETACH_GRACE)
+            await self._agent.detach(f"its MCP server was lost: {connection.why_lost}", DETACH_GRACE)
         attached.cancel()
         await asyncio.wait([attached])
 
     async def _wait(self, error: EdgenodeError) -> None:
         if self._stopping.is_set():
             return
-        delay = self._backoff.next_delay(self._clock.monotonic())
         self._status.last_problem.CopyFrom(problem_to_pb(error.problem))
-        self._status.next_start_time.CopyFrom(timestamp_to_pb(self._clock.wall() + delay))
-        _log.warning("%s: %s; started again in %.1f s", self.mount.name, error, delay)
-        await self._tell(admin_pb2.MOUNT_STATE_WAITING)
+        if error.reason in BY_A_PERSON:
+            delay = None
+            _log.warning("%s: %s", self.mount.name, error)
+            await self._tell(admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
+        else:
+            delay = self._backoff.next_delay(self._clock.monotonic())
+            self._status.next_start_time.CopyFrom(timestamp_to_pb(self._clock.wall() + delay))
+            _log.warning("%s: %s; started again in %.1f s", self.mount.name, error, delay)
+            await self._tell(admin_pb2.MOUNT_STATE_WAITING)
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._tried)]
         try:
-            async with asyncio.timeout(delay):
-                await self._stopping.wait()
-        except TimeoutError:
-            self._status.ClearField("next_start_time")
+            await asyncio.wait(waits, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._status.ClearField("next_start_time")
 
     async def _tell(self, state: admin_pb2.MountState) -> None:
         self._status.state = state
@@ -217,18 +255,34 @@ class Mounted:
                 f"attempt {ctx.attempt - 1} may have run, and {tool} does not say that running it twice is harmless",
                 hint="see whether it did; submit it again if not, or mount it with --allow-repeat",
             )
-        connection = self._connection
-        try:
-            if connection is None:
-                raise ServerLost("the server is not there", sent=False)
-            result = await connection.call(
-                tool, arguments, _meta(ctx), _progress_to(ctx), lambda question: _answer(ctx, question)
-            )
-        except ServerLost as error:
-            raise self._lost(ctx, tool, error, again) from error
-        except MCPError as error:
-            raise _refused(error) from error
-        return payload_of(result)
+        for _ in range(MAX_LOGINS):
+            try:
+                connection = self._connection
+                if connection is None:
+                    raise ServerLost("the server is not there", sent=False)
+                result = await connection.call(
+                    tool, arguments, _meta(ctx), _progress_to(ctx), lambda question: _answer(ctx, question)
+                )
+                return payload_of(result)
+            except ServerLost as error:
+                raise self._lost(ctx, tool, error, again) from error
+            except Refused as error:
+                await self._widen(ctx, error.problem)
+            except MCPError as error:
+                raise _refused(error) from error
+        raise _too_narrow(self.mount.name)
+
+    async def _widen(self, ctx: Context, problem: EdgenodeError) -> None:
+        """Has the submitter see to a token that suffices. Raises what keeps the call from being done otherwise."""
+        if problem.reason != "INSUFFICIENT_SCOPE":
+            self._unsent.note(ctx)
+            said = problem.problem
+            raise Unavailable(said.reason, f"{self.mount.name}: {said.message}", hint=said.hint) from problem
+        prompt = f"{self.mount.name}: {problem.problem.message}\n{problem.problem.hint}"
+        if await ctx.input(prompt, authorization=True) is None:
+            raise _too_narrow(self.mount.name) from problem
+        if self._connection is not None:
+            self._connection.reload()
 
     def _lost(self, ctx: Context, tool: str, error: ServerLost, again: bool) -> EdgenodeError:
         if not error.sent:
@@ -294,6 +348,12 @@ def _with_defaults(answer: Any, schema: Mapping[str, Any]) -> Any:
     properties: Mapping[str, Any] = schema.get("properties", {})
     defaults = {name: part["default"] for name, part in properties.items() if "default" in part}
     return {**defaults, **answer}
+
+
+def _too_narrow(mount: str) -> EdgenodeError:
+    return PermissionDenied(
+        "INSUFFICIENT_SCOPE", f"{mount}: the token does not suffice for this", hint=f"edgenode mcp login {mount}"
+    )
 
 
 def _refused(error: MCPError) -> EdgenodeError:

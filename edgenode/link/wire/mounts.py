@@ -81,6 +81,8 @@ def _check_http(server: admin_pb2.McpHttpServer | admin_pb2.A2aAgent, field: str
         )
     if server.headers_file:
         checks.absolute_path(server.headers_file, f"{field}.headers_file")
+    if isinstance(server, admin_pb2.McpHttpServer) and server.oauth_file:
+        checks.absolute_path(server.oauth_file, f"{field}.oauth_file")
 
 
 def _check_policy(policy: admin_pb2.MountPolicy) -> None:

@@ -15,8 +15,9 @@ from a2a.client.card_resolver import A2ACardResolver
 from a2a.types import a2a_pb2 as pb
 
 from edgenode.bridges.a2a.serving import Bridge, Settings
-from edgenode.bridges.a2a.targets import Network, Targets
+from edgenode.bridges.a2a.targets import Targets
 from edgenode.bridges.access import BearerToken
+from edgenode.bridges.places import Network
 from edgenode.bridges.wishes import SKILL_KEY
 from edgenode.sdk.agent import Agent
 from edgenode.sdk.client import Client

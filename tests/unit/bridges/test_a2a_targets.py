@@ -6,7 +6,8 @@ import ipaddress
 
 import pytest
 
-from edgenode.bridges.a2a.targets import Targets, is_public
+from edgenode.bridges.a2a.targets import Targets
+from edgenode.bridges.places import is_public
 from edgenode.link.errors import EdgenodeError
 
 
@@ -58,5 +59,5 @@ async def test_refused(url: str, found: list[str], reason: str) -> None:
 
 async def test_allowed_networks_are_exempt() -> None:
     looking = targets("127.0.0.1", allowed="127.0.0.0/8")
-    assert str((await looking.look("http://host:8080/x")).address) == "127.0.0.1"
+    assert str((await looking.look("http://host:8080/x")).addresses[0]) == "127.0.0.1"
     await looking.aclose()

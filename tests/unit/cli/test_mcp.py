@@ -32,7 +32,7 @@ def test_mounting_by_address(edgenode: Run, node: FakeNode, tmp_path: Path) -> N
     headers.write_text("Authorization: Bearer x\n")
     words = ("mcp", "add", "web", "--url", "https://host/mcp", "--headers-file", str(headers), "-o", "json")
     shown = json.loads(edgenode(*words, state=node.state).stdout)
-    assert shown["mount"]["mcp_http"] == {"url": "https://host/mcp", "headers_file": str(headers)}
+    assert shown["mount"]["mcp_http"] == {"url": "https://host/mcp", "headers_file": str(headers), "oauth_file": ""}
     assert shown["status"]["state"] == "READY"
 
 

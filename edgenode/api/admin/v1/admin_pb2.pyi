@@ -25,6 +25,7 @@ class MountState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MOUNT_STATE_STARTING: _ClassVar[MountState]
     MOUNT_STATE_READY: _ClassVar[MountState]
     MOUNT_STATE_WAITING: _ClassVar[MountState]
+    MOUNT_STATE_AUTH_REQUIRED: _ClassVar[MountState]
 MOUNT_KIND_UNSPECIFIED: MountKind
 MOUNT_KIND_MCP: MountKind
 MOUNT_KIND_A2A: MountKind
@@ -33,6 +34,7 @@ MOUNT_STATE_PENDING: MountState
 MOUNT_STATE_STARTING: MountState
 MOUNT_STATE_READY: MountState
 MOUNT_STATE_WAITING: MountState
+MOUNT_STATE_AUTH_REQUIRED: MountState
 
 class LedgerLine(_message.Message):
     __slots__ = ("hop", "peer", "produced_count", "delivered_count", "pending_count", "dropped_counts", "duplicate_count", "epoch", "balanced", "dead_lettered_count")
@@ -218,12 +220,14 @@ class McpStdioServer(_message.Message):
     def __init__(self, arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., working_directory: _Optional[str] = ...) -> None: ...
 
 class McpHttpServer(_message.Message):
-    __slots__ = ("url", "headers_file")
+    __slots__ = ("url", "headers_file", "oauth_file")
     URL_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FILE_FIELD_NUMBER: _ClassVar[int]
+    OAUTH_FILE_FIELD_NUMBER: _ClassVar[int]
     url: str
     headers_file: str
-    def __init__(self, url: _Optional[str] = ..., headers_file: _Optional[str] = ...) -> None: ...
+    oauth_file: str
+    def __init__(self, url: _Optional[str] = ..., headers_file: _Optional[str] = ..., oauth_file: _Optional[str] = ...) -> None: ...
 
 class A2aAgent(_message.Message):
     __slots__ = ("url", "headers_file")

@@ -226,6 +226,18 @@ class RemoveMountResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class RetryMountRequest(_message.Message):
+    __slots__ = ("request_id", "name")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    name: str
+    def __init__(self, request_id: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RetryMountResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class WatchMountsRequest(_message.Message):
     __slots__ = ("kind",)
     KIND_FIELD_NUMBER: _ClassVar[int]
@@ -233,10 +245,12 @@ class WatchMountsRequest(_message.Message):
     def __init__(self, kind: _Optional[_Union[_admin_pb2.MountKind, str]] = ...) -> None: ...
 
 class WatchMountsResponse(_message.Message):
-    __slots__ = ("mounts",)
+    __slots__ = ("mounts", "retried_names")
     MOUNTS_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_NAMES_FIELD_NUMBER: _ClassVar[int]
     mounts: _containers.RepeatedCompositeFieldContainer[_admin_pb2.Mount]
-    def __init__(self, mounts: _Optional[_Iterable[_Union[_admin_pb2.Mount, _Mapping]]] = ...) -> None: ...
+    retried_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, mounts: _Optional[_Iterable[_Union[_admin_pb2.Mount, _Mapping]]] = ..., retried_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ReportMountRequest(_message.Message):
     __slots__ = ("name", "status")

@@ -90,6 +90,11 @@ class AdminServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.FromString,
                 _registered_method=True)
+        self.RetryMount = channel.unary_unary(
+                '/edgenode.api.admin.v1.AdminService/RetryMount',
+                request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountResponse.FromString,
+                _registered_method=True)
         self.WatchMounts = channel.unary_stream(
                 '/edgenode.api.admin.v1.AdminService/WatchMounts',
                 request_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.WatchMountsRequest.SerializeToString,
@@ -188,6 +193,13 @@ class AdminServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryMount(self, request, context):
+        """Has a mount that waits tried now, and one that is there take the tokens it has by now. Errors: NOT_FOUND (UNKNOWN_MOUNT).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchMounts(self, request, context):
         """For bridges, which run the mounts of their kind.
         1. The node sends all mounts of that kind with everything they hold. 2. After each change it sends all of them again.
@@ -261,6 +273,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RemoveMount,
                     request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.SerializeToString,
+            ),
+            'RetryMount': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryMount,
+                    request_deserializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountResponse.SerializeToString,
             ),
             'WatchMounts': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchMounts,
@@ -571,6 +588,33 @@ class AdminService(object):
             '/edgenode.api.admin.v1.AdminService/RemoveMount',
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountRequest.SerializeToString,
             edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RemoveMountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryMount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/edgenode.api.admin.v1.AdminService/RetryMount',
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountRequest.SerializeToString,
+            edgenode_dot_api_dot_admin_dot_v1_dot_admin__service__pb2.RetryMountResponse.FromString,
             options,
             channel_credentials,
             insecure,

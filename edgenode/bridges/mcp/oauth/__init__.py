@@ -1,0 +1,1 @@
+"""Tokens for mounted MCP servers, by OAuth."""
