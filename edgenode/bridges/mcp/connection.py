@@ -41,6 +41,7 @@ from edgenode.bridges.mcp.oauth.authorization import Authorization, AuthorizedCl
 from edgenode.bridges.mcp.oauth.errands import Errands
 from edgenode.bridges.mcp.oauth.kept import Kept
 from edgenode.bridges.mcp.oauth.settings import read_settings
+from edgenode.bridges.mcp.tls import tls
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Unavailable
 from edgenode.link.ports import SystemClock
 from edgenode.link.wire.mounts import MAX_ERROR_LINE, MAX_ERROR_LINES
@@ -359,9 +360,11 @@ class Connection:
                     self._mount.name, server.url, settings, self._kept, errands, SystemClock(), self._bar
                 )
                 stack.push_async_callback(authorization.aclose)
-                http: httpx2.AsyncClient = AuthorizedClient(authorization, headers=headers, timeout=_HTTP_TIMEOUT)
+                http: httpx2.AsyncClient = AuthorizedClient(
+                    authorization, headers=headers, timeout=_HTTP_TIMEOUT, verify=tls()
+                )
             else:
-                http = httpx2.AsyncClient(headers=headers, timeout=_HTTP_TIMEOUT)
+                http = httpx2.AsyncClient(headers=headers, timeout=_HTTP_TIMEOUT, verify=tls())
             await stack.enter_async_context(http)
             yield await stack.enter_async_context(streamable_http_client(server.url, http_client=http))
 

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx2
 
 from edgenode.bridges.mcp.oauth.settings import OAuthSettings
+from edgenode.bridges.mcp.tls import tls
 from edgenode.bridges.places import Lookout, Place, Resolve, resolve
 from edgenode.link.errors import EdgenodeError, Unavailable
 
@@ -42,8 +43,8 @@ class Errands:
     def __init__(self, settings: OAuthSettings, trusted: Iterable[str], resolver: Resolve = resolve) -> None:
         self._trusted = {_origin(url) for url in trusted if url}
         self._lookout = Lookout(settings.allowed, "`networks` in the file of --oauth-file", resolver)
-        self._named = httpx2.AsyncClient(timeout=TIMEOUT)
-        self._pinned = httpx2.AsyncClient(timeout=TIMEOUT, trust_env=False)
+        self._named = httpx2.AsyncClient(verify=tls(), timeout=TIMEOUT)
+        self._pinned = httpx2.AsyncClient(verify=tls(), timeout=TIMEOUT, trust_env=False)
 
     async def aclose(self) -> None:
         """Closes its connections."""
