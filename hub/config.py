@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgenode.link.blobs.files import FOLDER, Folder
+from edgenode.link.blobs.room import BlobLimits
 from edgenode.link.config import (
     EVENT_LOOPS,
     LOG_LEVELS,
@@ -74,6 +76,11 @@ class HubConfig:
         default="keep",
         choices=("keep", "drop"),
     )
+    blob_bytes: int = setting("bytes that all blobs of tasks may take", default=10 * _GIB, low=_MIB)
+    blob_disk_share: float = setting(
+        "what of the space that blobs have and the disk has free blobs may take", default=0.5, low=0.01, high=0.95
+    )
+    max_blob_bytes: int = setting("largest blob", default=_GIB, low=1 << 16)
     max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
     dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=100_000, low=1, high=10_000_000)
     dead_letter_bytes: int = setting("bytes of dead letters kept; the oldest go first", default=256 * _MIB, low=1 << 10)
@@ -99,6 +106,16 @@ class HubConfig:
     def parent_dir(self) -> Path:
         """Where the identity toward the parent is."""
         return self.state_dir / "parent"
+
+    @property
+    def blob_folder(self) -> Folder:
+        """Where blobs are."""
+        return Folder(self.state_dir / FOLDER)
+
+    @property
+    def blob_limits(self) -> BlobLimits:
+        """All bounds on blobs. One that no task refers to is of no use here."""
+        return BlobLimits(self.blob_bytes, self.max_blob_bytes, self.blob_disk_share, 60.0)
 
     @property
     def dead_letter_bounds(self) -> LetterBounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from pathlib import Path
@@ -12,9 +13,11 @@ import click
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
 from edgenode.cli.place import node_client, node_target
 from edgenode.cli.state import state_option
+from edgenode.link.errors import DeadlineExceeded
 from edgenode.link.model.blob import PREFIX, BlobRef, check_digest
+from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.lazy import DefaultGroup
-from edgenode.link.terminal.options import output_option
+from edgenode.link.terminal.options import SECONDS, output_option
 from edgenode.link.terminal.output import col, emit, human_bytes, human_seconds, table
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to, run
@@ -51,10 +54,14 @@ def put(state: Path, output: str, file: str, name: str, media_type: str) -> None
 @blob.command()
 @click.argument("digest")
 @click.argument("to", metavar="FILE|DIR|-", default="-")
+@click.option("--timeout", type=SECONDS, default=30.0, show_default="30s", help="Longest wait for it.")
 @output_option
 @state_option
-def get(state: Path, output: str, digest: str, to: str) -> None:
-    """Write the content of DIGEST to FILE, into DIR, or to standard output."""
+def get(state: Path, output: str, digest: str, to: str, timeout: float) -> None:
+    """Write the content of DIGEST to FILE, into DIR, or to standard output.
+
+    What is on its way from another node is waited for; exit code 6 when the time is over.
+    """
     digest = _digest(digest)
 
     async def work() -> Path | None:
@@ -70,7 +77,16 @@ def get(state: Path, output: str, digest: str, to: str) -> None:
         sys.stdout.buffer.flush()
         return None
 
-    path = run(work())
+    async def in_time() -> Path | None:
+        try:
+            async with asyncio.timeout(timeout):
+                return await work()
+        except TimeoutError:
+            cause = f"{digest} did not come within {timeout:g} s"
+            hint = "it may be on its way from another node: ask again"
+            raise Exit(ExitCode.PENDING, DeadlineExceeded("WAIT_OVER", cause, hint=hint).problem) from None
+
+    path = run(in_time())
     if path is not None:
         emit(output, {"digest": digest, "path": str(path)}, lambda: str(path))
 

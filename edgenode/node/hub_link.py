@@ -57,6 +57,7 @@ class HubLink:
             database=rooms.database,
             engine=rooms.engine,
             registry=rooms.registry,
+            blobs=rooms.blobs,
             clock=clock,
             rng=rng,
             ports=UplinkPorts(

@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.errors import EdgenodeError, InvalidArgument
 from edgenode.link.model import dead_letter
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.lanes import Rejection, Segment
 from edgenode.link.model.problem import Problem
@@ -24,6 +26,7 @@ from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.store import logs
 from edgenode.link.store.inbox import Fresh
 from edgenode.link.store.seals import SEAL_BYTES, TaskDamaged, seal
+from edgenode.link.wire.blobs import refs_from_pb
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
 from edgenode.node import task_store
@@ -162,6 +165,7 @@ class Absorbed:
     steps: tuple[LiveTask | sync_pb2.TaskEntry, ...]
     last_appended: int
     rejections: tuple[Rejection, ...] = ()
+    blobs: tuple[BlobRef, ...] = ()  # that these tasks refer to
 
 
 class EntryApplier:
@@ -192,6 +196,7 @@ class EntryApplier:
         steps: list[LiveTask | sync_pb2.TaskEntry] = []
         replies: list[sync_pb2.TaskEntry] = []
         rejections: list[Rejection] = []
+        references: list[tuple[str, BlobRef]] = []
         for sequence, entry in entries:
             try:
                 step, answers = self._apply_one(connection, entry, now_time)
@@ -200,9 +205,12 @@ class EntryApplier:
                 continue
             if step is not None:
                 steps.append(step)
+                references += _references(step)
             replies += answers
+        if references:
+            blob_rows.refer(connection, references, PARENT)
         last = append(connection, self._log, replies, now_time)
-        return Absorbed(tuple(steps), last, tuple(rejections))
+        return Absorbed(tuple(steps), last, tuple(rejections), tuple(ref for _, ref in references))
 
     def _apply_one(
         self, connection: sqlite3.Connection, entry: sync_pb2.TaskEntry, now_time: float
@@ -235,6 +243,7 @@ class EntryApplier:
         task = entry.report.task
         if task.state not in _STATES:
             raise _bad_entry(f"task {task.task_id} is reported in state {task.state}")
+        refs_from_pb(task.output.blobs, "output.blobs")  # before anything is written
         if not _store_report(connection, task, now_time):
             logs.count(connection, "task.downlink", "DISCARDED_REPORT")
             return None
@@ -285,6 +294,14 @@ class EntryApplier:
             now=None,
             node=self._node,
         )
+
+
+def _references(step: LiveTask | sync_pb2.TaskEntry) -> list[tuple[str, BlobRef]]:
+    """The blobs that a grant's input or a report's output refers to, with the task."""
+    if isinstance(step, LiveTask):
+        return [(step.task_id, ref) for ref in step.spec.blobs]
+    task = step.report.task
+    return [(task.task_id, ref) for ref in refs_from_pb(task.output.blobs, "output.blobs")]
 
 
 def _store_report(connection: sqlite3.Connection, task: task_pb2.Task, now_time: float) -> bool:

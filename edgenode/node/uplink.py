@@ -21,6 +21,8 @@ from edgenode import __version__
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.blobs.exchange import BlobExchange
+from edgenode.link.blobs.room import Blobs
 from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.frames import AgentLoad
@@ -58,9 +60,10 @@ _log = logging.getLogger(__name__)
 class EdgeInbox:
     """`edgenode.link.ports.Inbox` of an edge: the task lane, stored and then followed by the engine."""
 
-    def __init__(self, database: Database, engine: TaskEngine, clock: Clock) -> None:
+    def __init__(self, database: Database, engine: TaskEngine, blobs: BlobExchange, clock: Clock) -> None:
         self._database = database
         self._engine = engine
+        self._blobs = blobs
         self._clock = clock
 
     async def cursors(self, heads: Sequence[LaneHead] = ()) -> Sequence[LaneCursor]:
@@ -98,6 +101,8 @@ class EdgeInbox:
         absorbed, rejections = await self._database.write(store, size=size)
         reach(Failpoint.ENTRIES_COMMITTED)
         self._engine.hub.absorb(absorbed)
+        if absorbed.blobs:
+            self._blobs.want(PARENT, absorbed.blobs)
         last = base - 1 + sum(segment.count for segment in segments)
         return Applied(last, tuple(rejections))
 
@@ -137,6 +142,7 @@ class Uplink(LinkEvents):
         database: Database,
         engine: TaskEngine,
         registry: AgentRegistry,
+        blobs: Blobs,
         clock: Clock,
         rng: Rng,
         ports: UplinkPorts,
@@ -155,6 +161,7 @@ class Uplink(LinkEvents):
             self._store_rejections,
             retention,
         )
+        self.blobs = BlobExchange(database, blobs, self._send, clock)
         self._trim_interval = min((rule.interval for rule in (retention or {}).values()), default=LONGEST_INTERVAL)
         self.outbox.on_acknowledged(self._acknowledged)
         self._dialing = DialingEnd(
@@ -163,7 +170,7 @@ class Uplink(LinkEvents):
             generation=ports.generation,
             registry=registry.log,
             outbox=self.outbox,
-            inbox=EdgeInbox(database, engine, clock),
+            inbox=EdgeInbox(database, engine, self.blobs, clock),
             events=self,
             open_channel=ports.open_channel,
             unreachable=ports.unreachable,
@@ -194,6 +201,7 @@ class Uplink(LinkEvents):
 
     async def start(self) -> None:
         """Begin to dial."""
+        await self.blobs.look()
         self._registry.on_change(lambda _agent: self._dialing.registry_changed())
         self._trim_later()
         await self._dialing.start()
@@ -214,6 +222,7 @@ class Uplink(LinkEvents):
     async def stop(self) -> None:
         """Say goodbye and end."""
         await self._dialing.stop()
+        await self.blobs.stop()
 
     async def redial(self) -> None:
         """Move to a fresh channel, e.g. after the certificate was renewed; calls wait meanwhile."""
@@ -376,6 +385,7 @@ class Uplink(LinkEvents):
 
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
+        self.blobs.established(PARENT)
         if self._moving is not None:
             self._end_move()
             # On the next turn: the session counts as up only once this returned.
@@ -383,6 +393,7 @@ class Uplink(LinkEvents):
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents: nobody waits for what the session carried, unless another follows at once."""
+        self.blobs.closed(PARENT)
         if problem.reason == MOVED:
             self._begin_move()
         else:
@@ -465,6 +476,14 @@ class Uplink(LinkEvents):
         answer = await self.answer_admin(message)
         if not link.send(sync_pb2.Frame(admin=answer)):
             _log.warning("the hub's question %d was answered when its link was gone", message.exchange_id)
+
+    async def on_blobs(self, link: LinkConnection, message: sync_pb2.BlobExchange) -> None:
+        """See LinkEvents."""
+        self.blobs.receive(PARENT, message)
+
+    def _send(self, _peer: str, frame: sync_pb2.Frame) -> bool:
+        connection = self.connection
+        return connection is not None and connection.send(frame)
 
     async def on_desired_state(self, link: LinkConnection, message: sync_pb2.DesiredState) -> None:
         """See LinkEvents."""

@@ -318,15 +318,27 @@ class Client:
         return await self._blobs().put(source, media_type, name)
 
     @overload
-    async def fetch(self, ref: BlobRef, to: None = None) -> bytes: ...
+    async def fetch(self, ref: BlobRef, to: None = None, *, timeout: float | None = None) -> bytes: ...
     @overload
-    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str]) -> Path: ...
-    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str] | None = None) -> bytes | Path:
+    async def fetch(self, ref: BlobRef, to: str | os.PathLike[str], *, timeout: float | None = None) -> Path: ...
+    async def fetch(
+        self, ref: BlobRef, to: str | os.PathLike[str] | None = None, *, timeout: float | None = None
+    ) -> bytes | Path:
         """Content by its reference: in memory, or as the file `to` (or one in that directory), whose path is returned.
 
-        Raises NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), DataLoss (BLOB_DAMAGED), OSError.
+        What is on its way from another node is waited for. Raises DeadlineExceeded (WAIT_OVER) after `timeout` seconds,
+        NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), DataLoss (BLOB_DAMAGED), OSError.
         """
-        return await (self._blobs().fetch(ref) if to is None else self._blobs().fetch_to(ref, Path(to)))
+        transfer = self._blobs()
+        try:
+            async with asyncio.timeout(timeout):
+                return await (transfer.fetch(ref) if to is None else transfer.fetch_to(ref, Path(to)))
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "WAIT_OVER",
+                f"{ref.digest} did not come within {timeout:g} s",
+                hint="it may be on its way from another node: ask again",
+            ) from None
 
     def read(self, ref: BlobRef) -> AsyncIterator[bytes]:
         """Content by its reference, piece by piece as it comes; nobody has compared it with its digest then."""

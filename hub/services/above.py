@@ -32,15 +32,21 @@ class FromParent(Above):
 
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
+        self._handlers.session_began(PARENT)
         self._dispatcher.parent_back()
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents."""
+        self._handlers.session_ended(PARENT)
         self._dispatcher.parent_gone()
 
     async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
         """See LinkEvents."""
         self._calls.receive(PARENT, message)
+
+    async def on_blobs(self, link: LinkConnection, message: sync_pb2.BlobExchange) -> None:
+        """See LinkEvents."""
+        self._handlers.blobs(PARENT, message)
 
     async def on_notices(self, link: LinkConnection, message: sync_pb2.NoticeBatch) -> None:
         """See LinkEvents."""

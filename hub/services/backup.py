@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from edgenode.link.backup.archive import Kind
 from edgenode.link.backup.checking import check_logs, has_logs
 from edgenode.link.backup.making import Scope
+from edgenode.link.blobs.files import FOLDER
 from hub import config
 from hub.services.ledger import ledger_lines
 from hub.store import schema
@@ -18,6 +19,7 @@ SCOPE = Scope(
     files=[config.FILE_NAME],
     directories=["ca", "parent/identity"],
     left_out=["ca/root.key"],
+    blobs=FOLDER,
 )
 
 

@@ -15,6 +15,8 @@ from edgenode.api.registry.v1 import registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_service_pb2_grpc
 from edgenode.link.backup.making import make_backup
+from edgenode.link.blobs.exchange import BlobExchange
+from edgenode.link.blobs.room import Blobs
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.agent import RegistryEntry
@@ -133,6 +135,10 @@ class Core:
         )
         self._desired = DesiredDesk(self._stores.fleet, authority.sign_document, self._send)
         self._nodes = NodeAdmin(self._send)
+        self._blob_folder = config.blob_folder
+        self._blobs = Blobs(database, self._blob_folder, config.blob_limits, clock)
+        self._exchange = BlobExchange(database, self._blobs, self._send, clock)
+        self._dispatcher.on_references = self._exchange.want
         self._handlers = self._make_handlers(child)
         self.links = self._make_links(config)
         self._clones = CloneWatch(self.enrollment, self._stores.fleet, clock, new_epoch, self.links.end)
@@ -156,6 +162,7 @@ class Core:
             self.name,
             self._stores.letters,
             self._nodes,
+            self._exchange,
             child,
         )
 
@@ -289,6 +296,8 @@ class Core:
             await self._stores.fleet.forget_parent()
         await self._messages.start()
         await self._restore_fleet()
+        await self._blobs.load()
+        await self._exchange.look()
         reach(Failpoint.HUB_RESTORED)
         await self._dispatcher.start(has_parent=self._parent is not None)
         self._handlers.start()
@@ -331,6 +340,8 @@ class Core:
         if self.uplink is not None:
             await self.uplink.stop()
         await self.links.stop()
+        await self._exchange.stop()
+        await self._blobs.close()
         await self._dispatcher.stop()
         await self._handlers.stop()
         await self._background.close()
@@ -389,7 +400,7 @@ class Core:
 
     def _auditor(self) -> FleetAuditor:
         return FleetAuditor(
-            lambda: audit_store(self._database),
+            lambda: audit_store(self._database, self._blob_folder),
             lambda node: self._stores.fleet.outbox(node).heads(),
             self._stores.fleet,
             self._stores.link,

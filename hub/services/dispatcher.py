@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.lanes import Applied, Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.tasks import is_past, past_deadline
@@ -23,7 +24,7 @@ from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.entries import EntryReader
 from hub.services.mover import Mover, Submissions, conflict
-from hub.services.moves import Asked, Granted, Offered, Restated, Returned
+from hub.services.moves import Asked, Entry, Granted, Offered, ParentMove, Restated, Returned, references
 from hub.services.parent_entries import ParentReader
 from hub.services.placement import Placement
 from hub.services.recovery import Recovery
@@ -82,6 +83,8 @@ class Dispatcher:
         self._appended = appended
         self._settings = settings
         self._listeners: list[Callable[[Change], None]] = []
+        # Told of blobs that committed entries of a node refer to.
+        self.on_references: Callable[[str, Sequence[BlobRef]], None] = lambda _node, _refs: None
         self._background = Background()
         self._wake = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -139,8 +142,9 @@ class Dispatcher:
             self._store.check_room(new_bytes)
         asked = self._recovery.hearing(intake.node)
         decide = self._mover.intake(intake.node, entries, self._placement.parked, self._clock.wall(), asked)
-        committed = await self._commit(Selection(task_ids=task_ids), decide, intake)
+        committed = await self._commit(Selection(task_ids=task_ids), _referring(decide, entries), intake)
         assert committed.applied is not None
+        self._tell_references(intake.node, entries)
         if asked and any(isinstance(entry, Restated) and entry.restate_id == asked for _, entry in entries):
             self._recovery.answered(intake.node)
             self._background.start(self._settle(intake.node, asked), f"what {intake.node} said again")
@@ -193,9 +197,14 @@ class Dispatcher:
         decide = self._mover.from_parent(entries, self._clock.wall())
         asked = any(isinstance(entry, Asked) for _, entry in entries)
         selection = Selection(task_ids=task_ids, with_parent=asked, with_spec=asked)
-        committed = await self._commit(selection, decide, intake)
+        committed = await self._commit(selection, _referring(decide, entries), intake)
         assert committed.applied is not None
+        self._tell_references(intake.node, entries)
         return committed.applied
+
+    def _tell_references(self, node: str, entries: Sequence[tuple[int, Entry | ParentMove]]) -> None:
+        if found := references(entries):
+            self.on_references(node, [ref for _, ref in found])
 
     def parent_back(self) -> None:
         """The parent can be reached: what nobody here fits goes to it."""
@@ -482,3 +491,15 @@ class Dispatcher:
         before = await self._store.pass_time(passed) - self._settings.retention
         while self._sweep_due:
             self._sweep_due = await self._store.sweep(before, SWEEP_BATCH) == SWEEP_BATCH
+
+
+def _referring(decide: Decide, entries: Sequence[tuple[int, Entry | ParentMove]]) -> Decide:
+    """`decide`, and what the entries refer to is noted with it."""
+    found = references(entries)
+
+    def run(known: Tasks, applied_before: int) -> Decision:
+        decision = decide(known, applied_before)
+        decision.references = found
+        return decision
+
+    return run if found else decide

@@ -24,6 +24,7 @@ from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskSpec, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
+from edgenode.link.wire.blobs import refs_from_pb
 from edgenode.link.wire.dead_letters import entry_content
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_from_pb, timestamp_to_pb
@@ -307,7 +308,7 @@ class EntryReader:
         try:
             spec = checked_spec(offer.spec, self._limits, node)
             submit_time = timestamp_from_pb(offer.submit_time, "submit_time")
-            return Offered(record_of(offer.task_id, node, spec, submit_time), offer.again)
+            return Offered(record_of(offer.task_id, node, spec, submit_time), offer.again, spec.blobs)
         except EdgenodeError as error:
             return Unacceptable(offer.task_id, error.problem)
 
@@ -348,6 +349,7 @@ def report_event(task: task_pb2.Task) -> Reported:
         agent=task.agent,
         outcome=task.SerializeToString(),
         origin=task.origin_node,
+        blobs=refs_from_pb(task.output.blobs, "output.blobs"),
     )
 
 

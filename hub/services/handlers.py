@@ -11,6 +11,7 @@ from msgspec import structs
 from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
+from edgenode.link.blobs.exchange import BlobExchange
 from edgenode.link.model.lanes import Rejection
 from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
@@ -58,6 +59,7 @@ class FleetHandlers:
         hub: str,
         letters: DeadLetterStore,
         nodes: NodeAdmin,
+        blobs: BlobExchange,
         child: str = "",
     ) -> None:
         """`child` is the name by which the parent knows this hub."""
@@ -77,6 +79,7 @@ class FleetHandlers:
         self._hub = hub
         self._letters = letters
         self._nodes = nodes
+        self._blobs = blobs
         self._background = Background()
         self._lease_timer: Timer | None = None
 
@@ -103,6 +106,18 @@ class FleetHandlers:
         """See LinkHandlers."""
         self._dispatcher.node_back(node)
         self._background.start(self._desired.node_connected(node, applied_version), f"desired state of {node}")
+
+    def session_began(self, node: str) -> None:
+        """See LinkHandlers."""
+        self._blobs.established(node)
+
+    def session_ended(self, node: str) -> None:
+        """See LinkHandlers."""
+        self._blobs.closed(node)
+
+    def blobs(self, node: str, message: sync_pb2.BlobExchange) -> None:
+        """See LinkHandlers."""
+        self._blobs.receive(node, message)
 
     def node_disconnected(self, node: str, problem: Problem) -> None:
         """See LinkHandlers."""

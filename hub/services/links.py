@@ -59,8 +59,20 @@ class LinkHandlers(Protocol):
         """A session was established."""
         ...
 
+    def session_began(self, node: str) -> None:
+        """Any session was established, also one that follows a move."""
+        ...
+
+    def session_ended(self, node: str) -> None:
+        """Any session ended, also one that another follows at once."""
+        ...
+
     def node_disconnected(self, node: str, problem: Problem) -> None:
-        """It ended."""
+        """It ended, and no other follows at once."""
+        ...
+
+    def blobs(self, node: str, message: sync_pb2.BlobExchange) -> None:
+        """What the node asks, answers or tells of blobs."""
         ...
 
     async def calls(self, node: str, batch: sync_pb2.CallBatch) -> None:
@@ -229,6 +241,7 @@ class Links:
         self._connections[node] = link
         self._view.connected(node, self._clock.monotonic())
         self._handlers.node_connected(node, link.peer.applied_version)
+        self._handlers.session_began(node)
         unwelcome = self._unwelcome.pop(node, None)
         if unwelcome is not None:
             link.close(unwelcome)
@@ -253,6 +266,7 @@ class Links:
         if self._connections.get(node) is not link:
             return
         del self._connections[node]
+        self._handlers.session_ended(node)
         if problem.reason == MOVED:
             timer = self._alarm.after(MOVE_GRACE, lambda: self._move_failed(node, problem))
             self._moving[node] = _Move(link.peer.boot_id, problem, timer)
@@ -320,6 +334,9 @@ class _NodeEvents(LinkEvents):
             self._links.handlers.admin_answer(self._node, message)
         else:
             await super().on_admin(link, message)
+
+    async def on_blobs(self, link: LinkConnection, message: sync_pb2.BlobExchange) -> None:
+        self._links.handlers.blobs(self._node, message)
 
     async def on_heartbeat_loads(self, link: LinkConnection, loads: Sequence[AgentLoad]) -> None:
         self._links.view.loads(self._node, loads)

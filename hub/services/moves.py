@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
 from hub.store.records import TaskRecord
@@ -68,6 +70,7 @@ class Offered:
 
     task: TaskRecord
     again: bool = False
+    blobs: tuple[BlobRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Reported:
     agent: str
     outcome: bytes
     origin: str = ""
+    blobs: tuple[BlobRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ class Granted:
     """The parent wants this run; `task.upstream` is its fence."""
 
     task: TaskRecord
+    blobs: tuple[BlobRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,3 +172,14 @@ TaskMove = Offered | Unacceptable | Reported | Returned | CancelAsked | Answered
 Entry = TaskMove | Restated | Malformed
 ParentMove = Granted | GrantRefused | Revoked | Asked | Reported | CancelAsked | Answered | Malformed
 """What the parent says."""
+
+
+def references(entries: Iterable[tuple[int, Entry | ParentMove]]) -> list[tuple[str, BlobRef]]:
+    """(task, blob) that entries speak of."""
+    found: list[tuple[str, BlobRef]] = []
+    for _, entry in entries:
+        if isinstance(entry, Offered | Granted):
+            found += [(entry.task.task_id, ref) for ref in entry.blobs]
+        elif isinstance(entry, Reported):
+            found += [(entry.task_id, ref) for ref in entry.blobs]
+    return found

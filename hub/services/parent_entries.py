@@ -20,7 +20,7 @@ from hub.services.entries import (
     report_event,
 )
 from hub.services.moves import Asked, CancelAsked, Granted, GrantRefused, ParentMove, Revoked
-from hub.store.records import PARENT, TaskRecord
+from hub.store.records import PARENT
 
 
 class ParentReader:
@@ -56,15 +56,15 @@ class ParentReader:
     def _grant(self, grant: sync_pb2.TaskGrant) -> Granted | GrantRefused:
         check_task_id(grant.task_id)
         try:
-            return Granted(self._granted(grant))
+            return self._granted(grant)
         except EdgenodeError as error:
             return GrantRefused(grant.task_id, grant.fence, error.problem)
 
-    def _granted(self, grant: sync_pb2.TaskGrant) -> TaskRecord:
+    def _granted(self, grant: sync_pb2.TaskGrant) -> Granted:
         if grant.spec.agent:
             grant.spec.agent = seen_from(self._child, grant.spec.agent)
         spec = checked_spec(grant.spec, self._limits, "")
         origin = f"{PARENT}/{grant.origin_node}"
         record = record_of(grant.task_id, origin, spec, timestamp_from_pb(grant.submit_time, "submit_time"))
         answers = sync_pb2.TaskGrant(answers=grant.answers).SerializeToString()
-        return record.as_granted(grant.fence, grant.attempt_count, answers)
+        return Granted(record.as_granted(grant.fence, grant.attempt_count, answers), spec.blobs)

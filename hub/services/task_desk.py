@@ -56,6 +56,13 @@ class TaskDesk:
             )
         now = self._clock.wall()
         checked = task_spec_from_proto(spec, limits=self._limits, now=None, node=self._hub, field=field)
+        if checked.blobs:
+            raise FailedPrecondition(
+                "BLOBS_AT_HUB",
+                f"{field} refers to blobs, and a hub takes none from its own callers",
+                hint="put them to an edge and submit it there",
+                field=f"{field}.blobs",
+            )
         task_id = make_id(now, self._rng.getrandbits(80))
         record = record_of(task_id, self._hub, checked, now)
         if checked.scope is not Scope.FLEET:

@@ -264,6 +264,10 @@ class Uplink(LinkEvents):
                 call.spec.agent = seen_from(self.ports.child, call.spec.agent)
         await self._above.on_calls(link, message)
 
+    async def on_blobs(self, link: LinkConnection, message: sync_pb2.BlobExchange) -> None:
+        """See LinkEvents."""
+        await self._above.on_blobs(link, message)
+
     async def on_notices(self, link: LinkConnection, message: sync_pb2.NoticeBatch) -> None:
         """See LinkEvents."""
         await self._above.on_notices(link, message)

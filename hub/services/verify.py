@@ -12,6 +12,7 @@ from pathlib import Path
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2 as pb
 from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.blobs.files import FOLDER, Folder
 from edgenode.link.errors import EdgenodeError, Unimplemented
 from edgenode.link.model import finding
 from edgenode.link.model.finding import MAX_FINDINGS, Finding
@@ -39,7 +40,7 @@ PAUSE_SECONDS = 1.0
 async def verify_stopped(path: Path) -> pb.VerifyFleetLedgerResponse:
     """The hub's side, from the file of a hub that is not running. Raises as Inspection."""
     with Inspection(path, APPLICATION_ID, len(migrations())) as store:
-        return _response(await audit_store(store), "the parent")
+        return _response(await audit_store(store, Folder(path.parent / FOLDER)), "the parent")
 
 
 def _response(audit: Audit, parent: str) -> pb.VerifyFleetLedgerResponse:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from edgenode.link.blobs.auditing import audit_blobs
+from edgenode.link.blobs.files import Folder
 from edgenode.link.model import finding
 from edgenode.link.model.finding import Finding
 from edgenode.link.model.task import TaskState
@@ -16,12 +18,13 @@ from hub.store.records import Audit
 SHOWN_IDS = 5
 
 
-async def audit_store(database: Readable) -> Audit:
-    """Everything a hub's store holds. Raises what its reads raise."""
+async def audit_store(database: Readable, folder: Folder | None = None) -> Audit:
+    """Everything a hub's store holds; `folder` has its blobs. Raises what its reads raise."""
     findings, entries = await audit.audit_logs(database)
     findings += await audit.audit_tasks(
         database, "task LEFT JOIN task_spec USING (task_number)", "task_number", tasks.SEALED
     )
+    findings += await audit_blobs(database, folder)
 
     def run(connection: sqlite3.Connection) -> Audit:
         more = [*audit.check_tables(connection), *_check_states(connection), *_check_rows(connection)]

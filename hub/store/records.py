@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.finding import Finding
 from edgenode.link.model.lanes import Applied, Gap, Lane, Segment
 from edgenode.link.model.problem import Problem
@@ -159,6 +160,7 @@ class Decision:
     discarded: Counter[str] = field(default_factory=Counter)  # by reason
     rejected: list[tuple[int, Problem]] = field(default_factory=list)  # (sequence, why)
     refusal: EdgenodeError | None = None  # raised to the caller once the transaction is over; nothing is to be written
+    references: Sequence[tuple[str, BlobRef]] = ()  # (task, blob) that entries of the intake speak of
     forgotten: dict[str, str] = field(default_factory=dict)  # task -> why its row goes, before `tasks` are written
 
 

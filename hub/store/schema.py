@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store import dead_letters, logs, run_time
 from edgenode.link.store.budget import Measured
@@ -116,7 +117,7 @@ INSERT INTO hub VALUES (0);
 
 def migrations() -> tuple[str, ...]:
     """Scripts from one version to the next."""
-    return (logs.SCHEMA + dead_letters.SCHEMA + run_time.SCHEMA + TASKS + FLEET + enrollment.SCHEMA,)
+    return (logs.SCHEMA + dead_letters.SCHEMA + run_time.SCHEMA + TASKS + FLEET + enrollment.SCHEMA + blob_rows.SCHEMA,)
 
 
 async def open_database(

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from edgenode.link.blobs import rows as blob_rows
 from edgenode.link.errors import EdgenodeError, Internal
 from edgenode.link.model.lanes import Applied, Rejection, Segment
 from edgenode.link.model.task import OnLost, TaskState
@@ -171,6 +172,8 @@ class SqliteTaskStore:
             known = _select(connection, selection)
             decision = decide(known, applied_before)
             changes = _write(connection, known, decision)
+            if decision.references and intake is not None:
+                blob_rows.refer(connection, decision.references, intake.node)
             given_up = [change.after for change in changes if change.after.state is TaskState.DEAD_LETTERED]
             if given_up:
                 self._keeper.keep_tasks(connection, given_up)

@@ -16,6 +16,8 @@ nothing that was accepted is pushed out by something new.
 A blob that a task of this node refers to stays as long as the node knows the task; references are rows, written with the
 task's (`rows`). Any other stays for `retention_seconds` after it was last put, read or looked at by a submission. A submission
 looks before its row is written, so the sweep leaves alone what was looked at within LOOKED_AT_SECONDS.
+
+What a task from another node refers to is brought by `exchange`; who reads it before it is here waits.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -39,9 +42,10 @@ from edgenode.link.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
+    from_problem,
 )
 from edgenode.link.failpoints import Failpoint, reach
-from edgenode.link.model.blob import PIECE_BYTES, BlobRef
+from edgenode.link.model.blob import PIECE_BYTES, PREFIX, BlobRef
 from edgenode.link.ports import Clock
 from edgenode.link.store import run_time
 from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
@@ -53,6 +57,7 @@ LOOKED_AT_SECONDS = 600.0
 SWEEP_SECONDS = 60.0
 BLOB_UNKNOWN = "BLOB_UNKNOWN"
 BLOB_ELSEWHERE = "BLOB_ELSEWHERE"
+BLOB_PENDING = "BLOB_PENDING"
 
 T = TypeVar("T")
 
@@ -96,13 +101,20 @@ class Blobs:
         self._placing = asyncio.Lock()  # held while a file and its row come or go
         self._background: set[asyncio.Task[Any]] = set()
         self._sweeper: asyncio.Task[None] | None = None
+        self._awaited: dict[str, set[asyncio.Future[None]]] = {}  # by those who want to read what is on its way
+        # Set by whoever brings what is not here: why a blob that a task refers to does not come (None: it is on its way),
+        # who is told of each that is here whole, and what is looked at again with each sweep.
+        self.why_not: Callable[[str], EdgenodeError | None] = _elsewhere
+        self.arrived: Callable[[str], None] = lambda _digest: None
+        self.swept: Callable[[], Awaitable[None]] | None = None
 
     async def load(self) -> None:
         """Take up what is on the disk. Raises as Database, OSError."""
         folder = self._folder
         if folder is None:
             return
-        known, files = await self._database.read(rows.load), await asyncio.to_thread(folder.whole)
+        known = await self._database.read(rows.load)
+        files = await asyncio.to_thread(folder.whole) if folder.path.is_dir() else {}
         changed = []
         for stored in known:
             size = files.pop(stored.ref.digest, -1)
@@ -122,7 +134,7 @@ class Blobs:
             self._partials[entry.name] = entry.stat().st_size, now
             self._used += entry.stat().st_size
         if self._stored or self._partials:
-            self._begin_sweeping()
+            self.begin_sweeping()
 
     async def close(self) -> None:
         """Wait for what must come to its end. Safe to call twice."""
@@ -265,7 +277,11 @@ class Blobs:
             reach(Failpoint.BLOB_COMMITTED)
             self.left(writer, keep=False)
             self._hold(stored)
-        self._begin_sweeping()
+        self.begin_sweeping()
+        for future in self._awaited.pop(ref.digest, ()):
+            if not future.done():
+                future.set_result(None)
+        self.arrived(ref.digest)
         return ref, False
 
     def left(self, writer: BlobWriter, *, keep: bool) -> None:
@@ -277,20 +293,21 @@ class Blobs:
         if keep:
             self._partials[writer.name] = writer.size, self._clock.monotonic()
             self._used += writer.size
-            self._begin_sweeping()
+            self.begin_sweeping()
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def read(self, digest: str, offset: int = 0) -> tuple[Stored, AsyncGenerator[bytes, None]]:
         """A blob and its content from `offset` on in pieces, each compared with its checksum; close the generator.
 
+        One that is on its way here is waited for.
+
         Raises, also between pieces, NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE), DataLoss (BLOB_DAMAGED),
         InvalidArgument (OUT_OF_RANGE).
         """
         folder = self._place()
-        stored = self._stored.get(digest)
-        if stored is None:
-            raise await self._why_not(digest)
+        while (stored := self._stored.get(digest)) is None:
+            await self._arrival(digest)
         if stored.damaged:
             raise _damaged(digest)
         if not 0 <= offset <= stored.ref.size:
@@ -352,17 +369,46 @@ class Blobs:
                 self._stored[digest] = damaged
         return _damaged(digest)
 
-    async def _why_not(self, digest: str) -> EdgenodeError:
+    async def piece(self, digest: str, offset: int, size: int) -> bytes:
+        """Part of a blob that lies within one piece. Raises as `read`, but Unavailable (BLOB_PENDING) for one on its way."""
+        if not 0 < size <= PIECE_BYTES - offset % PIECE_BYTES:
+            raise InvalidArgument(
+                "OUT_OF_RANGE", f"{size} bytes from {offset} on are no part of a piece", hint="see BlobPieceRequest"
+            )
+        if digest not in self._stored:
+            raise await self._why_not(digest) or Unavailable(
+                BLOB_PENDING, f"{digest} is on its way here", hint="it is told when it has come", digest=digest
+            )
+        _, pieces = await self.read(digest, offset)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                return piece[:size]
+        return b""
+
+    def partial_bytes(self, digest: str) -> int:
+        """How much came of a transfer that broke."""
+        return self._partials.get(self._place().partial(digest).name, (0, 0.0))[0]
+
+    async def _arrival(self, digest: str) -> None:
+        if (error := await self._why_not(digest)) is not None:
+            raise error
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(digest, set()).add(future)
+        try:
+            await future
+        finally:
+            self._awaited.get(digest, set()).discard(future)
+
+    def given_up(self, digest: str, error: EdgenodeError) -> None:
+        """What was on its way does not come: tell those who wait."""
+        for future in self._awaited.pop(digest, ()):
+            if not future.done():
+                future.set_exception(from_problem(error.problem))
+
+    async def _why_not(self, digest: str) -> EdgenodeError | None:
+        """Why a blob that is not here does not come; None if it does."""
         count, _ = await self._database.read(lambda connection: rows.referred(connection, digest))
-        if not count:
-            return _unknown(digest)
-        return Unavailable(
-            BLOB_ELSEWHERE,
-            f"{digest} is on another node: tasks here refer to it, its content did not come with them",
-            hint="read it on the node that put it",
-            digest=digest,
-            retryable=False,
-        )
+        return self.why_not(digest) if count else _unknown(digest)
 
     # --- removing -----------------------------------------------------------------------------------------------------
 
@@ -390,7 +436,8 @@ class Blobs:
                 await asyncio.to_thread(self._place().remove, digest)
         return gone
 
-    def _begin_sweeping(self) -> None:
+    def begin_sweeping(self) -> None:
+        """There is something to sweep."""
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep_now_and_then(), name="blob-sweeper")
 
@@ -419,8 +466,11 @@ class Blobs:
         found = await self._database.write(look)
         if unused := [digest for digest in found if digest not in self._looked_at]:
             await asyncio.shield(self._spawn(self._remove(unused)))
+        if self.swept is not None:
+            await self.swept()
         for name, (size, left) in list(self._partials.items()):
-            if now - left >= PARTIAL_SECONDS and self._partials.pop(name, None) is not None:
+            coming = PREFIX + name not in self._stored and self.why_not(PREFIX + name) is None
+            if now - left >= PARTIAL_SECONDS and not coming and self._partials.pop(name, None) is not None:
                 self._used -= size
                 await asyncio.to_thread(self._place().partial(name).unlink, True)
 
@@ -457,6 +507,16 @@ def _charge(size: int) -> int:
 
 def _unknown(digest: str) -> NotFound:
     return NotFound(BLOB_UNKNOWN, f"no blob {digest} here", hint="put it first; see: edgenode blob list", digest=digest)
+
+
+def _elsewhere(digest: str) -> EdgenodeError | None:
+    return Unavailable(
+        BLOB_ELSEWHERE,
+        f"{digest} is on another node: tasks here refer to it, and nobody brings its content",
+        hint="read it on the node that put it",
+        digest=digest,
+        retryable=False,
+    )
 
 
 def _damaged(digest: str) -> DataLoss:

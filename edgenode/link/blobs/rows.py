@@ -1,7 +1,8 @@
 """What a store knows of its blobs. Functions here run inside a transaction of it.
 
-A reference says that a task of this node refers to a blob, whether or not that is here; it is void once the task's row is
-gone, so nothing has to be done where tasks end or are forgotten. `used_seconds` is by the store's running time.
+A reference says that a task of this node refers to a blob, whether or not that is here, and from which peer it is to come if
+it is not (`source`; empty for what was here when the task was accepted). It is void once the task's row is gone, so nothing
+has to be done where tasks end or are forgotten. `used_seconds` is by the store's running time.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CREATE TABLE blob_reference (
     digest TEXT NOT NULL,
     task_id TEXT NOT NULL,
     size INTEGER NOT NULL,
+    source TEXT NOT NULL,
     PRIMARY KEY (digest, task_id)
 ) STRICT, WITHOUT ROWID;
 """
@@ -71,12 +73,20 @@ def touch(connection: sqlite3.Connection, digests: Iterable[str]) -> None:
     )
 
 
-def refer(connection: sqlite3.Connection, pairs: Iterable[tuple[str, BlobRef]]) -> None:
-    """These tasks refer to these blobs."""
+def refer(connection: sqlite3.Connection, pairs: Iterable[tuple[str, BlobRef]], source: str = "") -> None:
+    """These tasks refer to these blobs, which come from a peer, the newest that is named, as far as they are not here."""
     connection.executemany(
-        "INSERT OR IGNORE INTO blob_reference VALUES (?, ?, ?)",
-        [(ref.digest, task_id, ref.size) for task_id, ref in pairs],
+        "INSERT OR REPLACE INTO blob_reference VALUES (?, ?, ?, ?)",
+        [(ref.digest, task_id, ref.size, source) for task_id, ref in pairs],
     )
+
+
+def wanted(connection: sqlite3.Connection) -> list[tuple[str, str, int]]:
+    """(peer, digest, size) of what tasks refer to and is not here whole."""
+    return connection.execute(
+        "SELECT DISTINCT source, digest, size FROM blob_reference WHERE source <> '' AND NOT EXISTS"
+        f" (SELECT 1 FROM blob WHERE blob.digest = blob_reference.digest AND NOT damaged) AND NOT {_VOID}"
+    ).fetchall()
 
 
 def referred(connection: sqlite3.Connection, digest: str) -> tuple[int, int]:

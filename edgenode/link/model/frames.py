@@ -176,6 +176,7 @@ class Carried(enum.StrEnum):
     NOTICES = "notices"
     FIND = "find"
     ADMIN = "admin"
+    BLOBS = "blobs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class LinkConnection(Protocol):
         ...
 
     def send(self, frame: sync_pb2.Frame) -> bool:
-        """Sends calls, notices, find, admin, desired_state or desired_state_report, best effort and in order.
+        """Sends calls, notices, find, admin, blobs, desired_state or desired_state_report, best effort and in order.
 
         False: not established, or too much waits already; nothing was sent. True is no promise: what is under way is lost
         with the session, and `LinkEvents.closed` says so. Raises InvalidArgument (NOT_CARRIED) for other frames.
@@ -107,6 +107,12 @@ class LinkEvents:
             problem = problem_to_pb(_not_served("administration"))
             answer = sync_pb2.AdminExchange(exchange_id=message.exchange_id, problem=problem)
             _send(link, sync_pb2.Frame(admin=answer))
+
+    async def on_blobs(self, link: LinkConnection, message: sync_pb2.BlobExchange) -> None:
+        """A piece of a blob that is asked for, or the answer to such a question."""
+        if message.HasField("request"):
+            answer = sync_pb2.BlobExchange(exchange_id=message.exchange_id, problem=problem_to_pb(_not_served("blobs")))
+            _send(link, sync_pb2.Frame(blobs=answer))
 
     async def on_heartbeat_loads(self, link: LinkConnection, loads: Sequence[AgentLoad]) -> None:
         """Loads of a child's agents, as far as they changed."""

@@ -30,6 +30,7 @@ _CARRIED = {
     Carried.NOTICES: sync_pb2.NoticeBatch,
     Carried.FIND: sync_pb2.FindExchange,
     Carried.ADMIN: sync_pb2.AdminExchange,
+    Carried.BLOBS: sync_pb2.BlobExchange,
 }
 
 

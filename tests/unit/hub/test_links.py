@@ -47,6 +47,12 @@ class Handlers:
     def node_disconnected(self, node: str, problem: Problem) -> None:
         self.told.append(f"{node} down")
 
+    def session_began(self, node: str) -> None:
+        """What the exchange of blobs is told."""
+
+    def session_ended(self, node: str) -> None:
+        """What the exchange of blobs is told."""
+
 
 def make() -> tuple[Links, Handlers]:
     handlers, clock, nothing = Handlers(), SystemClock(), cast("Any", None)

@@ -98,6 +98,7 @@ CARRIED = [
     (Carried.NOTICES, sync_pb2.NoticeBatch()),
     (Carried.FIND, sync_pb2.FindExchange(find_id=4)),
     (Carried.ADMIN, sync_pb2.AdminExchange(exchange_id=5)),
+    (Carried.BLOBS, sync_pb2.BlobExchange(exchange_id=6, data=b"x")),
 ]
 
 

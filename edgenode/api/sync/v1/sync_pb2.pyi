@@ -514,8 +514,32 @@ class AdminExchange(_message.Message):
     problem: _problem_pb2.Problem
     def __init__(self, exchange_id: _Optional[int] = ..., verify_ledger: _Optional[_Union[_admin_service_pb2.VerifyLedgerRequest, _Mapping]] = ..., list_dead_letters: _Optional[_Union[_admin_service_pb2.ListDeadLettersRequest, _Mapping]] = ..., get_dead_letter: _Optional[_Union[_admin_service_pb2.GetDeadLetterRequest, _Mapping]] = ..., replay_dead_letters: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersRequest, _Mapping]] = ..., drop_dead_letters: _Optional[_Union[_admin_service_pb2.DropDeadLettersRequest, _Mapping]] = ..., ledger_verified: _Optional[_Union[_admin_service_pb2.VerifyLedgerResponse, _Mapping]] = ..., dead_letters_listed: _Optional[_Union[_admin_service_pb2.ListDeadLettersResponse, _Mapping]] = ..., dead_letter: _Optional[_Union[_admin_service_pb2.GetDeadLetterResponse, _Mapping]] = ..., dead_letters_replayed: _Optional[_Union[_admin_service_pb2.ReplayDeadLettersResponse, _Mapping]] = ..., dead_letters_dropped: _Optional[_Union[_admin_service_pb2.DropDeadLettersResponse, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
 
+class BlobPieceRequest(_message.Message):
+    __slots__ = ("digest", "offset", "size_bytes")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    offset: int
+    size_bytes: int
+    def __init__(self, digest: _Optional[str] = ..., offset: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class BlobExchange(_message.Message):
+    __slots__ = ("exchange_id", "request", "data", "problem", "ready_digest")
+    EXCHANGE_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    READY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    exchange_id: int
+    request: BlobPieceRequest
+    data: bytes
+    problem: _problem_pb2.Problem
+    ready_digest: str
+    def __init__(self, exchange_id: _Optional[int] = ..., request: _Optional[_Union[BlobPieceRequest, _Mapping]] = ..., data: _Optional[bytes] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., ready_digest: _Optional[str] = ...) -> None: ...
+
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "batch", "ack", "credit", "registry_delta", "registry_ack", "registry_digest", "registry_digest_request", "desired_state", "desired_state_report", "heartbeat", "go_away", "pace", "calls", "notices", "find", "admin")
+    __slots__ = ("hello", "welcome", "batch", "ack", "credit", "registry_delta", "registry_ack", "registry_digest", "registry_digest_request", "desired_state", "desired_state_report", "heartbeat", "go_away", "pace", "calls", "notices", "find", "admin", "blobs")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -534,6 +558,7 @@ class Frame(_message.Message):
     NOTICES_FIELD_NUMBER: _ClassVar[int]
     FIND_FIELD_NUMBER: _ClassVar[int]
     ADMIN_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     batch: Batch
@@ -552,4 +577,5 @@ class Frame(_message.Message):
     notices: NoticeBatch
     find: FindExchange
     admin: AdminExchange
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[LaneCredit, _Mapping]] = ..., registry_delta: _Optional[_Union[RegistryDelta, _Mapping]] = ..., registry_ack: _Optional[_Union[RegistryAck, _Mapping]] = ..., registry_digest: _Optional[_Union[RegistryDigest, _Mapping]] = ..., registry_digest_request: _Optional[_Union[RegistryDigestRequest, _Mapping]] = ..., desired_state: _Optional[_Union[DesiredState, _Mapping]] = ..., desired_state_report: _Optional[_Union[DesiredStateReport, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., pace: _Optional[_Union[Pace, _Mapping]] = ..., calls: _Optional[_Union[CallBatch, _Mapping]] = ..., notices: _Optional[_Union[NoticeBatch, _Mapping]] = ..., find: _Optional[_Union[FindExchange, _Mapping]] = ..., admin: _Optional[_Union[AdminExchange, _Mapping]] = ...) -> None: ...
+    blobs: BlobExchange
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., batch: _Optional[_Union[Batch, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., credit: _Optional[_Union[LaneCredit, _Mapping]] = ..., registry_delta: _Optional[_Union[RegistryDelta, _Mapping]] = ..., registry_ack: _Optional[_Union[RegistryAck, _Mapping]] = ..., registry_digest: _Optional[_Union[RegistryDigest, _Mapping]] = ..., registry_digest_request: _Optional[_Union[RegistryDigestRequest, _Mapping]] = ..., desired_state: _Optional[_Union[DesiredState, _Mapping]] = ..., desired_state_report: _Optional[_Union[DesiredStateReport, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., pace: _Optional[_Union[Pace, _Mapping]] = ..., calls: _Optional[_Union[CallBatch, _Mapping]] = ..., notices: _Optional[_Union[NoticeBatch, _Mapping]] = ..., find: _Optional[_Union[FindExchange, _Mapping]] = ..., admin: _Optional[_Union[AdminExchange, _Mapping]] = ..., blobs: _Optional[_Union[BlobExchange, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,335 @@
+"""How blobs follow the tasks that refer to them, from node to node: each asks its neighbour for what it lacks.
+
+Theory of operation. A reference (`rows`) names the peer that told of the task: for an edge its hub, for a hub the node that
+offered the task or reported its result. Whatever is referred to and not here is wanted from there, piece by piece, for as long
+as a session to that peer is up; each piece is written to the partial file of an ordinary put. Nothing else is remembered:
+after a break, a kill or a power cut the next session asks for what comes behind what is here, and the digest at the end
+decides. So no log is needed: a blob's digest and an offset say what the epochs and sequences of a lane say, and each byte is
+written once.
+
+Who is asked for what it does not have itself says so (BLOB_PENDING while it wants it too), and tells later that it has come.
+What nobody has any more, or that cannot be stored here, is asked for again every minute: whoever waits to read it is told.
+
+Pieces share a link with everything else. What is asked for and has not come is bounded by what the link has shown to carry in
+PATIENCE (`protocol.flight`), so that no sign of life and no urgent task waits longer than that behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from edgenode.api.sync.v1 import sync_pb2
+from edgenode.link.blobs import rows
+from edgenode.link.blobs.room import BLOB_ELSEWHERE, BLOB_PENDING, BLOB_UNKNOWN, Blobs
+from edgenode.link.blobs.writing import BlobWriter
+from edgenode.link.errors import EdgenodeError, Internal, Unavailable, from_problem
+from edgenode.link.model.blob import PIECE_BYTES, BlobRef
+from edgenode.link.model.lanes import Lane
+from edgenode.link.ports import Clock
+from edgenode.link.protocol.flight import Flight
+from edgenode.link.store.database import Database
+from edgenode.link.wire.values import problem_from_pb, problem_to_pb
+
+PATIENCE = 0.25  # seconds that what is under way may take
+UNDER_WAY_BYTES = 4 << 20  # of one blob, at most
+FETCHES = 2  # blobs that come from one peer at once
+ALL_FETCHES = 32
+ANSWER_SECONDS = 60.0
+RETRY_SECONDS = 60.0
+INTERESTS = 10_000  # blobs a peer asked for in vain, of which it is told
+LINK_DOWN = "LINK_DOWN"
+_FULL_SECONDS = 0.05  # until a link that is full is tried again
+_LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", "BLOB_TOO_LARGE"})
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Want:
+    """What a peer is to give. `problem`: why it did not, the last time; it is asked again later."""
+
+    digest: str
+    size: int
+    problem: EdgenodeError | None = None
+
+
+@dataclass(slots=True)
+class _Peer:
+    """`ready`: wants to be asked for, in order; `asked`: questions without an answer, by number; `requests`: its own."""
+
+    up: bool = False
+    wants: dict[str, _Want] = field(default_factory=dict)
+    ready: dict[str, None] = field(default_factory=dict)
+    fetches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    asked: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
+    requests: deque[sync_pb2.BlobExchange] = field(default_factory=deque)
+    server: asyncio.Task[None] | None = None
+    interests: dict[str, None] = field(default_factory=dict)
+
+
+class BlobExchange:
+    """See the module. `send` sends a frame to a peer, best effort; False if that cannot be now."""
+
+    def __init__(
+        self, database: Database, blobs: Blobs, send: Callable[[str, sync_pb2.Frame], bool], clock: Clock
+    ) -> None:
+        self._database = database
+        self._blobs = blobs
+        self._send = send
+        self._clock = clock
+        self._peers: dict[str, _Peer] = {}
+        self._numbers = 0
+        self._retry: asyncio.TimerHandle | None = None
+        self._stopped = False
+        blobs.why_not = self._why_not
+        blobs.arrived = self._arrived
+        blobs.swept = self.look
+
+    async def look(self) -> None:
+        """Want what tasks refer to and is not here, and nothing else. Raises as Database."""
+        wanted = await self._database.read(rows.wanted)
+        for name, peer in self._peers.items():
+            named = {digest for source, digest, _ in wanted if source == name}
+            for digest in [digest for digest in peer.wants if digest not in named and digest not in peer.fetches]:
+                del peer.wants[digest]
+                peer.ready.pop(digest, None)
+        for source, digest, size in wanted:
+            self._want(source, digest, size)
+
+    def want(self, peer: str, refs: Iterable[BlobRef]) -> None:
+        """A transaction stored tasks that came from a peer and refer to these."""
+        for ref in refs:
+            if self._blobs.whole(ref.digest) is None:
+                self._want(peer, ref.digest, ref.size)
+
+    def _want(self, name: str, digest: str, size: int) -> None:
+        peer = self._peers.setdefault(name, _Peer())
+        if digest not in peer.wants:
+            peer.wants[digest] = _Want(digest, size)
+            peer.ready[digest] = None
+            self._blobs.begin_sweeping()
+            self._pump()
+
+    async def stop(self) -> None:
+        """End what is under way; what came of it is kept. Safe to call twice."""
+        self._stopped = True
+        if self._retry is not None:
+            self._retry.cancel()
+        for peer in self._peers.values():
+            self._end_session(peer)
+        if ending := [task for peer in self._peers.values() for task in self._tasks(peer)]:
+            await asyncio.wait(ending)
+
+    @staticmethod
+    def _tasks(peer: _Peer) -> list[asyncio.Task[None]]:
+        return [*peer.fetches.values(), *([peer.server] if peer.server is not None else [])]
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    def established(self, name: str) -> None:
+        """A session to a peer is up."""
+        peer = self._peers.setdefault(name, _Peer())
+        self._end_session(peer)
+        peer.up = True
+        self._ask_again(peer)
+        asyncio.get_running_loop().call_soon(self._pump)  # the session counts as up once its events have returned
+
+    @staticmethod
+    def _ask_again(peer: _Peer) -> None:
+        for want in peer.wants.values():
+            want.problem = None
+            if want.digest not in peer.fetches:
+                peer.ready[want.digest] = None
+
+    def closed(self, name: str) -> None:
+        """It ended, and with it every exchange."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            self._end_session(peer)
+            if not peer.wants and not peer.fetches:
+                del self._peers[name]
+
+    def _end_session(self, peer: _Peer) -> None:
+        peer.up = False
+        peer.requests.clear()
+        peer.interests.clear()
+        if peer.server is not None:
+            peer.server.cancel()
+        for future in peer.asked.values():
+            if not future.done():
+                future.set_exception(_link_down())
+        peer.asked.clear()
+
+    def receive(self, name: str, message: sync_pb2.BlobExchange) -> None:
+        """What a peer asks, answers or tells."""
+        peer = self._peers.setdefault(name, _Peer())
+        kind = message.WhichOneof("content")
+        if kind == "request":
+            peer.requests.append(message)
+            if peer.server is None:
+                peer.server = asyncio.create_task(self._serve(name, peer), name=f"blobs for {name}")
+        elif kind == "ready_digest":
+            want = peer.wants.get(message.ready_digest)
+            if want is not None and want.digest not in peer.fetches:
+                peer.ready[want.digest] = None
+                self._pump()
+        else:
+            future = peer.asked.pop(message.exchange_id, None)
+            if future is None or future.done():
+                return
+            if kind == "problem":
+                future.set_exception(from_problem(problem_from_pb(message.problem)))
+            else:
+                future.set_result(message.data)
+
+    # --- asking -------------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Begin what can be begun."""
+        if self._stopped:
+            return
+        active = sum(len(peer.fetches) for peer in self._peers.values())
+        for name, peer in self._peers.items():
+            while peer.up and peer.ready and len(peer.fetches) < FETCHES and active < ALL_FETCHES:
+                digest = next(iter(peer.ready))
+                del peer.ready[digest]
+                active += 1
+                work = self._fetch(name, peer, peer.wants[digest])
+                peer.fetches[digest] = asyncio.create_task(work, name=f"blob {digest} from {name}")
+
+    async def _fetch(self, name: str, peer: _Peer, want: _Want) -> None:
+        try:
+            if self._blobs.whole(want.digest) is None:
+                offset = min(self._blobs.partial_bytes(want.digest), want.size)
+                if offset < want.size:  # no room is taken for what is not there
+                    await self._answered(name, self._ask(name, peer, want.digest, offset, 1)[1])
+                writer = await self._blobs.put(digest=want.digest, size=want.size, offset=offset)
+                try:
+                    await self._transfer(name, peer, want, writer)
+                    await writer.finish()
+                finally:
+                    await writer.abandon()
+            peer.wants.pop(want.digest, None)
+        except EdgenodeError as error:
+            self._failed(name, peer, want, error)
+        except Exception as error:
+            _log.exception("blob %s could not be fetched", want.digest)
+            self._failed(name, peer, want, Internal("BLOB_DEFECT", repr(error), hint="this node's log has the details"))
+        finally:
+            del peer.fetches[want.digest]
+            self._pump()
+
+    def _failed(self, name: str, peer: _Peer, want: _Want, error: EdgenodeError) -> None:
+        if error.reason == LINK_DOWN:
+            peer.ready[want.digest] = None
+            return
+        want.problem = error
+        if error.reason != BLOB_PENDING:
+            _log.warning("blob %s does not come from %s: %s", want.digest, name, error)
+        if error.reason in _LOST:
+            self._blobs.given_up(want.digest, self._why_not(want.digest) or error)
+        if self._retry is None and not self._stopped:
+            self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        for peer in self._peers.values():
+            self._ask_again(peer)
+        self._pump()
+
+    async def _transfer(self, name: str, peer: _Peer, want: _Want, writer: BlobWriter) -> None:
+        flight = Flight(PATIENCE)
+        asked: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()  # (number, end, answer)
+        end = writer.size
+        try:
+            while writer.size < want.size:
+                while end < want.size and flight.bytes < UNDER_WAY_BYTES and (flight.room or not asked):
+                    size = min(max(flight.room, 1024), PIECE_BYTES - end % PIECE_BYTES, want.size - end)
+                    number, answer = self._ask(name, peer, want.digest, end, size)
+                    end += size
+                    flight.sent(Lane.BULK, end, size, self._clock.monotonic())
+                    asked.append((number, end, answer))
+                _, reached, answer = asked[0]
+                data = await self._answered(name, answer)
+                asked.popleft()
+                flight.acknowledged(Lane.BULK, reached, self._clock.monotonic())
+                if len(data) != reached - writer.size:
+                    raise Unavailable("NO_ANSWER", f"{name} gave {len(data)} bytes of {reached - writer.size}")
+                await writer.write(data)
+        finally:
+            for number, _, answer in asked:
+                peer.asked.pop(number, None)
+                if not answer.cancel() and not answer.cancelled():
+                    answer.exception()  # nobody waits for it
+
+    @staticmethod
+    async def _answered(name: str, answer: asyncio.Future[bytes]) -> bytes:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise Unavailable("NO_ANSWER", f"{name} does not answer", hint="it is asked again") from None
+
+    def _ask(self, name: str, peer: _Peer, digest: str, offset: int, size: int) -> tuple[int, asyncio.Future[bytes]]:
+        self._numbers += 1
+        number = self._numbers
+        request = sync_pb2.BlobPieceRequest(digest=digest, offset=offset, size_bytes=size)
+        message = sync_pb2.BlobExchange(exchange_id=number, request=request)
+        if not peer.up:
+            raise _link_down()
+        if not self._send(name, sync_pb2.Frame(blobs=message)):
+            raise Unavailable("LINK_FULL", f"{name} cannot be asked now", hint="it is asked again")
+        answer = peer.asked[number] = asyncio.get_running_loop().create_future()
+        return number, answer
+
+    # --- answering ----------------------------------------------------------------------------------------------------
+
+    async def _serve(self, name: str, peer: _Peer) -> None:
+        try:
+            while peer.requests:
+                message = peer.requests.popleft()
+                request, answer = message.request, sync_pb2.BlobExchange(exchange_id=message.exchange_id)
+                try:
+                    answer.data = await self._blobs.piece(request.digest, request.offset, request.size_bytes)
+                except EdgenodeError as error:
+                    answer.problem.CopyFrom(problem_to_pb(error.problem))
+                    if error.reason in (BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING) and len(peer.interests) < INTERESTS:
+                        peer.interests[request.digest] = None
+                # Full of other things; where the session ends, so does this.
+                while not self._send(name, sync_pb2.Frame(blobs=answer)):  # noqa: ASYNC110
+                    await asyncio.sleep(_FULL_SECONDS)
+        finally:
+            peer.server = None
+
+    def _arrived(self, digest: str) -> None:
+        """It is here whole: those who asked for it in vain are told."""
+        for name, peer in self._peers.items():
+            if digest in peer.interests:
+                del peer.interests[digest]
+                self._send(name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest)))
+
+    def _why_not(self, digest: str) -> EdgenodeError | None:
+        """See Blobs.why_not."""
+        problem = None
+        for name, peer in self._peers.items():
+            want = peer.wants.get(digest)
+            if want is None:
+                continue
+            if want.problem is None or want.problem.reason not in _LOST:
+                return None
+            problem = f"{name} says {want.problem.reason}"
+        return Unavailable(
+            BLOB_ELSEWHERE,
+            f"{digest} does not come: {problem or 'nobody is known who has it'}",
+            hint="read it on the node that put it, or have it put there again",
+            digest=digest,
+            retryable=False,
+        )
+
+
+def _link_down() -> Unavailable:
+    return Unavailable(LINK_DOWN, "the link ended", hint="it goes on with the next one")

@@ -1,0 +1,257 @@
+"""Content follows the tasks that refer to it: between edges, through hubs, over breaks of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from edgenode.link.blobs.files import Folder
+from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from edgenode.link.model.blob import BlobRef
+from edgenode.link.parent.identity import join
+from edgenode.node.config import NodeConfig
+from edgenode.node.node import Node
+from edgenode.sdk import Agent, Client, Context
+from tests.integration.hub.forest import Forest, Grown
+
+ROOT = Path(__file__).resolve().parents[3]
+BIG = os.urandom(1 << 20) * 12
+
+
+@dataclass
+class Scan:
+    picture: BlobRef
+
+
+class Edges:
+    """Real nodes below hubs, in this process, with the agent that turns pictures around."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.nodes: dict[str, Node] = {}
+        self.stack = AsyncExitStack()
+
+    async def start(self, hub: Grown, name: str) -> Client:
+        """A client of the node, which joins when it is new."""
+        state = self.folder / name
+        assert hub.hub is not None
+        if not state.exists():
+            request = fleet_service_pb2.CreateJoinTokenRequest(node=name)
+            answer = await fleet_service_pb2_grpc.FleetServiceStub(hub.local()).CreateJoinToken(request)
+            await join(state, f"127.0.0.1:{hub.hub.enrollment_port}", answer.token)
+        config = NodeConfig(
+            state_dir=state,
+            hub=f"127.0.0.1:{hub.hub.sync_port}",
+            reconnect_min_seconds=0.05,
+            reconnect_max_seconds=0.2,
+            drain_seconds=0.1,
+        )
+        node = self.nodes[name] = Node(config)
+        await node.start()
+        self.stack.push_async_callback(node.stop)
+        return await self.stack.enter_async_context(Client(state=state))
+
+    async def work(self, client: Client) -> None:
+        agent = Agent("turner")
+
+        @agent.skill("turn")
+        async def turn(ctx: Context, scan: Scan) -> Scan:
+            data = await ctx.fetch(scan.picture)
+            return Scan(await ctx.artifact("turned", data[::-1]))
+
+        attached = asyncio.Event()
+        running = asyncio.create_task(agent.attach(client, lambda _node: attached.set()))
+        self.stack.push_async_callback(agent.stop, 0.1)
+        await attached.wait()
+        assert not running.done()
+
+
+@pytest.fixture
+async def forest(state_dir: Path) -> AsyncIterator[Forest]:
+    made = Forest(state_dir)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Edges]:
+    made = Edges(state_dir / "edges")
+    try:
+        yield made
+    finally:
+        await made.stack.aclose()
+
+
+async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, edges: Edges) -> None:
+    hub = forest.plant("hub")
+    await hub.up()
+    south = await edges.start(hub, "south")
+    ref = await south.put(BIG, name="picture")
+    handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
+    north = await edges.start(hub, "north")
+    await edges.work(north)
+    result = await handle.result(40, Scan)
+    (artifact,) = await handle.artifacts()
+    assert result.picture.digest == artifact.digest
+    assert await south.fetch(artifact) == BIG[::-1]
+    # What a call refers to does not leave its node, and a hub takes no content of its own.
+    with pytest.raises(FailedPrecondition, match="BLOBS_IN_CALL"):
+        await south.call("turn", {"scan": Scan(ref)}, scope="fleet")
+
+
+async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: Edges) -> None:
+    """The hub goes away in the middle, with the origin it comes back without, and the reader waits."""
+    hub = forest.plant("hub")
+    await hub.up()
+    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
+    await edges.work(north)
+    ref = await south.put(BIG)
+    handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
+    partial = hub.config.state_dir / "blobs" / "partial" / ref.digest[7:]
+    await _grows(partial, 1)
+    await hub.stop()
+    held = partial.stat().st_size
+    assert 0 < held < len(BIG)
+    await hub.up()
+    assert await handle.result(40, Scan)
+    (artifact,) = await handle.artifacts()
+    assert await south.fetch(artifact) == BIG[::-1]
+
+
+async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Forest, edges: Edges) -> None:
+    hub = forest.plant("hub")
+    await hub.up()
+    south = await edges.start(hub, "south")
+    ref = await south.put(BIG)
+    handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
+    await _whole(hub, 1)
+    await edges.nodes["south"].stop()
+    north = await edges.start(hub, "north")
+    await edges.work(north)
+    await _whole(hub, 2)
+    await edges.nodes["north"].stop()
+    south = await edges.start(hub, "south")
+    again = south.task(handle.task_id)
+    assert await again.result(40, Scan)
+    (artifact,) = await again.artifacts()
+    assert await south.fetch(artifact) == BIG[::-1]
+
+
+async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Edges) -> None:
+    hub = forest.plant("hub")
+    await hub.up()
+    south = await edges.start(hub, "south")
+    ref = await south.put(b"gone soon")
+    await hub.stop()
+    handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet", retry=1)
+    (edges.folder / "south" / "blobs" / ref.digest[7:9] / ref.digest[7:]).unlink()
+    await hub.up()
+    north = await edges.start(hub, "north")
+    await edges.work(north)
+    with pytest.raises(Unavailable, match="BLOB_ELSEWHERE"):
+        await handle.result(40)
+    with pytest.raises(DeadlineExceeded, match="WAIT_OVER"):
+        await asyncio.wait_for(north.fetch(ref, timeout=0.0), 20)
+
+
+async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Edges) -> None:
+    root, child = forest.plant("root"), forest.plant("child")
+    await root.up()
+    await child.below(root, "berlin")
+    await child.up()
+    await child.linked()
+    south, north = await edges.start(child, "south"), await edges.start(root, "north")
+    await edges.work(north)
+    ref = await south.put(BIG)
+    handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
+    assert await handle.result(40, Scan)
+    (artifact,) = await handle.artifacts()
+    assert await south.fetch(artifact) == BIG[::-1]
+
+
+_NODE = """
+import asyncio, sys
+from pathlib import Path
+from edgenode.node.config import NodeConfig
+from edgenode.node.node import Node
+
+async def main():
+    pace = {"reconnect_min_seconds": 0.05, "reconnect_max_seconds": 0.2}
+    await Node(NodeConfig(state_dir=Path(sys.argv[1]), hub=sys.argv[2], **pace)).start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def process(hub: Grown, state: Path) -> AsyncIterator[Process]:
+    """A node that joined before, in a process of its own; killed at the end."""
+    assert hub.hub is not None
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _NODE, str(state), f"127.0.0.1:{hub.hub.sync_port}", stdout=PIPE, env=environment
+    )
+    try:
+        assert running.stdout is not None
+        async with asyncio.timeout(40):
+            assert await running.stdout.readline() == b"ready\n"
+        yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+        await running.communicate()
+
+
+async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_where_it_was(
+    forest: Forest, edges: Edges
+) -> None:
+    hub = forest.plant("hub")
+    await hub.up()
+    for name in ("south", "north"):
+        await edges.start(hub, name)
+        await edges.nodes[name].stop()
+    south, north = edges.folder / "south", edges.folder / "north"
+    async with Client(state=south, connect_timeout=60) as submitter, Client(state=north, connect_timeout=60) as worker:
+        async with process(hub, south) as running:
+            ref = await submitter.put(BIG)
+            handle = await submitter.submit("turn", {"scan": Scan(ref)}, scope="fleet")
+            await _grows(Folder(hub.config.blob_folder.path).partial(ref.digest), 1)
+            running.kill()
+            await running.wait()
+        partial = Folder(north / "blobs").partial(ref.digest)
+        async with process(hub, south):
+            async with process(hub, north) as running:
+                await edges.work(worker)
+                await _grows(partial, 1)
+                running.kill()
+                await running.wait()
+            assert 0 < partial.stat().st_size < len(BIG)
+            async with process(hub, north):
+                assert await handle.result(40, Scan)
+                (artifact,) = await handle.artifacts()
+                assert await submitter.fetch(artifact) == BIG[::-1]
+
+
+async def _whole(hub: Grown, count: int) -> None:
+    async with asyncio.timeout(40):
+        while len(hub.config.blob_folder.whole()) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def _grows(path: Path, size: int) -> None:
+    async with asyncio.timeout(40):
+        while not path.exists() or path.stat().st_size < size:  # noqa: ASYNC110
+            await asyncio.sleep(0)
