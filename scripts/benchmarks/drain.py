@@ -96,7 +96,7 @@ async def _watch_drain(place: Ground, client: Client, count: int) -> Drained:
                 points.append((time.perf_counter(), pending))
             else:
                 latencies.clear()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.1)
     live.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await live

@@ -103,9 +103,7 @@ class Exchange:
 
     def appended(self, lane: Lane, last: int) -> None:
         """A local log grew; one that the greeting did not name waits for the next session."""
-        sender = self.sending.senders.get(lane)
-        if sender is not None:
-            sender.appended(last)
+        self.sending.appended(lane, last)
 
     def read_done(self, event: e.ReadDone, now: float) -> None:
         """The outbox was read. Raises FailedPrecondition (SESSION_STATE) if it was not asked to be."""

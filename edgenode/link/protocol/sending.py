@@ -1,4 +1,9 @@
-"""All lanes of one session on the way out: which lane is read next, when, and how much."""
+"""All lanes of one session on the way out: which lane is read next, when, and how much.
+
+A backlog of messages that drains takes whatever the store, the processor and the disk give, and who works with the node at the
+same time waits for it. So while others append, a lane that has more to send rests after each read for as long as that took;
+with nobody about it goes on at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,9 @@ from edgenode.link.protocol.events import ReadLane
 from edgenode.link.protocol.flight import Flight
 from edgenode.link.protocol.lanes import LaneSender
 from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
+
+RESTING = frozenset((Lane.MESSAGE, Lane.BULK))  # lanes that rest
+MOST_REST = 0.005  # seconds
 
 
 class Sending:
@@ -23,19 +31,30 @@ class Sending:
         self._batch_count = batch_count
         self._batch_bytes = batch_bytes
         self._reading: tuple[Lane, int] | None = None  # lane, and what its log held when the read was asked for
+        self._asked = now  # when it was
+        self._others = False  # somebody appended since a lane rested last
+        self._rested = dict.fromkeys(Lane, now)  # until when each rests
 
     def _ready(self) -> list[Lane]:
         return [lane for lane, sender in self.senders.items() if sender.ready]
+
+    def appended(self, lane: Lane, last: int) -> None:
+        """A local log was committed up to `last`; one that the greeting did not name waits for the next session."""
+        self._others = True
+        sender = self.senders.get(lane)
+        if sender is not None:
+            sender.appended(last)
 
     def next_read(self, now: float) -> ReadLane | None:
         """The next read, if a lane has something, may send it and the pace allows it."""
         room = self._flight.room
         if self._reading is not None or not room or self.bucket.ready_at(now) > now:
             return None
-        lane = self.sharing.choose(self._ready())
+        lane = self.sharing.choose([lane for lane in self._ready() if self._rested[lane] <= now])
         if lane is None:
             return None
         sender = self.senders[lane]
+        self._asked = now
         self._reading = (lane, sender.last)
         return ReadLane(lane, sender.next - 1, *sender.bounds(self._batch_count, min(self._batch_bytes, room)))
 
@@ -45,7 +64,11 @@ class Sending:
             raise FailedPrecondition("SESSION_STATE", f"no read of lane {lane.name} is under way")
         last_when_asked = self._reading[1]
         self._reading = None
-        batch = self.senders[lane].batch(chunk, last_when_asked)
+        sender = self.senders[lane]
+        batch = sender.batch(chunk, last_when_asked)
+        if self._others and lane in RESTING and sender.next <= sender.last:
+            self._others = False
+            self._rested[lane] = now + min(now - self._asked, MOST_REST)
         if batch is not None:
             size = batch.size
             self.sharing.charge(lane, size)
@@ -58,10 +81,11 @@ class Sending:
         self._flight.acknowledged(lane, sequence, now)
 
     def next_deadline(self, now: float) -> float | None:
-        """When the pace allows the next read, if one waits for that."""
-        if self._reading is not None or not self._ready():
+        """When the pace allows the next read, and its lane has rested, if one waits for that."""
+        ready = self._ready()
+        if self._reading is not None or not ready:
             return None
-        ready_at = self.bucket.ready_at(now)
+        ready_at = max(self.bucket.ready_at(now), min(self._rested[lane] for lane in ready))
         return ready_at if ready_at > now else None
 
     def stalled_at(self, now: float, timeout: float) -> float | None:

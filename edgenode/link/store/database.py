@@ -193,18 +193,29 @@ class Database:
         self.budget.check(lane, size)
 
     async def write(
-        self, function: Statement[T], *, size: int = 0, rows: int = 1, urgent: bool = False, lane: Lane = Lane.TASK
+        self,
+        function: Statement[T],
+        *,
+        size: int = 0,
+        rows: int = 1,
+        urgent: bool = False,
+        lane: Lane = Lane.TASK,
+        patience: float = 0.0,
     ) -> T:
         """Run `function` in the next transaction; returns its result once that is durable.
 
         `size` is about what it brings, in bytes, and `lane` what that belongs to; `rows` about how many it changes. Writes run
-        in order, but `urgent` ones before all others. A caller that is cancelled stops waiting;
-        the write still happens. Raises what `function` raises, or ResourceExhausted (STORE_FULL), Unavailable (STORE_FAILED,
-        STORE_CLOSED), DataLoss (STATE_DAMAGED).
+        in order, but `urgent` ones before all others; one with `patience`, in seconds, goes with whatever comes next. A caller
+        that is cancelled stops waiting; the write still happens. Raises what `function` raises, or ResourceExhausted
+        (STORE_FULL), Unavailable (STORE_FAILED, STORE_CLOSED), DataLoss (STATE_DAMAGED).
         """
         self._check_usable()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.add(Write(function, future, size, rows, lane), urgent)
+        write = Write(function, future, size, rows, lane)
+        if patience:
+            self._pending.add_patient(write, patience, self._commit_soon)
+        else:
+            self._pending.add(write, urgent)
         if size:
             self.budget.admit(lane, size)
         self._commit_soon()
@@ -241,6 +252,8 @@ class Database:
         self._closing = True
         if self._refill is not None:
             self._refill.cancel()
+        self._pending.end_patience()
+        self._commit_soon()
         while self._committer is not None:
             await asyncio.wait([self._committer])
         reach(Failpoint.STORE_CLOSING)

@@ -1,4 +1,9 @@
-"""The logs one side of a link sends from, kept in SQLite."""
+"""The logs one side of a link sends from, kept in SQLite.
+
+An acknowledgement that is lost in a crash costs a resend, which the other side discards. So while more of its lane is to be
+acknowledged it waits, up to PATIENCE, for a commit that somebody else needs: a backlog that drains does not have those who
+publish meanwhile wait for its commits beside their own. The last one of a lane goes at once.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,8 @@ from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.reading import read_log
 from edgenode.link.store.retention import TRIM_SEGMENTS, Retention
+
+PATIENCE = 0.05  # seconds
 
 OnRejected = Callable[[sqlite3.Connection, Lane, Sequence[Rejection]], None]
 Tell = Callable[[sqlite3.Connection, Lane, Segment, int], Segment]
@@ -44,6 +51,7 @@ class SqliteOutbox:
         self._retention = retention or {}
         self._tell = tell
         self._known: dict[Lane, int] = {}  # what the other side had acknowledged when the heads were read
+        self._last: dict[Lane, int] = {}  # what each log holds, as far as it was told here
         self._notify: list[Callable[[Lane, int], None]] = []
         self._notify_acknowledged: list[OnAcknowledged] = []
 
@@ -62,7 +70,13 @@ class SqliteOutbox:
                 self._known[lane] = logs.consumers(connection, log_id).get(self._consumer, 0)
             return [logs.head(connection, name, lane) for lane, name in self._lanes.items()]
 
-        return await self._database.read(run)
+        heads = await self._database.read(run)
+        for head in heads:
+            self._grown(head.lane, head.last)
+        return heads
+
+    def _grown(self, lane: Lane, last: int) -> None:
+        self._last[lane] = max(self._last.get(lane, 0), last)
 
     async def read(self, lane: Lane, after: int, max_count: int, max_bytes: int) -> Chunk:
         """See Outbox."""
@@ -102,7 +116,8 @@ class SqliteOutbox:
                 return None
             return state.log_id if retention.trim(connection, state.log_id) >= TRIM_SEGMENTS else 0, fresh
 
-        done = await self._database.write(run)
+        more = sequence < self._last.get(lane, 0) and not rejections
+        done = await self._database.write(run, patience=PATIENCE if more else 0.0)
         if done is None:
             return
         log_id, fresh = done
@@ -146,5 +161,6 @@ class SqliteOutbox:
 
     def appended(self, lane: Lane, last: int) -> None:
         """Tell the link of a commit that appended up to `last`."""
+        self._grown(lane, last)
         for notify in self._notify:
             notify(lane, last)

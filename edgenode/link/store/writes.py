@@ -41,7 +41,8 @@ class Write(Generic[T]):
 
 
 class WriteQueue:
-    """Writes in the order they came, but for urgent ones, which go before all others.
+    """Writes in the order they came, but for urgent ones, which go before all others, and patient ones, which go with the
+    next transaction that somebody else begins, and begin one themselves when their patience ends.
 
     A transaction has so many bytes and rows at most, so that what is urgent never waits long for one that has begun; and one
     write at least that is not urgent, if there is any, so that nothing waits for ever.
@@ -50,24 +51,46 @@ class WriteQueue:
     def __init__(self) -> None:
         self._urgent: list[Write[Any]] = []
         self._others: list[Write[Any]] = []
+        self._patient: list[Write[Any]] = []
+        self._due = False  # the patient ones have waited long enough
+        self._patience: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._urgent) + len(self._others)
+        """How many ask for a transaction."""
+        return len(self._urgent) + len(self._others) + (len(self._patient) if self._due else 0)
 
     def add(self, write: Write[Any], urgent: bool) -> None:
         """At the end of its kind."""
         (self._urgent if urgent else self._others).append(write)
 
+    def add_patient(self, write: Write[Any], seconds: float, over: Callable[[], None]) -> None:
+        """As one of those that wait for others to go with; `over()` is called when they have waited long enough."""
+        self._patient.append(write)
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(seconds, self._end_patience, over)
+
+    def _end_patience(self, over: Callable[[], None]) -> None:
+        self.end_patience()
+        over()
+
+    def end_patience(self) -> None:
+        """They have waited long enough."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._due = bool(self._patient)
+
     def take(self) -> list[Write[Any]]:
         """The next transaction."""
         batch, self._urgent, size, rows = _first(self._urgent, 0, 0)
         more, self._others, _, _ = _first(self._others, size, rows)
-        return batch + more
+        patient, self._patient, self._due = self._patient, [], False
+        return batch + more + patient
 
     def take_all(self) -> list[Write[Any]]:
         """Everything that waits."""
-        batch = self._urgent + self._others
-        self._urgent, self._others = [], []
+        batch = self._urgent + self._others + self._patient
+        self._urgent, self._others, self._patient = [], [], []
         return batch
 
 

@@ -56,3 +56,21 @@ async def test_everything(queue: WriteQueue) -> None:
         queue.add(write(name), urgent=name.isupper())
     assert names(queue.take_all()) == "Bac"
     assert not queue
+
+
+async def test_patient_ones_go_with_others_and_begin_nothing_until_their_patience_ends(queue: WriteQueue) -> None:
+    over = asyncio.Event()
+    queue.add_patient(write("p"), 3600, over.set)
+    assert not queue
+    queue.add(write("a"), urgent=False)
+    assert names(queue.take()) == "ap"
+    queue.end_patience()
+    queue.add_patient(write("q"), 0.01, over.set)
+    assert not queue  # an end of patience is of those that wait then
+    async with asyncio.timeout(30):
+        await over.wait()
+    assert names(queue.take()) == "q"
+    queue.add_patient(write("r"), 3600, over.set)
+    queue.end_patience()
+    assert len(queue) == 1
+    assert names(queue.take_all()) == "r"
