@@ -16,6 +16,7 @@ import grpc
 from grpc_health.v1 import health
 
 import edgenode
+from edgenode.api.blob.v1 import blob_service_pb2
 from edgenode.api.enrollment.v1 import enrollment_service_pb2_grpc
 from edgenode.api.fleet.v1 import fleet_service_pb2
 from edgenode.api.message.v1 import message_service_pb2
@@ -61,7 +62,7 @@ LONGEST_LEAF_WAIT = 60.0  # the wall clock may be set meanwhile
 
 LEAF_RETRY_SECONDS = 60.0
 
-_LOCAL_FILES = (fleet_service_pb2, registry_service_pb2, task_service_pb2, message_service_pb2)
+_LOCAL_FILES = (fleet_service_pb2, blob_service_pb2, registry_service_pb2, task_service_pb2, message_service_pb2)
 LOCAL_SERVICES = tuple(
     service.full_name for file in _LOCAL_FILES for service in file.DESCRIPTOR.services_by_name.values()
 )

@@ -18,6 +18,7 @@ _COMMANDS = {
     "agents": ("hub.cli.registry:agents", "Agents of the whole fleet."),
     "find": ("hub.cli.registry:find", "Agents of the fleet fit for a job, best first, with reasons."),
     "tasks": ("hub.cli.tasks:tasks", "Tasks that came to the hub."),
+    "blob": ("hub.cli.blob:blob", "Large content that the fleet's tasks refer to."),
     "subscribe": ("hub.cli.messages:subscribe", "Print messages of the whole fleet as they come."),
     "desired": ("hub.cli.desired:desired", "What the hub wants of a node: log level, lane weights, limits."),
     "backup": ("hub.cli.backup:backup", "Back up the hub, also while it runs."),

@@ -9,6 +9,7 @@ import grpc
 
 import edgenode
 from edgenode.api.admin.v1 import admin_pb2
+from edgenode.api.blob.v1 import blob_service_pb2_grpc
 from edgenode.api.fleet.v1 import fleet_service_pb2_grpc
 from edgenode.api.message.v1 import message_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_service_pb2_grpc
@@ -35,6 +36,7 @@ from hub.services.above import FromParent
 from hub.services.alarm import Alarm
 from hub.services.background import Background
 from hub.services.backup import SCOPE
+from hub.services.blob import HubBlobService
 from hub.services.calls import CallRouter
 from hub.services.clones import CloneWatch
 from hub.services.desired import DesiredDesk
@@ -393,7 +395,9 @@ class Core:
         task = TaskService(
             self._desk, self._dispatcher, self._stores.tasks, self._placement, self.calls, self.name, self._clock
         )
+        blobs = HubBlobService(self._blobs, self.name, self._clock)
         fleet_service_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
+        blob_service_pb2_grpc.add_BlobServiceServicer_to_server(blobs, server)
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(registry, server)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(task, server)
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._message_service, server)

@@ -17,6 +17,7 @@ from edgenode.link.ports import Clock, Rng
 from edgenode.link.store.seals import TaskDamaged
 from edgenode.link.wire import checks
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
+from hub.services.blob import BLOBS_AT_HUB
 from hub.services.dispatcher import Dispatcher
 from hub.services.entries import record_of
 from hub.services.task_view import level_of
@@ -58,7 +59,7 @@ class TaskDesk:
         checked = task_spec_from_proto(spec, limits=self._limits, now=None, node=self._hub, field=field)
         if checked.blobs:
             raise FailedPrecondition(
-                "BLOBS_AT_HUB",
+                BLOBS_AT_HUB,
                 f"{field} refers to blobs, and a hub takes none from its own callers",
                 hint="put them to an edge and submit it there",
                 field=f"{field}.blobs",

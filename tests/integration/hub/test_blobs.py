@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -11,13 +12,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 
+from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from edgenode.link.model.blob import BlobRef
 from edgenode.link.parent.identity import join
+from edgenode.link.wire.status import from_rpc_error
 from edgenode.node.config import NodeConfig
 from edgenode.node.node import Node
 from edgenode.sdk import Agent, Client, Context
@@ -105,6 +109,21 @@ async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, e
     (artifact,) = await handle.artifacts()
     assert result.picture.digest == artifact.digest
     assert await south.fetch(artifact) == BIG[::-1]
+    # The hub can be asked for both, and takes none of its own.
+    done = await commands(
+        ["blob", "list", "-o", "json"], ["blob", "get", artifact.digest, str(edges.folder / "copy")],
+        ["blob", "remove", ref.digest], ["ledger", "verify"], ["backup", str(edges.folder / "hub.tar"), "-o", "json"],
+        state=hub.config.state_dir,
+    )  # fmt: skip
+    assert [code for code, _, _ in done] == [0, 0, 1, 0, 0]
+    assert {blob["ref"]["digest"] for blob in json.loads(done[0][1])["blobs"]} == {ref.digest, artifact.digest}
+    assert (edges.folder / "copy").read_bytes() == BIG[::-1]
+    assert json.loads(done[4][1])["blob_count"] == 2
+    stub = blob_service_pb2_grpc.BlobServiceStub(hub.local())
+    header = blob_service_pb2.PutBlobHeader(size=1)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await stub.PutBlob([blob_service_pb2.PutBlobRequest(header=header)])
+    assert from_rpc_error(refused.value).reason == "BLOBS_AT_HUB"
     # What a call refers to does not leave its node, and a hub takes no content of its own.
     with pytest.raises(FailedPrecondition, match="BLOBS_IN_CALL"):
         await south.call("turn", {"scan": Scan(ref)}, scope="fleet")
@@ -243,6 +262,26 @@ async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_wher
                 assert await handle.result(40, Scan)
                 (artifact,) = await handle.artifacts()
                 assert await submitter.fetch(artifact) == BIG[::-1]
+
+
+_COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from hub.cli.main import main
+for words in json.load(sys.stdin):
+    done = CliRunner().invoke(main, words)
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]))
+"""
+
+
+async def commands(*words: list[str], state: Path) -> list[tuple[int, str, str]]:
+    """(exit code, standard output, standard error) of each, one after the other in one process."""
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _COMMANDS, stdin=PIPE, stdout=PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    given = [[*command, "--state", str(state)] for command in words]
+    out, _ = await running.communicate(json.dumps(given).encode())
+    return [tuple(json.loads(line)) for line in out.splitlines()]
 
 
 async def _whole(hub: Grown, count: int) -> None:

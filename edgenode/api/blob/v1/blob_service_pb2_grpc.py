@@ -76,7 +76,7 @@ class BlobServiceServicer(object):
         is here already. What came of a stream that broke is kept an hour for one that goes on behind it, if its header had the
         digest.
         Errors: RESOURCE_EXHAUSTED (BLOB_TOO_LARGE, STORE_FULL); INVALID_ARGUMENT (BLOB_MISMATCH) for content that is not what the
-        header said; FAILED_PRECONDITION (BLOB_OFFSET) for an offset behind what is here.
+        header said; FAILED_PRECONDITION (BLOB_OFFSET) for an offset behind what is here, (BLOBS_AT_HUB) on a hub.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
