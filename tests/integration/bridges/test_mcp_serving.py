@@ -265,32 +265,46 @@ async def test_a_handle_of_the_tasks_extension_survives_bridge_and_node(site: Si
 
 
 async def test_a_client_that_listens_is_told_of_its_tasks(site: Site) -> None:
+    asked = await site.client.submit("name")  # a task is anybody's, whichever the way it was submitted
     async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30.0) as http:
-        task_id = (await post(http, site.place.url, "tools/call", name="hold", arguments={}))["result"]["taskId"]
-        wanted = {"taskIds": [task_id, "0" * 26], "toolsListChanged": True}
+        held = (await post(http, site.place.url, "tools/call", name="hold", arguments={}))["result"]["taskId"]
+        wanted = {"taskIds": [held, "0" * 26, asked.task_id], "toolsListChanged": True}
         refused = await post(http, site.place.url, "subscriptions/listen", known=False, notifications=wanted)
         assert refused["error"]["code"] == types.MISSING_REQUIRED_CLIENT_CAPABILITY
         body, headers = rpc("subscriptions/listen", notifications=wanted)
-        frames: list[Any] = []
+        acknowledged: Any = None
+        told: dict[str, list[Any]] = {held: [], asked.task_id: []}
         async with http.stream("POST", site.place.url, json=body, headers=headers) as stream:
-            async for line in stream.aiter_lines():
-                if line.startswith("data:") and (text := line.removeprefix("data:").strip()):
-                    frames.append(json.loads(text))
-                    if len(frames) == 2:
-                        site.work.go.set()
-                    if frames[-1].get("params", {}).get("status") == "completed":
-                        break
-        told = await post(http, site.place.url, "tasks/get", taskId=task_id)
-    acknowledged, *changes = [(frame["method"], frame["params"]) for frame in frames]
-    assert acknowledged[0] == "notifications/subscriptions/acknowledged"
-    assert acknowledged[1]["notifications"] == {"taskIds": [task_id], "toolsListChanged": True}
-    assert {method for method, _ in changes} == {"notifications/tasks"}
-    assert [params["status"] for _, params in changes] == ["working", "completed"]
-    last = changes[-1][1]
-    assert last["_meta"].pop("io.modelcontextprotocol/subscriptionId") == body["id"]
-    got = told["result"]
+            async for frame in frames(stream):
+                if acknowledged is None:
+                    acknowledged = frame
+                    continue
+                assert frame["method"] == "notifications/tasks"
+                params = frame["params"]
+                assert params["_meta"].pop("io.modelcontextprotocol/subscriptionId") == body["id"]
+                told[params["taskId"]].append(params)
+                if params["status"] == "input_required":
+                    (key,) = params["inputRequests"]
+                    answer = {key: {"action": "accept", "content": {"value": "Ada"}}}
+                    await post(http, site.place.url, "tasks/update", taskId=asked.task_id, inputResponses=answer)
+                    site.work.go.set()
+                if all(each and each[-1]["status"] == "completed" for each in told.values()):
+                    break
+        got = (await post(http, site.place.url, "tasks/get", taskId=held))["result"]
+    assert acknowledged["method"] == "notifications/subscriptions/acknowledged"
+    assert acknowledged["params"]["notifications"] == {"taskIds": [held, asked.task_id], "toolsListChanged": True}
+    assert {params["status"] for params in told[held]} == {"working", "completed"}
+    assert "input_required" in [params["status"] for params in told[asked.task_id]]
+    assert told[asked.task_id][-1]["result"]["content"][0]["text"] == "Hello, Ada!"
     del got["resultType"], got["_meta"]["io.modelcontextprotocol/serverInfo"]  # of every result
-    assert last == got
+    assert told[held][-1] == got
+
+
+async def frames(stream: httpx2.Response) -> AsyncIterator[Any]:
+    """The messages of an event stream."""
+    async for line in stream.aiter_lines():
+        if line.startswith("data:") and (text := line.removeprefix("data:").strip()):
+            yield json.loads(text)
 
 
 async def test_a_request_with_a_key_that_a_restarted_bridge_gets_again_is_answered(site: Site) -> None:
