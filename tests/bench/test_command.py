@@ -12,6 +12,7 @@ import tempfile
 import psutil
 import pytest
 
+from scripts.benchmarks.__main__ import main
 from tests.architecture.source import ROOT
 
 BESIDE_A_LIMIT = {
@@ -81,6 +82,10 @@ def test_an_ended_bench_ends_what_it_started(how: signal.Signals) -> None:
         assert not alive
 
 
-def test_wrong_arguments_are_refused() -> None:
-    for arguments in (("nonsense",), ("--rounds", "0"), ("--dir", "/nonexistent"), ("--plot", "/nonexistent/a.svg")):
-        assert bench(*arguments).returncode == 2
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("--rounds", "0"), ("--dir", "/nonexistent"), ("--plot", "/nonexistent/a.svg")]
+)
+def test_wrong_arguments_are_refused(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        main()

@@ -197,8 +197,11 @@ async def test_a_hub_ca_that_was_rotated_away_does_not_come_back(
         await pair.stop()
 
 
-async def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(pair: Pair) -> None:
+async def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A new hub-ca without certificates of its own, and an edge-ca that is retired and in use."""
+    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)  # the hub that ends may have been looked at
     await pair.stop_hub()
     ca = pair.hub_state / "ca"
     rotation._retire(ca, read_pair(ca / "edge-ca.pem").certificate, time.time())

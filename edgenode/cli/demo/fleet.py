@@ -20,21 +20,26 @@ READY_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
 DOMAIN = "demo.edgenode"
 _PORTS = range(20_000, 32_000)
+_given: set[int] = set()
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
 EDGENODE = [str(_SCRIPTS / "edgenode")]
 EDGEHUB = [str(_SCRIPTS / "edgehub")]
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on. It lies below those that connections get from the system, so that a server
-    which is away for a while finds it free when it comes back."""
-    for port in random.sample(_PORTS, 100):
+    """A port of loopback that nobody listens on and that this process has not given before, as whoever asked for one may not
+    listen yet. It lies below those that connections get from the system, so that a server which is away for a while finds it
+    free when it comes back."""
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.add(port)
+        return port
     raise Internal("NO_PORT", f"no port of {_PORTS} is free", hint="what listens on all of them? ss -ltn")
 
 

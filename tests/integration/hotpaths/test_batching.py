@@ -63,7 +63,7 @@ async def deliver(client: Client) -> None:
 BOUNDS: dict[Traffic, dict[str, int]] = {
     publish: {"frames": 7, "commits": 3, "hops": 3, "turns": 38},
     publish_many: {"frames": 7, "commits": 3, "hops": 3, "turns": 32},
-    call: {"frames": 80, "turns": 150},
+    call: {"frames": 80, "turns": 200},
     task: {"frames": 80, "commits": 16, "hops": 16, "turns": 240},
     deliver: {"frames": 5, "commits": 3, "hops": 9, "turns": 80},
 }
