@@ -19,6 +19,7 @@ SKILL_KEY = PREFIX + "skill"
 TAGS_KEY = PREFIX + "tags"
 TASK_KEY = PREFIX + "task"
 STATE_KEY = PREFIX + "state"
+BLOBS = "edgenode://blobs/"  # and a digest: content that a result refers to, as a URI
 REASON_KEY = PREFIX + "reason"
 
 _MODES = ("task", "call")

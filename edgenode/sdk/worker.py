@@ -438,8 +438,10 @@ class Worker:
         if content_type:
             output.content_type = content_type
         artifacts = attempt.context.artifacts if attempt.context is not None else ()
-        if artifacts or (MARK in data and is_json(content_type)):
-            named = {ref.digest: ref for ref in (*refs_in(data), *artifacts)}
+        # What a bridge passes on refers to content elsewhere, if to any.
+        refers = MARK in data and attempt.skill.entry is None and is_json(content_type)
+        if artifacts or refers:
+            named = {ref.digest: ref for ref in (*(refs_in(data) if refers else ()), *artifacts)}
             output.blobs.extend(map(ref_to_pb, named.values()))
 
     def _report_attempt(self, attempt: _Attempt, error: EdgenodeError) -> None:

@@ -18,11 +18,14 @@ from a2a.types import a2a_pb2
 from google.protobuf import json_format
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from edgenode.api.blob.v1 import blob_pb2
 from edgenode.api.problem.v1 import problem_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.bridges.a2a.parts import ARTIFACTS, content_of, parts_of
-from edgenode.bridges.wishes import PREFIX, REASON_KEY, STATE_KEY
+from edgenode.bridges.wishes import BLOBS, PREFIX, REASON_KEY, STATE_KEY
+from edgenode.link.model.blob import PREFIX as DIGEST
 from edgenode.link.model.task import Level, TaskState
+from edgenode.sdk.encoding import OCTETS
 from edgenode.sdk.handle import TaskUpdate
 
 SEQUENCE_KEY = PREFIX + "sequence"
@@ -151,12 +154,23 @@ def artifacts_of(output: task_pb2.TaskOutput) -> list[a2a_pb2.Artifact]:
         return [json_format.ParseDict(each, a2a_pb2.Artifact(), ignore_unknown_fields=True) for each in found]
     made = a2a_pb2.Artifact(artifact_id=OUTPUT, name=OUTPUT, parts=parts_of(output.data, output.content_type))
     made.metadata[CONTENT_TYPE_KEY] = output.content_type or "application/json"
-    return [made]
+    return [made, *map(_blob, output.blobs)]
+
+
+def _blob(ref: blob_pb2.BlobRef) -> a2a_pb2.Artifact:
+    """Content too large for an output: a file by its URI, which is read at the node."""
+    part = a2a_pb2.Part(url=BLOBS + ref.digest, media_type=ref.media_type or OCTETS, filename=ref.name)
+    made = a2a_pb2.Artifact(artifact_id=ref.digest, name=ref.name or ref.digest, parts=[part])
+    made.metadata[PREFIX + "size"] = ref.size
+    return made
 
 
 def output_of(task: a2a_pb2.Task) -> tuple[bytes, str]:
-    """(bytes, media type) of what a task gave: its only artifact, several as they are, else its last message's parts."""
-    artifacts = [each for each in task.artifacts if not each.artifact_id.startswith(f"{STREAM}-")]
+    """(bytes, media type) of what a task gave: its only artifact, several as they are, else its last message's parts.
+
+    Content that stays at another node of ours is none of them.
+    """
+    artifacts = [each for each in task.artifacts if not each.artifact_id.startswith((f"{STREAM}-", DIGEST))]
     if len(artifacts) > 1:
         return msgspec.json.encode([json_format.MessageToDict(each) for each in artifacts]), ARTIFACTS
     if not artifacts:

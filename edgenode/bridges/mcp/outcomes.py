@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
+from edgenode.api.blob.v1 import blob_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.bridges.mcp.offers import Json, Offer, block_of, result_of
 from edgenode.bridges.mcp.refusals import is_own_failure, refusal
-from edgenode.bridges.wishes import PREFIX, REASON_KEY, STATE_KEY, TASK_KEY
+from edgenode.bridges.wishes import BLOBS, PREFIX, REASON_KEY, STATE_KEY, TASK_KEY
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.values import problem_from_pb
-from edgenode.sdk.encoding import MCP_RESULT, Payload, is_json
+from edgenode.sdk.encoding import MCP_RESULT, OCTETS, Payload, is_json
 
 _OF_THE_HOP = "io.modelcontextprotocol/"
 
@@ -36,7 +37,20 @@ def tool_result(offer: Offer, task: task_pb2.Task) -> Json:
     """The result of a tool call. Raises MCPError for what is not the tool's own failure."""
     completed = TaskState(task.state) is TaskState.COMPLETED
     made = result_of(offer, _output(task), _uri(task)) if completed else _failed(task)
+    if completed and task.output.blobs:
+        made["content"] = [*made.get("content", ()), *map(_link, task.output.blobs)]
     return _told(made, task)
+
+
+def _link(ref: blob_pb2.BlobRef) -> Json:
+    """Content that is too large for a result, as a resource to be read."""
+    return {
+        "type": "resource_link",
+        "uri": BLOBS + ref.digest,
+        "name": ref.name or ref.digest,
+        "mimeType": ref.media_type or OCTETS,
+        "size": ref.size,
+    }
 
 
 def prompt_result(offer: Offer, task: task_pb2.Task) -> Json:

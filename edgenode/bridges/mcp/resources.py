@@ -5,6 +5,7 @@ edgenode://status            how the node is
 edgenode://ledger            the counts of every hop
 edgenode://tasks/{task}      a task with its state, reason and policy
 edgenode://tasks/{task}/output   what it gave
+edgenode://blobs/{digest}    content that an input or a result refers to, up to 4 MiB
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ from typing import Any
 import msgspec
 
 from edgenode.api.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
+from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
 from edgenode.bridges.mcp.offers import Json
 from edgenode.bridges.mcp.outcomes import content_of
-from edgenode.link.errors import NotFound
+from edgenode.bridges.wishes import BLOBS
+from edgenode.link.errors import NotFound, ResourceExhausted
 from edgenode.link.terminal.plain import plain
+from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.sdk.client import Client
-from edgenode.sdk.encoding import Payload
+from edgenode.sdk.encoding import OCTETS, Payload, is_json
 
 ROOT = "edgenode://"
 REGISTRY, STATUS, LEDGER, TASKS = ROOT + "registry", ROOT + "status", ROOT + "ledger", ROOT + "tasks/"
@@ -35,8 +39,15 @@ TEMPLATES: tuple[Json, ...] = (
         "description": "A task: what is to be done, and where it stands.",
     },
     {"uriTemplate": TASKS + "{task}/output", "name": "output", "description": "What a task gave."},
+    {
+        "uriTemplate": BLOBS + "{digest}",
+        "name": "blob",
+        "description": "Content too large for a result, by its digest.",
+    },
 )
 JSON_TYPE = "application/json"
+MOST_BYTES = 4 << 20  # of a blob
+BLOB_SECONDS = 30.0  # that one may take to come from another node
 MOST_OTHERS = 1000  # agents of other nodes
 _OUTPUT = "/output"
 
@@ -45,6 +56,8 @@ async def read_own(client: Client, uri: str) -> Json:
     """Contents of one of the node's own. Raises NotFound (UNKNOWN_RESOURCE, UNKNOWN_TASK)."""
     if uri.startswith(TASKS):
         return await _read_task(client, uri)
+    if uri.startswith(BLOBS):
+        return await _read_blob(client, uri)
     admin = admin_service_pb2_grpc.AdminServiceStub(client.channel)
     if uri == REGISTRY:
         here, others = await client.agents(), await client.fleet(limit=MOST_OTHERS)
@@ -65,6 +78,26 @@ async def _read_task(client: Client, uri: str) -> Json:
     if not task.HasField("output"):
         raise NotFound("UNKNOWN_RESOURCE", f"task {task.task_id} has given nothing", hint=f"see {uri[: -len(_OUTPUT)]}")
     return content_of(Payload(task.output.data, task.output.content_type), uri)
+
+
+async def _read_blob(client: Client, uri: str) -> Json:
+    """Raises also ResourceExhausted (BLOB_TOO_LARGE), DeadlineExceeded (WAIT_OVER) for what is on its way for too long."""
+    stub = blob_service_pb2_grpc.BlobServiceStub(client.channel)
+    request = blob_service_pb2.StatBlobRequest(digest=uri.removeprefix(BLOBS))
+    ref = ref_from_pb((await client.unary(stub.StatBlob, request)).blob.ref)
+    if ref.size > MOST_BYTES:
+        raise ResourceExhausted(
+            "BLOB_TOO_LARGE",
+            f"{ref.digest} has {ref.size} bytes",
+            hint=f"at most {MOST_BYTES} are given as a resource; on the device: edgenode blob get {ref.digest}",
+            retryable=False,
+            limit=MOST_BYTES,
+        )
+    data = await client.fetch(ref, timeout=BLOB_SECONDS)
+    media_type = ref.media_type or OCTETS
+    if is_json(media_type):
+        return {"uri": uri, "mimeType": media_type, "text": data.decode(errors="replace")}
+    return content_of(Payload(data, media_type), uri)
 
 
 def _json(uri: str, value: Any) -> Json:

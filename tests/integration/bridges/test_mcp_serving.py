@@ -21,6 +21,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.subscriptions import ToolsListChanged
 
 from edgenode.bridges.access import BearerToken, bridge_token
+from edgenode.bridges.mcp.resources import MOST_BYTES
 from edgenode.bridges.mcp.serving import Serving
 from edgenode.bridges.mcp.tasking import EXTENSION
 from edgenode.bridges.mcp.transports import Place, over_http
@@ -376,6 +377,32 @@ async def test_the_node_says_how_it_is_in_resources(site: Site) -> None:
         (content,) = (await mcp.read_resource(f"edgenode://tasks/{result.meta['dev.edgenode/task']}/output")).contents
         assert isinstance(content, types.TextResourceContents)
         assert content.text == "3"
+
+
+async def test_artifacts_are_links_to_resources(site: Site) -> None:
+    other = Agent("plotter")
+
+    @other.skill()
+    async def plot(ctx: Context, size: int) -> str:
+        await ctx.artifact("plot.png", b"p" * size, "image/png")
+        return "see the plot"
+
+    await site.node.run(other)
+    async with site.mcp() as mcp:
+        for size in (3, MOST_BYTES + 1):
+            result = await mcp.call_tool("plot", {"size": size})
+            text, link = result.content
+            assert isinstance(text, types.TextContent)
+            assert isinstance(link, types.ResourceLink)
+            assert (link.name, link.mime_type, link.size) == ("plot.png", "image/png", size)
+            assert link.uri.startswith("edgenode://blobs/sha256:")
+            if size == 3:
+                (content,) = (await mcp.read_resource(link.uri)).contents
+                assert isinstance(content, types.BlobResourceContents)
+                assert content.blob == "cHBw"
+            else:
+                with pytest.raises(MCPError, match="BLOB_TOO_LARGE"):
+                    await mcp.read_resource(link.uri)
 
 
 async def test_only_callers_of_this_machine_with_the_token_are_served(site: Site) -> None:

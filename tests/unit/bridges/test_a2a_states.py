@@ -47,6 +47,18 @@ def test_problems_are_told_with_reason_and_hint() -> None:
     assert "HANDLER_ERROR" in str(made.metadata["dev.edgenode/problem"])
 
 
+def test_content_too_large_for_an_output_is_an_artifact_of_its_own() -> None:
+    digest = f"sha256:{'a' * 64}"
+    blob = {"digest": digest, "size": 5 << 20, "media_type": "image/png", "name": "plot.png"}
+    told = states.task_of(task(TaskState.COMPLETED, output={"data": b'"done"', "blobs": [blob]}))
+    output, artifact = told.artifacts
+    assert output.parts[0].text == "done"
+    (part,) = artifact.parts
+    assert (part.url, part.media_type, part.filename) == (f"edgenode://blobs/{digest}", "image/png", "plot.png")
+    assert artifact.metadata["dev.edgenode/size"] == 5 << 20
+    assert states.output_of(told)[0] == b'"done"'  # as another node has it, where the content is not
+
+
 def test_an_output_of_several_artifacts_keeps_them() -> None:
     given = a2a_pb2.Task(
         artifacts=[
