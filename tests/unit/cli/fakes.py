@@ -20,7 +20,7 @@ from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from edgenode.link.errors import AlreadyExists, Internal, NotFound, PermissionDenied, Unavailable
+from edgenode.link.errors import AlreadyExists, Internal, NotFound, PermissionDenied, Unauthenticated, Unavailable
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.channels import bind, create_server, unix_target
 from edgenode.link.wire.interceptors import ServiceInterceptor
@@ -266,6 +266,7 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
         self.replayed: list[Any] = []
         self.dropped: list[Any] = []
         self.mounts: dict[str, admin_pb2.Mount] = {}
+        self.retried: list[str] = []
 
     async def AddMount(self, request: Any, context: Context) -> admin_service_pb2.AddMountResponse:
         self.mounts[request.mount.name] = request.mount
@@ -284,8 +285,19 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
                     last_problem=problem_to_pb(problem),
                     error_lines=["no \x1b[1mroot"],
                 )
+            if name == "guarded":
+                hint = "edgenode mcp login guarded"
+                problem = Unauthenticated("AUTH_REQUIRED", "the server wants to know who this is", hint=hint).problem
+                status = admin_pb2.MountStatus(
+                    state=admin_pb2.MOUNT_STATE_AUTH_REQUIRED, last_problem=problem_to_pb(problem), start_count=1
+                )
+                status.start_count += self.retried.count(name)
             response.mounts.add(mount=mount, status=status)
         return response
+
+    async def RetryMount(self, request: Any, context: Context) -> admin_service_pb2.RetryMountResponse:
+        self.retried.append(request.name)
+        return admin_service_pb2.RetryMountResponse()
 
     async def RemoveMount(self, request: Any, context: Context) -> admin_service_pb2.RemoveMountResponse:
         if self.mounts.pop(request.name, None) is None:

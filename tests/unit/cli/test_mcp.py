@@ -42,6 +42,7 @@ def test_mounting_by_address(edgenode: Run, node: FakeNode, tmp_path: Path) -> N
         ("files",),
         ("files", "--url", "http://x/", "--", "program"),
         ("files", "--headers-file", "/dev/null", "--", "program"),
+        ("files", "--oauth-file", "/dev/null", "--", "program"),
         ("files", "--url", "http://x/", "--env", "A=b"),
         ("files", "--env", "NOT_SET_ANYWHERE", "--", "program"),
     ],
@@ -60,6 +61,22 @@ def test_a_server_that_does_not_start_is_shown_with_its_last_lines(edgenode: Run
     assert table.splitlines()[0].split() == ["MOUNT", "STATE", "SKILLS", "STARTS", "SERVER", "RUNS"]
     assert "broken: it did not list its tools within 30 s (MCP_SERVER_NOT_STARTED)" in table
     assert "\x1b" not in table
+
+
+def test_a_server_that_wants_a_person_says_what_to_do_and_is_tried_again(edgenode: Run, node: FakeNode) -> None:
+    result = edgenode("mcp", "add", "guarded", "--url", "https://host/mcp", state=node.state)
+    assert (result.exit_code, result.stdout) == (7, "mounted guarded: auth_required\n")
+    assert result.stderr.splitlines()[1:] == ["hint: edgenode mcp login guarded", "reason: AUTH_REQUIRED (exit 7)"]
+    assert "hint: edgenode mcp login guarded" in edgenode("mcp", state=node.state).stdout
+    assert edgenode("mcp", "retry", "guarded", state=node.state).exit_code == 7
+    assert node.admin.retried == ["guarded"]
+    assert edgenode("mcp", "retry", "other", state=node.state).exit_code == 3
+
+
+def test_nobody_logs_in_to_a_program(edgenode: Run, node: FakeNode) -> None:
+    edgenode("mcp", "add", "files", "--state", str(node.state), "--", "program")
+    result = edgenode("mcp", "login", "files", state=node.state)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, "reason: NO_LOGIN (exit 1)")
 
 
 def test_removing(edgenode: Run, node: FakeNode) -> None:

@@ -85,6 +85,10 @@ class Authorization:
 
     async def send(self, request: httpx2.Request, send: Callable[[httpx2.Request], Any]) -> httpx2.Response:
         """The server's answer to a request with the token, or a refusal in its place."""
+        here = (self._url.scheme, self._url.host, self._url.port)
+        if (request.url.scheme, request.url.host, request.url.port) != here:
+            answer: httpx2.Response = await send(request)
+            return answer
         try:
             return await self._send(request, send)
         except EdgenodeError as refusal:
@@ -100,7 +104,8 @@ class Authorization:
     async def _send(self, request: httpx2.Request, send: Callable[[httpx2.Request], Any]) -> httpx2.Response:
         token = await self._token()
         for last in (False, True):
-            self._add(request, token)
+            if token:
+                request.headers["Authorization"] = f"Bearer {token}"
             response: httpx2.Response = await send(request)
             challenge = _challenge_of(response)
             if challenge is None:
@@ -110,11 +115,6 @@ class Authorization:
                 raise self._person(challenge, "the server does not take the token it was just given")
             token = await self._renewed(challenge, token)
         raise AssertionError("unreachable")
-
-    def _add(self, request: httpx2.Request, token: str) -> None:
-        here = (self._url.scheme, self._url.host, self._url.port)
-        if token and (request.url.scheme, request.url.host, request.url.port) == here:
-            request.headers["Authorization"] = f"Bearer {token}"
 
     # --- the token --------------------------------------------------------------------------------------------------
 
