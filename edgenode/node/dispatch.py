@@ -23,8 +23,8 @@ from edgenode.link.wire import pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
+from edgenode.node.turns import SLICE
 
-ASSIGN_LIMIT = 1024  # in one turn of the event loop
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = (
     4 << 20
@@ -71,7 +71,8 @@ class Dispatcher:
         self._settled = 0.0  # until then agents of before the restart may come back
         self._fit: dict[Demand, bool] = {}  # whether somebody here fits, until an agent changes
         self._noting: set[str] = set()  # tasks whose hand-over is being stored
-        self._pumping = False
+        self._pump_due = False
+        self._pump_now = False
         self._closed = False
         self.on_load: Callable[[str], None] = lambda agent: None
 
@@ -105,7 +106,7 @@ class Dispatcher:
             if live.holder or not self._book.has(live):
                 return
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
-        self._kick()
+        self._kick(now=live.prompt)
 
     def fits(self, demand: Demand) -> bool:
         """Whether an agent of this node may take such a task now or soon."""
@@ -116,17 +117,31 @@ class Dispatcher:
             known = self._fit[demand] = bool(self._fit_agents(demand))
         return known
 
-    def _kick(self) -> None:
-        if not self._pumping and not self._closed:
-            self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+    def _kick(self, *, now: bool = True) -> None:
+        """Hand out work: soon, or behind the bulk work that waits for its turn."""
+        if self._closed:
+            return
+        if not now and not self._pump_due:
+            self._pump_due = True
+            self._book.turns.soon(self._pump_in_turn)
+        elif now and not self._pump_now:
+            self._pump_now = True
+            asyncio.get_running_loop().call_soon(self._pump_at_once)
+
+    def _pump_in_turn(self) -> None:
+        self._pump_due = False
+        self._pump()
+
+    def _pump_at_once(self) -> None:
+        self._pump_now = False
+        self._pump()
 
     def _pump(self) -> None:
-        self._pumping = False
+        """Hand out a slice, what is urgent first."""
         if self._closed:
             return
         stored: list[tuple[LiveTask, Worker]] = []
-        assigned = self._scheduler.assign(self._book.clock.monotonic(), ASSIGN_LIMIT)
+        assigned = self._scheduler.assign(self._book.clock.monotonic(), SLICE)
         for live, worker in assigned:
             noted = self._begin(live, worker)
             if live.call or (live.spec.on_lost is OnLost.RETRY and not noted):
@@ -136,8 +151,8 @@ class Dispatcher:
         if stored:
             self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
-        if len(assigned) == ASSIGN_LIMIT:
-            self._kick()
+        if len(assigned) == SLICE:
+            self._kick(now=False)
 
     def _begin(self, live: LiveTask, worker: Worker) -> bool:
         """Whether the skill wants the attempt stored first."""

@@ -1,8 +1,8 @@
 """One SubmitTasks stream: the handler reads, one task writes.
 
-A frame of submissions is stored in one commit, its urgent tasks in one that does not wait for those before it; meanwhile the
-next frames are read, so that their commits form a group. Receipts and outcomes gather while the writer is busy and leave
-together.
+A frame of submissions is taken in slices (`turns`), each a write of its own, its urgent tasks in one that does not wait for
+those before it; meanwhile the next frames are read, so that their commits form a group. Receipts and outcomes gather while
+the writer is busy, or bulk work waits for turns, and leave together.
 
 What is held for a caller is bounded, in bytes. Nothing more is read of it while too much waits for its commit, or for the
 caller to read. Results of tasks that end beyond that stay in the store until their turn to be sent; those of calls, which
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -25,13 +25,14 @@ import msgspec
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, InvalidArgument
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import Level, TaskSpec
+from edgenode.link.model.task import URGENT, Level, TaskSpec
 from edgenode.link.wire import checks
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held, Unread, answers_unread
 from edgenode.link.wire.values import problem_to_pb
-from edgenode.node.task_state import URGENT, LiveTask
+from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import NewTask, Submitted, TaskEngine
+from edgenode.node.turns import SLICE, slices
 
 MAX_FRAME = 1024
 FRAMES_IN_FLIGHT = 16
@@ -60,7 +61,9 @@ class SubmitStream:
             deque()
         )  # (number, task) of those whose outcome is to be read from the store
         self._uncommitted = Held(UNCOMMITTED_BYTES)
+        self._turns = engine.book.turns
         self._ready = asyncio.Event()
+        self._sending = False  # what is there is sent in a turn to come
         self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
         self._frames: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, LiveTask | None] = {}
@@ -74,7 +77,7 @@ class SubmitStream:
                 await self._unread.room()
                 await self._uncommitted.room()
                 await self._slots.acquire()
-                self._take(request)
+                await self._take(request)
             if self._frames:
                 await asyncio.wait(self._frames)
             self._closing = True
@@ -89,37 +92,18 @@ class SubmitStream:
                 if live is not None and live.call:
                     self._engine.cancel_call(live)
 
-    def _take(self, request: task_service_pb2.SubmitTasksRequest) -> None:
+    async def _take(self, request: task_service_pb2.SubmitTasksRequest) -> None:
         if len(request.submissions) > MAX_FRAME:
             raise InvalidArgument(
                 "TOO_MANY", f"{len(request.submissions)} submissions in a frame", hint=f"at most {MAX_FRAME}"
             )
         stored: list[tuple[int, NewTask]] = []
-        for submission in request.submissions:
-            number = submission.correlation_id
-            if number in self._waiting:
-                raise InvalidArgument(
-                    "DUPLICATE_CORRELATION",
-                    f"correlation_id {number} still waits for its outcome",
-                    hint="give each submission of a stream a number of its own",
-                    field="correlation_id",
-                )
-            try:
-                spec = self._read_spec(submission.spec)
-                if submission.call:
-                    self._waiting[number] = None
-                    self._waiting[number] = self._engine.start_call(spec, partial(self._ended, number))
-                    continue
-                request_id = checks.short(submission.request_id, 128, "request_id")
-            except EdgenodeError as error:
-                self._waiting.pop(number, None)
-                self._refused(number, error.problem)
-                continue
-            on_end = None
-            if submission.want_outcome:
-                self._waiting[number] = None
-                on_end = partial(self._ended, number)
-            stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
+        few = len(request.submissions) <= SLICE
+        for submissions in slices(request.submissions):
+            if not few:
+                await self._turns.take(len(submissions))
+            for submission in submissions:
+                self._accept(submission, stored, few)
         cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
         if stored or cancels:
             size = request.ByteSize()
@@ -128,14 +112,42 @@ class SubmitStream:
         else:
             self._slots.release()
 
+    def _accept(self, submission: task_service_pb2.Submission, stored: list[tuple[int, NewTask]], few: bool) -> None:
+        """Start a call, one of a `few` or not; a durable task is added to `stored`; one that is refused is answered."""
+        number = submission.correlation_id
+        if number in self._waiting:
+            raise InvalidArgument(
+                "DUPLICATE_CORRELATION",
+                f"correlation_id {number} still waits for its outcome",
+                hint="give each submission of a stream a number of its own",
+                field="correlation_id",
+            )
+        try:
+            spec = self._read_spec(submission.spec)
+            if submission.call:
+                self._waiting[number] = None
+                self._waiting[number] = self._engine.start_call(spec, partial(self._ended, number), prompt=few)
+                return
+            request_id = checks.short(submission.request_id, 128, "request_id")
+        except EdgenodeError as error:
+            self._waiting.pop(number, None)
+            self._refused(number, error.problem)
+            return
+        on_end = None
+        if submission.want_outcome:
+            self._waiting[number] = None
+            on_end = partial(self._ended, number)
+        stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
+
     async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask], size: int) -> None:
         try:
             urgent = [entry for entry in stored if entry[1].spec.priority >= URGENT]
-            if urgent and len(urgent) < len(stored):
-                others = [entry for entry in stored if entry[1].spec.priority < URGENT]
-                await asyncio.gather(self._submit(urgent), self._submit(others))
-            elif stored:
-                await self._submit(stored)
+            others = [entry for entry in stored if entry[1].spec.priority < URGENT]
+            pieces = [*slices(urgent), *slices(others)]
+            if len(pieces) == 1:
+                await self._submit(pieces[0])
+            elif pieces:
+                await asyncio.gather(*map(self._submit, pieces))
             for live in cancels:
                 if live.call:
                     self._engine.dispatcher.end_call(live, problem=_CANCELLED)
@@ -145,7 +157,8 @@ class SubmitStream:
             self._uncommitted.remove(size)
             self._slots.release()
 
-    async def _submit(self, stored: list[tuple[int, NewTask]]) -> None:
+    async def _submit(self, stored: Sequence[tuple[int, NewTask]]) -> None:
+        urgent = stored[0][1].spec.priority >= URGENT
         try:
             results = await self._engine.submit([new for _, new in stored])
         except EdgenodeError as error:
@@ -163,7 +176,7 @@ class SubmitStream:
             self._unread.answer()
             if new.on_end is not None and number in self._waiting:
                 await self._follow(number, submitted)
-        self._ready.set()
+        self._send(now=urgent)
 
     async def _follow(self, number: int, submitted: Submitted) -> None:
         if submitted.live is not None:
@@ -193,7 +206,7 @@ class SubmitStream:
         del self._waiting[number]
         if live.output is not None and not live.call and self._unread.full:
             self._stored.append((number, live.task_id))
-            self._ready.set()
+            self._send(now=live.prompt)
             return
         if live.output is not None and live.call and self._unread.overfull:
             self._refused(number, answers_unread(self._unread.size).problem)
@@ -206,11 +219,23 @@ class SubmitStream:
         else:
             outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
         self._unread.answer(len(outcome.output.data))
-        self._ready.set()
+        self._send(now=live.prompt)
 
     def _refused(self, number: int, problem: Problem) -> None:
         self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
         self._unread.answer()
+        self._send(now=True)
+
+    def _send(self, *, now: bool) -> None:
+        """Let the writer go on: now, or behind the bulk work that waits for its turn."""
+        if now:
+            self._ready.set()
+        elif not self._sending:
+            self._sending = True
+            self._turns.gathered(self._send_gathered)
+
+    def _send_gathered(self) -> None:
+        self._sending = False
         self._ready.set()
 
     async def _write(self) -> None:

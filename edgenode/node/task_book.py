@@ -24,7 +24,7 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import Level, TaskState
+from edgenode.link.model.task import URGENT, Level, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.protocol.timers import Timer, Timers
@@ -33,7 +33,8 @@ from edgenode.link.store.database import Database, Statement
 from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.tasks import TaskLimits
 from edgenode.node import task_entries, task_store
-from edgenode.node.task_state import URGENT, LiveTask
+from edgenode.node.task_state import LiveTask
+from edgenode.node.turns import Turns
 
 TASK_LOG = "up/task"
 HUB = "hub"  # holder of a task the hub has, until it says which node got it
@@ -90,6 +91,7 @@ class TaskBook:
         self.clock = clock
         self.settings = settings
         self.live: dict[str, LiveTask] = {}
+        self.turns = Turns()
         self.uplink: TaskUplink | None = None
         self.stopped = False
         self._on_dead_letter = on_dead_letter
@@ -144,6 +146,8 @@ class TaskBook:
         ended = [live for live in lives if live.finishing]
         await self.write(lives, [*self.reports(ended), *entries])
         reach(Failpoint.OUTCOME_COMMITTED)
+        if ended and not ended[0].prompt:
+            await self.turns.take(len(ended))
         for live in ended:
             self.forget(live)
 

@@ -10,7 +10,7 @@ from edgenode.link.errors import Cancelled
 from edgenode.link.model import dead_letter
 from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import Level, TaskSpec, TaskState
+from edgenode.link.model.task import URGENT, Level, TaskSpec, TaskState
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.tasks import TaskEvent, next_state
 from edgenode.link.protocol.timers import Timer
@@ -20,7 +20,6 @@ from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 # (sequence, wall time, state, reason, attempt, agent)
 HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
-URGENT = 8  # from this priority on a task does not wait in the store for what came before it
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
@@ -76,6 +75,7 @@ class LiveTask:
         "pieces_told",
         "problem",
         "progress",
+        "prompt",
         "reason",
         "replay_of",
         "request_id",
@@ -94,6 +94,7 @@ class LiveTask:
     def __init__(self, task_id: str, spec: TaskSpec, origin: str, now_time: float, *, call: bool = False) -> None:
         self.task_id = task_id
         self.spec = spec
+        self.prompt = call or spec.priority >= URGENT  # somebody waits for it now: it goes before others
         self.origin = origin
         self.call = call
         self.demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)

@@ -38,7 +38,7 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.names import make_id
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import Level, OnLost, TaskSpec, TaskState
+from edgenode.link.model.task import URGENT, Level, OnLost, TaskSpec, TaskState
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.tasks import TaskEvent, is_past, past_deadline
 from edgenode.link.store.database import Database
@@ -180,7 +180,7 @@ class TaskEngine:
             live.timer = self.book.after(self.book.settings.lost_grace, partial(self.dispatcher.lost, live))
 
     async def submit(self, new: Sequence[NewTask]) -> list[Submitted]:
-        """Store tasks in one transaction, in order.
+        """Store tasks in one transaction, in order. Many are better given in slices (`turns`).
 
         Raises ResourceExhausted (QUEUE_FULL, LANE_FULL, STORE_FULL), Unavailable.
         """
@@ -217,6 +217,7 @@ class TaskEngine:
         )
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []
+        admitted = []
         for number, (task, live, found, sequence) in enumerate(zip(new, lives, known, sequences, strict=True)):
             if found is None and number in late:
                 problem = lacking.get(number) or past_deadline(live.spec.deadline, now_time).problem
@@ -224,10 +225,15 @@ class TaskEngine:
             elif found is None:
                 live.offer_sequence = sequence
                 self._admit(live, task.on_end)
+                admitted.append(live)
                 results.append(Submitted(live.task_id, live))
             else:
                 results.append(self._resolve_known(task, found))
         self.book.appended(max(sequences, default=0))
+        if not new[0].spec.priority >= URGENT:
+            await self.book.turns.take(len(new))
+        for live in admitted:
+            self._queue(live)
         return results
 
     def _lacking(self, lives: Sequence[LiveTask]) -> dict[int, Problem]:
@@ -235,8 +241,9 @@ class TaskEngine:
         found = {number: self.lacks_blobs(live.spec.blobs) for number, live in enumerate(lives) if live.spec.blobs}
         return {number: error.problem for number, error in found.items() if error is not None}
 
-    def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True) -> LiveTask:
-        """Run a task without storing it. `on_end` gets it with output or problem, at the latest at its deadline.
+    def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True, prompt: bool = True) -> LiveTask:
+        """Run a task without storing it. `on_end` gets it with output or problem, at the latest at its deadline. One of many
+        that came at once is not `prompt`: it goes with them.
 
         Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT, LINK_DOWN), ResourceExhausted (QUEUE_FULL),
         DeadlineExceeded (PAST_DEADLINE).
@@ -258,6 +265,7 @@ class TaskEngine:
             raise error
         self._calls += 1
         live = LiveTask(f"call-{self._calls}", spec, self.book.node, now_time, call=True)
+        live.prompt = prompt or spec.priority >= URGENT
         live.listeners.append(on_end)
         timeout = spec.deadline - now_time if spec.deadline else self.book.settings.call_timeout
         if not self.dispatcher.fits(live.demand):
@@ -322,11 +330,15 @@ class TaskEngine:
         if on_end is not None:
             live.listeners.append(on_end)
         self.book.live[live.task_id] = live
-        self.dispatcher.watch_deadline(live)
         if live.holder:
             self.hub.note_offer(live)
-        else:
-            self.dispatcher.enqueue(live)
+
+    def _queue(self, live: LiveTask) -> None:
+        """Let it wait for an agent, unless it ended while it waited for this."""
+        if self.book.has(live):
+            self.dispatcher.watch_deadline(live)
+            if not live.holder:
+                self.dispatcher.enqueue(live)
 
     def _resolve_known(self, task: NewTask, found: task_store.Known) -> Submitted:
         if task.fingerprint != found.fingerprint and task.spec.idempotency_key:

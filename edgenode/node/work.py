@@ -1,8 +1,8 @@
 """An agent's WorkTasks stream: assignments out, results in.
 
 One reader (the handler itself) and one writer. What is to be sent gathers in frames while the writer is busy, so a busy
-stream carries many items a frame and an idle one sends at once. Results of one frame end in one commit; the reader goes on
-meanwhile, so that commits of several frames form one group, as long as not too much of them waits.
+stream carries many items a frame and an idle one sends at once. Results are taken in slices (`turns`), each a write of its
+own; the reader goes on meanwhile, so that those of several frames form one group, as long as not too much of them waits.
 
 An agent that does not read what it is sent gets nothing more: what is assigned to it and not written is bounded in bytes
 (`Dispatcher`), whatever its credit.
@@ -11,8 +11,7 @@ An agent that does not read what it is sent gets nothing more: what is assigned 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import grpc
@@ -22,6 +21,7 @@ from edgenode.link.errors import Aborted, EdgenodeError, FailedPrecondition, Inv
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
+from edgenode.link.protocol.overtaking import Overtaking
 from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
@@ -31,9 +31,11 @@ from edgenode.node.dispatch import load_of
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
+from edgenode.node.turns import SLICE, Turns, slices
 
 FRAME_BYTES = 1 << 20
 UNSENT_FRAMES = 4
+UNSENT_CONFIRMATIONS = 10_000
 MAX_CREDIT = 10_000  # that an agent has at any time
 LINGER = 0.02  # seconds what nobody waits for may wait for a frame to go with
 _ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED)}
@@ -41,77 +43,105 @@ _ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, 
 AttemptId = tuple[str, int, int]
 
 
-class FrameQueue:
-    """Frames on their way to one stream. `open` gives the frame to add to; `next` waits for a full or waiting one.
+class _Frame:
+    """A frame that fills up. `load`: what the assignments in it count for."""
 
-    What nobody waits for is added to `later()`: it goes with the next frame, or alone after LINGER seconds, because a
-    message costs far more than what is in it.
-    """
+    __slots__ = ("load", "message", "size")
 
     def __init__(self) -> None:
-        self._frames: deque[task_service_pb2.WorkTasksResponse] = deque()
-        self._size = 0
-        self._loads: deque[int] = deque()  # of each frame: what the assignments in it count for
+        self.message = task_service_pb2.WorkTasksResponse()
+        self.size = 0
+        self.load = 0
+
+
+class FrameQueue:
+    """Frames on their way to one stream. `open` gives the frame to add to; `next` waits for one that may leave.
+
+    What is prompt goes in frames of its own, which overtake the others; those leave once bulk work has had its turns. What
+    nobody waits for is given to `later`: it goes with the next frame, or alone after LINGER seconds, because a message costs
+    far more than what is in it.
+    """
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._frames: Overtaking[_Frame] = Overtaking()
+        self._greeting: task_service_pb2.WorkTasksResponse | None = None
+        self._confirmed: list[task_service_pb2.AttemptKey] = []
         self.load = 0  # of the frame that was taken last
+        self._leaving = False  # the others may leave
+        self._due = False  # they may in a turn to come
         self._waiting = asyncio.Event()
         self._taken = asyncio.Event()
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
 
-    def open(self, size: int) -> task_service_pb2.WorkTasksResponse:
-        """The frame that takes `size` more bytes."""
+    def greet(self, message: task_service_pb2.WorkTasksResponse) -> None:
+        """The first frame of all, whatever else comes before it is written."""
+        self._greeting = message
         self._waiting.set()
-        return self._last(size)
 
-    def later(self, size: int) -> task_service_pb2.WorkTasksResponse:
-        """As `open`, for what can wait a little."""
+    def open(self, size: int, *, prompt: bool = False, load: int = 0) -> task_service_pb2.WorkTasksResponse:
+        """The frame that takes `size` more bytes, and assignments that count for `load`."""
+        if prompt:
+            self._waiting.set()
+        elif not self._due:
+            self._due = True
+            self._turns.gathered(self._leave)
+        frames = self._frames.prompt if prompt else self._frames.others
+        if not frames or frames[-1].size + size > FRAME_BYTES:
+            frames.append(_Frame())
+        frame = frames[-1]
+        frame.size += size
+        frame.load += load
+        return frame.message
+
+    def _leave(self) -> None:
+        self._due = False
+        if self._frames.others:
+            self._leaving = True
+            self._waiting.set()
+
+    def later(self, keys: Iterable[task_service_pb2.AttemptKey]) -> None:
+        """Confirm the results of these attempts."""
+        self._confirmed.extend(keys)
         if self._alarm is None and not self._waiting.is_set():
             self._alarm = asyncio.get_running_loop().call_later(LINGER, self._waiting.set)
-        return self._last(size)
-
-    def _last(self, size: int) -> task_service_pb2.WorkTasksResponse:
-        if not self._frames or self._size + size > FRAME_BYTES:
-            self._frames.append(task_service_pb2.WorkTasksResponse())
-            self._loads.append(0)
-            self._size = 0
-        self._size += size
-        return self._frames[-1]
-
-    def count(self, load: int) -> None:
-        """What was assigned in the newest frame counts for so much."""
-        self._loads[-1] += load
 
     async def room(self) -> None:
         """Returns once no more than UNSENT_FRAMES wait: an agent that sends and does not read is not heard beyond that."""
-        while len(self._frames) > UNSENT_FRAMES:
+        while len(self._frames) > UNSENT_FRAMES or len(self._confirmed) > UNSENT_CONFIRMATIONS:
             self._taken.clear()
             await self._taken.wait()
 
     def close(self) -> None:
         """Nothing more will come; `next` gives what is left, then None."""
-        self._closed = True
+        self._closed = self._leaving = True
         self._waiting.set()
-        self._disarm()
-
-    def _disarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
 
     async def next(self) -> task_service_pb2.WorkTasksResponse | None:
         """The next frame; None after the last."""
         await self._waiting.wait()
-        if not self._frames:
+        frame, self.load = self._pop()
+        if frame is None and not self._confirmed:
             return None
-        frame = self._frames.popleft()
-        self.load = self._loads.popleft()
+        frame = frame or task_service_pb2.WorkTasksResponse()
+        frame.confirmations.extend(self._confirmed)
+        self._confirmed.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
         self._taken.set()
-        if not self._frames:
-            self._size = 0
-            self._disarm()
-            if not self._closed:
-                self._waiting.clear()
+        self._leaving = self._closed or (self._leaving and bool(self._frames.others))
+        if not self._leaving and not self._frames.prompt:
+            self._waiting.clear()
         return frame
+
+    def _pop(self) -> tuple[task_service_pb2.WorkTasksResponse | None, int]:
+        if self._greeting is not None:
+            greeting, self._greeting = self._greeting, None
+            return greeting, 0
+        frame = self._frames.pop(others=self._leaving)
+        return (None, 0) if frame is None else (frame.message, frame.load)
 
 
 class WorkStream:
@@ -127,7 +157,8 @@ class WorkStream:
         self.instance_id = attach.instance_id
         self._attempts: dict[AttemptId, LiveTask] = {}
         self._credits = 0  # that are not used
-        self._frames = FrameQueue()
+        self._turns = engine.book.turns
+        self._frames = FrameQueue(self._turns)
         self._commits: set[asyncio.Task[None]] = set()
         self._uncommitted = Held(UNCOMMITTED_BYTES)  # of results
         self._reader: asyncio.Task[None] | None = None
@@ -139,8 +170,7 @@ class WorkStream:
         """See WorkerStream."""
         self._credits -= 1
         load = load_of(live)
-        frame = self._frames.open(load)
-        self._frames.count(load)
+        frame = self._frames.open(load, prompt=live.prompt, load=load)
         assignment = frame.assignments.add()
         set_duration(assignment.timeout_duration, timeout)
         assignment.spec.ParseFromString(live.spec.wire)
@@ -148,11 +178,14 @@ class WorkStream:
         key.task_id, key.attempt_number, key.fence = live.task_id, live.attempts, live.fence
         for name, answer in live.answers.items():
             assignment.answers[name].CopyFrom(answer)
+        if live.prompt:
+            assignment.prompt = True
         self._hold(live)
 
     def cancel(self, live: LiveTask) -> None:
         """See AttemptSink."""
-        self._frames.open(64).cancels.add(task_id=live.task_id, attempt_number=live.attempts, fence=live.fence)
+        frame = self._frames.open(64, prompt=live.prompt)
+        frame.cancels.add(task_id=live.task_id, attempt_number=live.attempts, fence=live.fence)
 
     def over(self, live: LiveTask) -> None:
         """See AttemptSink."""
@@ -160,7 +193,8 @@ class WorkStream:
 
     def answer(self, live: LiveTask, key: str, answer: task_pb2.TaskOutput) -> None:
         """See AttemptSink."""
-        given = self._frames.open(len(answer.data) + 128).answers.add(input_key=key, answer=answer)
+        frame = self._frames.open(len(answer.data) + 128, prompt=live.prompt)
+        given = frame.answers.add(input_key=key, answer=answer)
         given.key.task_id, given.key.attempt_number, given.key.fence = live.task_id, live.attempts, live.fence
 
     def agent_changed(self) -> None:
@@ -195,7 +229,7 @@ class WorkStream:
         attached = task_service_pb2.WorkAttached(
             node=self._engine.book.node, lease_duration=duration_to_pb(agent.lease)
         )
-        self._frames.open(64).attached.CopyFrom(attached)
+        self._frames.greet(task_service_pb2.WorkTasksResponse(attached=attached))
         writer = asyncio.create_task(self._write(), name=f"work-writer-{self.agent}")
         try:
             self._engine.dispatcher.attach(self.agent, self)
@@ -206,7 +240,7 @@ class WorkStream:
                 else:
                     self._hold(live)
             self._engine.dispatcher.unclaimed(self.agent, self.instance_id)
-            self._take(first)
+            await self._take(first)
             self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
             await self._reader
             await self._drain()
@@ -243,11 +277,11 @@ class WorkStream:
             request = await self._context.read()
             if request is grpc.aio.EOF:
                 return
-            self._take(request)
+            await self._take(request)
             await self._frames.room()
             await self._uncommitted.room()
 
-    def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
+    async def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if not self._registry.touch(self.agent, self.instance_id):
             raise self._superseded()
         if request.credit_count < 0 or self._credits + request.credit_count > MAX_CREDIT:
@@ -260,8 +294,11 @@ class WorkStream:
         self._credits += request.credit_count
         for update in request.updates:
             self._take_update(update)
-        if request.results:
-            self._take_results(request.results, request.ByteSize())
+        size = request.ByteSize() if request.results else 0
+        for results in slices(request.results):
+            if len(request.results) > SLICE:
+                await self._turns.take(len(results))
+            self._take_results(results, size * len(results) // len(request.results))
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
@@ -276,7 +313,7 @@ class WorkStream:
     def _take_results(self, results: Sequence[task_service_pb2.AttemptResult], size: int) -> None:
         urgent: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
         others: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
-        for result in list(results):
+        for result in results:
             live = self._take_result(result)
             keys, changed = others if live is None or not live.urgent else urgent
             keys.append(result.key)
@@ -287,7 +324,7 @@ class WorkStream:
                 self._uncommitted.add(size)  # what of it the other commit has counts twice
                 self._spawn(self._confirm(keys, changed, size))
             elif keys:  # calls: their callers have the answers, and the agent has no reason to hurry
-                self._frames.later(32 * len(keys)).confirmations.extend(keys)
+                self._frames.later(keys)
 
     def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if what this result makes of it must be committed."""
@@ -317,7 +354,7 @@ class WorkStream:
     async def _confirm(self, keys: list[task_service_pb2.AttemptKey], changed: list[LiveTask], size: int) -> None:
         await self._engine.book.finish(self._engine.book.commit_outcomes(changed))
         self._uncommitted.remove(size)
-        self._frames.open(32 * len(keys)).confirmations.extend(keys)
+        self._frames.later(keys)
 
     def _was_superseded(self) -> bool:
         holder = self._registry.get(self.agent)

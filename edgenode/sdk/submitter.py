@@ -1,9 +1,10 @@
 """The submitting side of a client: calls and durable tasks on one SubmitTasks stream.
 
-Submissions go straight into the frame that is forming. When the stream breaks, calls that were sent fail (NODE_LOST): the
-node may have run them, and only the caller knows whether that may happen twice. Durable submissions go again under
-their request ids, by which the node knows them: those without a receipt, and those with one whose outcome somebody
-still holds a handle to, because outcomes are pushed on the stream that asked for them.
+Submissions go straight into the frame that is forming. Calls and urgent tasks go in frames of their own, which overtake the
+others. When the stream breaks, calls that were sent fail (NODE_LOST): the node may have run them, and only the caller knows
+whether that may happen twice. Durable submissions go again under their request ids, by which the node knows them: those
+without a receipt, and those with one whose outcome somebody still holds a handle to, because outcomes are pushed on the
+stream that asked for them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple
 
 from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.link.errors import DeadlineExceeded, EdgenodeError, Unavailable, from_problem
-from edgenode.link.model.task import Level
+from edgenode.link.model.task import PRIORITY, URGENT, Level
+from edgenode.link.protocol.overtaking import Overtaking
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.spec import fill_spec
@@ -48,6 +50,7 @@ class Entry:
         "correlation_id",
         "counted",
         "handle",
+        "prompt",
         "receipt",
         "sent",
         "size",
@@ -62,7 +65,9 @@ class Entry:
         submission: pb.Submission,
         size: int,
         durable: bool,
+        prompt: bool,
     ) -> None:
+        self.prompt = prompt  # goes before others
         self.correlation_id = correlation_id
         self.submission = submission
         self.size = size
@@ -96,7 +101,7 @@ class Submitter:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._batches: deque[_Batch] = deque()
+        self._batches: Overtaking[_Batch] = Overtaking()
         self._cancels: list[int] = []
         self._last_id = 0
         self._owed = 0
@@ -129,7 +134,9 @@ class Submitter:
         self, skill: str, data: bytes, content_type: str, deadline: float, options: dict[str, Any], request_id: str
     ) -> Entry:
         size = len(data) + _OVERHEAD
-        batch = self._forming(size)
+        prompt = not request_id or options.get("priority", PRIORITY) >= URGENT
+        batches = self._batches.prompt if prompt else self._batches.others
+        batch = self._forming(batches, size)
         self._last_id += 1
         correlation_id = self._last_id
         if request_id:
@@ -141,10 +148,10 @@ class Submitter:
         except Exception:  # whatever it was, the frame must not keep half a submission
             del batch.request.submissions[len(batch.entries) :]
             if not batch.entries:
-                self._batches.pop()
+                batches.pop()
             self.window.give(1, size)
             raise
-        entry = Entry(self._loop, correlation_id, submission, size, bool(request_id))
+        entry = Entry(self._loop, correlation_id, submission, size, bool(request_id), prompt)
         batch.entries.append(entry)
         batch.size += size
         self._entries[correlation_id] = entry
@@ -152,17 +159,17 @@ class Submitter:
             self.wake()
         return entry
 
-    def _forming(self, size: int) -> _Batch:
+    def _forming(self, batches: deque[_Batch], size: int) -> _Batch:
         """The batch that takes another submission.
 
         Beyond a few it takes no more than half of what is under way: were everybody's call in one frame, client, node and
         agent would wait for each other in turn; with two on the way each has one to work on.
         """
-        batch = self._batches[-1] if self._batches else None
+        batch = batches[-1] if batches else None
         most = min(max(len(self._entries) // 2, _UNDIVIDED), MAX_FRAME_COUNT)
         if batch is None or len(batch.entries) >= most or batch.size + size > MAX_FRAME_BYTES:
             batch = _Batch()
-            self._batches.append(batch)
+            batches.append(batch)
         return batch
 
     def follow(self, entry: Entry, handle: object) -> None:
@@ -195,8 +202,7 @@ class Submitter:
 
     def next_frame(self) -> pb.SubmitTasksRequest | None:
         """See Conversation."""
-        if self._batches:
-            batch = self._batches.popleft()
+        if (batch := self._batches.pop()) is not None:
             request = batch.request
             for entry in batch.entries:
                 entry.sent = True
@@ -271,9 +277,11 @@ class Submitter:
                 entry.sent = False
                 again.append(entry)
         self._owed = 0
-        self._requeue(again)
+        self._requeue(self._batches.prompt, [entry for entry in again if entry.prompt])
+        self._requeue(self._batches.others, [entry for entry in again if not entry.prompt])
 
-    def _requeue(self, entries: list[Entry]) -> None:
+    @staticmethod
+    def _requeue(waiting: deque[_Batch], entries: list[Entry]) -> None:
         """Puts sent entries before the unsent ones, in their order."""
         batches: list[_Batch] = []
         for entry in entries:
@@ -286,7 +294,7 @@ class Submitter:
             entry.submission = submission
             batch.entries.append(entry)
             batch.size += entry.size
-        self._batches.extendleft(reversed(batches))
+        waiting.extendleft(reversed(batches))
 
     def _end(self, entry: Entry, error: EdgenodeError) -> None:
         del self._entries[entry.correlation_id]

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,7 @@ from edgenode.sdk.blobs import MARK, refs_in
 from edgenode.sdk.context import Context
 from edgenode.sdk.deadlines import Deadlines
 from edgenode.sdk.encoding import MAX_PAYLOAD_BYTES, is_json
+from edgenode.sdk.results import Results
 from edgenode.sdk.streaming import PieceWriter
 from edgenode.sdk.streams import Line
 from edgenode.sdk.threads import in_thread
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from edgenode.sdk.agent import Agent, Skill
     from edgenode.sdk.client import Client
 
-_MAX_FRAME_BYTES = 256 * 1024
-_MAX_FRAME_COUNT = 256  # results: the node stores a frame as one, and what is urgent goes between two
 _MAX_ERROR_TEXT = 1024
 _MAX_REASON = 256  # characters of a health's reason
 _DEFAULT_TIMEOUT = 300.0
@@ -67,11 +65,14 @@ _log = logging.getLogger(__name__)
 class _Attempt:
     """An attempt that runs here."""
 
-    __slots__ = ("context", "key", "over", "pb_key", "reported", "skill", "stopping", "task", "timeout")
+    __slots__ = ("context", "key", "over", "pb_key", "prompt", "reported", "skill", "stopping", "task", "timeout")
 
-    def __init__(self, key: Key, pb_key: pb.AttemptKey, skill: Skill, timeout: float, context: Context | None) -> None:
+    def __init__(
+        self, key: Key, assignment: pb.Assignment, skill: Skill, timeout: float, context: Context | None
+    ) -> None:
         self.key = key
-        self.pb_key = pb_key
+        self.prompt = assignment.prompt
+        self.pb_key = assignment.key
         self.context = context
         self.skill = skill
         self.timeout = timeout  # seconds
@@ -102,8 +103,7 @@ class Worker:
         self._credits = 0
         self._running: dict[Key, _Attempt] = {}
         self._unconfirmed: dict[Key, pb.AttemptResult] = {}
-        self._frames: deque[pb.WorkTasksRequest] = deque()  # results not sent on this stream, the forming one last
-        self._frame_size = 0
+        self._results = Results()
         self._updates: dict[tuple[str, int, int, str], pb.AttemptUpdate] = {}
         self._loop = asyncio.get_running_loop()
         self._deadlines = Deadlines[_Attempt](lambda attempt: attempt.over, self._time_out)
@@ -224,9 +224,9 @@ class Worker:
             keys += [result.key for result in self._unconfirmed.values()]
             attach = pb.WorkAttach(agent=self._agent.name, instance_id=self.instance_id, attempts=keys)
             return pb.WorkTasksRequest(attach=attach)
-        if not self._attached or not (self._credits or self._frames or self._updates):
+        if not self._attached or not (self._credits or self._results or self._updates):
             return None
-        frame = self._frames.popleft() if self._frames else pb.WorkTasksRequest()
+        frame = self._results.next_frame()
         if self._credits and not self._draining:
             frame.credit_count = self._credits
         self._credits = 0
@@ -240,7 +240,7 @@ class Worker:
         """See Conversation."""
         if frame.HasField("attached"):
             self._on_attach(frame.attached.node)
-        for assignment in frame.assignments:
+        for assignment in sorted(frame.assignments, key=_not_prompt):
             self._begin(assignment)
         for confirmation in frame.confirmations:
             self._unconfirmed.pop(_key(confirmation), None)
@@ -263,9 +263,9 @@ class Worker:
     def _on_attach(self, node: str) -> None:
         self._attached = True
         self._credits = self._agent.concurrency - len(self._running)
-        self._frames.clear()
+        self._results.clear()
         for key, result in self._unconfirmed.items():
-            again = self._add_result(key, len(result.output.data))
+            again = self._unconfirmed[key] = self._results.add(len(result.output.data), prompt=False)
             again.CopyFrom(result)
         for attempt in self._running.values():
             for question in attempt.context.open_questions() if attempt.context is not None else ():
@@ -318,7 +318,9 @@ class Worker:
                 raise NotFound("UNKNOWN_SKILL", f"agent {self._agent.name} has no skill {spec.skill}")
             arguments = skill.signature.arguments(spec.input, spec.content_type)
         except EdgenodeError as error:
-            self._report_problem(key, pb_key, error, task_pb2.TASK_STATE_REJECTED)
+            result = self._result(key, pb_key, 0, assignment.prompt)
+            result.state = task_pb2.TASK_STATE_REJECTED
+            result.problem.CopyFrom(problem_to_pb(error.problem))
             self._credits += 1
             self._wake()
             return
@@ -328,7 +330,7 @@ class Worker:
         context = None
         if skill.signature.wants_context:
             context = Context(assignment, self._agent.name, self._client, expires, self._tell)
-        attempt = _Attempt(key, pb_key, skill, timeout, context)
+        attempt = _Attempt(key, assignment, skill, timeout, context)
         self._running[key] = attempt
         self._idle.clear()
         self._deadlines.add(expires, attempt)
@@ -430,8 +432,7 @@ class Worker:
                 limit=MAX_PAYLOAD_BYTES,
             )
         attempt.reported = True
-        result = self._add_result(attempt.key, len(data))
-        result.key.CopyFrom(attempt.pb_key)
+        result = self._result(attempt.key, attempt.pb_key, len(data), attempt.prompt)
         result.state = task_pb2.TASK_STATE_COMPLETED
         output = result.output
         output.data = data
@@ -447,23 +448,15 @@ class Worker:
     def _report_attempt(self, attempt: _Attempt, error: EdgenodeError) -> None:
         if not attempt.reported:
             attempt.reported = True
-            self._report_problem(attempt.key, attempt.pb_key, error, task_pb2.TASK_STATE_FAILED)
+            result = self._result(attempt.key, attempt.pb_key, 0, attempt.prompt)
+            result.state = task_pb2.TASK_STATE_FAILED
+            result.problem.CopyFrom(problem_to_pb(error.problem))
             self._wake()
 
-    def _report_problem(self, key: Key, pb_key: pb.AttemptKey, error: EdgenodeError, state: task_pb2.TaskState) -> None:
-        result = self._add_result(key, 0)
+    def _result(self, key: Key, pb_key: pb.AttemptKey, size: int, prompt: bool) -> pb.AttemptResult:
+        """A result to be filled; it is kept until the node confirms it."""
+        result = self._unconfirmed[key] = self._results.add(size, prompt=prompt)
         result.key.CopyFrom(pb_key)
-        result.state = state
-        result.problem.CopyFrom(problem_to_pb(error.problem))
-
-    def _add_result(self, key: Key, size: int) -> pb.AttemptResult:
-        """An empty result in the frame that is forming; it is kept until the node confirms it."""
-        frames = self._frames
-        if not frames or self._frame_size + size > _MAX_FRAME_BYTES or len(frames[-1].results) >= _MAX_FRAME_COUNT:
-            frames.append(pb.WorkTasksRequest())
-            self._frame_size = 0
-        self._frame_size += size + 64
-        result = self._unconfirmed[key] = frames[-1].results.add()
         return result
 
     def _tell(self, update: pb.AttemptUpdate) -> None:
@@ -482,3 +475,7 @@ class Worker:
 
 def _key(key: pb.AttemptKey) -> Key:
     return key.task_id, key.attempt_number, key.fence
+
+
+def _not_prompt(assignment: pb.Assignment) -> bool:
+    return not assignment.prompt

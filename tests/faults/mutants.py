@@ -47,9 +47,9 @@ def leave_commits_for_later() -> None:
         finally:
             connection.execute("RELEASE one")
 
-    def hasty(self: Database, connection: Any, batch: Any) -> Any:
+    def hasty(self: Database, connection: Any, batch: Any, **how: Any) -> Any:
         if self.commits < 30:
-            return honest(self, connection, batch)
+            return honest(self, connection, batch, **how)
         if not connection.in_transaction:
             connection.execute("BEGIN IMMEDIATE")
         return [attempt(connection, write) for write in batch]

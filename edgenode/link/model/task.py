@@ -70,6 +70,10 @@ class RetryPolicy:
     reasons: tuple[str, ...] = ()
 
 
+PRIORITY = 5  # where nothing else is said
+URGENT = 8  # from this priority on a task waits for no frame, turn or transaction of others
+
+
 class TaskSpec(NamedTuple):
     """What decides where and when a task runs. `wire` holds the submitter's whole TaskSpec, serialised and unread.
 
@@ -80,7 +84,7 @@ class TaskSpec(NamedTuple):
     wire: bytes
     selector: str = ""
     agent: str = ""
-    priority: int = 5
+    priority: int = PRIORITY
     deadline: float = 0.0
     scope: Scope = Scope.LOCAL
     retry: RetryPolicy = RetryPolicy()

@@ -2,7 +2,7 @@
 
 Theory of operation. Every write is a function of a connection. Writes that arrive while a commit is on its way wait in a
 list; when the commit returns, the whole list runs as the next transaction, in order, in one hop to the database thread.
-So nothing lingers when the node is idle, and when it is busy the price of an fsync is shared by all who wait for it.
+So nothing lingers when the node is idle, and when it is busy an fsync is shared. What is urgent goes first (`writes`).
 A write's future resolves only after the commit (synchronous=FULL: after the fsync), never before.
 
 If one function of a transaction raises, the transaction is rolled back and every function runs again in a transaction of
@@ -45,7 +45,7 @@ from edgenode.link.store.failures import is_full, open_error, translated
 from edgenode.link.store.mark import Mark, Position, open_mark
 from edgenode.link.store.migrating import migrate, set_up
 from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
-from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back, value_of
+from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back
 from edgenode.link.store.writes import Statement as Statement
 
 T = TypeVar("T")
@@ -53,7 +53,6 @@ T = TypeVar("T")
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
 CHECKPOINT_BYTES = 8 * 1024 * 1024
-# A transaction has at most this much of what its writers said they bring; one that brings more goes alone.
 VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
 REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
@@ -211,11 +210,11 @@ class Database:
         """
         self._check_usable()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        write = Write(function, future, size, rows, lane)
+        write = Write(function, future, size, rows, lane, urgent)
         if patience:
             self._pending.add_patient(write, patience, self._commit_soon)
         else:
-            self._pending.add(write, urgent)
+            self._pending.add(write)
         if size:
             self.budget.admit(lane, size)
         self._commit_soon()
@@ -313,6 +312,8 @@ class Database:
                     if not isinstance(error, Exception):
                         raise
                     continue
+                finally:
+                    self._pending.put_back()
                 self.budget.note(*self._measured)
                 self._refill_later()
                 for write, (value, failure) in zip(batch, results, strict=True):
@@ -422,16 +423,16 @@ class Database:
         if self.damage is not None:
             raise Unavailable("STORE_FAILED", "the store is damaged and is set aside", hint="try again in a moment")
 
-    def _run(self, connection: sqlite3.Connection, batch: Sequence[Write[Any]]) -> list[Result]:
-        """One transaction for all; on an error one for each. Raises Unsure."""
+    def _run(self, connection: sqlite3.Connection, batch: list[Write[Any]], *, along: bool = True) -> list[Result]:
+        """One transaction for all; on an error one for each. See WriteQueue.run for `along`. Raises Unsure."""
         try:
             connection.execute("BEGIN IMMEDIATE")
-            results: list[Result] = [(value_of(write.function(connection)), None) for write in batch]
+            results = self._pending.run(connection, batch, along=along)
             connection.execute(_MARK)
         except Exception as error:
             roll_back(connection)
             if self._make_room(connection, error):
-                return self._run(connection, batch)
+                return self._run(connection, batch, along=False)
             if len(batch) == 1:
                 return [(None, translated(error))]
             return self._run_apart(connection, batch)
@@ -442,7 +443,7 @@ class Database:
             if is_full(error):
                 roll_back(connection)
                 if self._make_room(connection, error):
-                    return self._run(connection, batch)
+                    return self._run(connection, batch, along=False)
                 return [(None, translated(error))] * len(batch)
             raise Unsure([], results, error) from error
         self._number += 1
@@ -478,7 +479,7 @@ class Database:
         done: list[Result] = []
         for write in batch:
             try:
-                done += self._run(connection, [write])
+                done += self._run(connection, [write], along=False)
             except Unsure as unsure:
                 raise Unsure(done, unsure.unsure, unsure.error) from unsure.error
         return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -30,27 +31,39 @@ class Unsure(Exception):
 class Write(Generic[T]):
     """A write that waits for its commit."""
 
-    __slots__ = ("function", "future", "lane", "rows", "size")
+    __slots__ = ("function", "future", "lane", "rows", "size", "urgent")
 
-    def __init__(self, function: Statement[T], future: asyncio.Future[T], size: int, rows: int, lane: Lane) -> None:
+    def __init__(
+        self,
+        function: Statement[T],
+        future: asyncio.Future[T],
+        size: int,
+        rows: int,
+        lane: Lane,
+        urgent: bool = False,
+    ) -> None:
         self.function = function
         self.future = future
         self.size = size
         self.rows = rows
         self.lane = lane
+        self.urgent = urgent
 
 
 class WriteQueue:
     """Writes in the order they came, but for urgent ones, which go before all others, and patient ones, which go with the
     next transaction that somebody else begins, and begin one themselves when their patience ends.
 
-    A transaction has so many bytes and rows at most, so that what is urgent never waits long for one that has begun; and one
-    write at least that is not urgent, if there is any, so that nothing waits for ever.
+    A transaction has so many bytes and rows at most. One that has begun takes urgent ones along that come meanwhile and ends
+    with them: what it has not done then is put back. Urgent ones that come between two transactions have one for themselves,
+    but never two in a row while others wait: the second takes one of those along, so that nothing waits for ever.
     """
 
     def __init__(self) -> None:
-        self._urgent: list[Write[Any]] = []
-        self._others: list[Write[Any]] = []
+        self._urgent: deque[Write[Any]] = deque()
+        self._others: deque[Write[Any]] = deque()
+        self._passed = False  # the others had nothing of the last transaction
+        self._aside: list[Write[Any]] = []  # the end of one that made room for urgent ones; none of it is urgent
         self._patient: list[Write[Any]] = []
         self._due = False  # the patient ones have waited long enough
         self._patience: asyncio.TimerHandle | None = None
@@ -59,9 +72,9 @@ class WriteQueue:
         """How many ask for a transaction."""
         return len(self._urgent) + len(self._others) + (len(self._patient) if self._due else 0)
 
-    def add(self, write: Write[Any], urgent: bool) -> None:
+    def add(self, write: Write[Any]) -> None:
         """At the end of its kind."""
-        (self._urgent if urgent else self._others).append(write)
+        (self._urgent if write.urgent else self._others).append(write)
 
     def add_patient(self, write: Write[Any], seconds: float, over: Callable[[], None]) -> None:
         """As one of those that wait for others to go with; `over()` is called when they have waited long enough."""
@@ -82,25 +95,56 @@ class WriteQueue:
 
     def take(self) -> list[Write[Any]]:
         """The next transaction."""
-        batch, self._urgent, size, rows = _first(self._urgent, 0, 0)
-        more, self._others, _, _ = _first(self._others, size, rows)
+        batch = _first(self._urgent)
+        if not batch:
+            batch = _first(self._others)
+        elif self._passed:
+            batch.append(self._others.popleft())
+        self._passed = bool(self._others) and all(write.urgent for write in batch)
         patient, self._patient, self._due = self._patient, [], False
-        return batch + more + patient
+        return batch + patient
+
+    def run(self, connection: sqlite3.Connection, batch: list[Write[Any]], *, along: bool) -> list[Result]:
+        """Call the functions of a transaction, on the database's thread.
+
+        `along`: what is urgent and has come meanwhile is done after the first of them that is not; `batch` becomes what was
+        done, the rest of it is put aside.
+        """
+        results: list[Result] = []
+        for write in batch:
+            results.append((value_of(write.function(connection)), None))
+            if along and self._urgent and not batch[0].urgent:
+                break
+        if along:
+            self._aside = batch[len(results) :]
+            batch[len(results) :] = _first(self._urgent)
+            results += [(value_of(write.function(connection)), None) for write in batch[len(results) :]]
+        return results
+
+    def put_back(self) -> None:
+        """What was put aside is next."""
+        self._others.extendleft(reversed(self._aside))
+        self._aside = []
 
     def take_all(self) -> list[Write[Any]]:
         """Everything that waits."""
-        batch = self._urgent + self._others + self._patient
-        self._urgent, self._others, self._patient = [], [], []
+        batch = [*self._urgent, *self._others, *self._patient]
+        self._urgent.clear()
+        self._others.clear()
+        self._patient, self._passed = [], False
         return batch
 
 
-def _first(writes: list[Write[Any]], size: int, rows: int) -> tuple[list[Write[Any]], list[Write[Any]], int, int]:
-    """(the first, one at least, that keep to the bounds with `size` and `rows` there already; the others; both sums)."""
-    for number, write in enumerate(writes):
-        size, rows = size + write.size, rows + write.rows
-        if number and (size > TRANSACTION_BYTES or rows > TRANSACTION_ROWS):
-            return writes[:number], writes[number:], size, rows
-    return writes, [], size, rows
+def _first(writes: deque[Write[Any]]) -> list[Write[Any]]:
+    """Takes the first, one at least, that keep to the bounds."""
+    batch: list[Write[Any]] = []
+    size = rows = 0
+    while writes:
+        size, rows = size + writes[0].size, rows + writes[0].rows
+        if batch and (size > TRANSACTION_BYTES or rows > TRANSACTION_ROWS):
+            break
+        batch.append(writes.popleft())
+    return batch
 
 
 def value_of(result: T) -> T | None:

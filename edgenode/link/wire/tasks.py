@@ -10,7 +10,7 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import selector
 from edgenode.link.model.names import agent_resource, check_skill, parse_agent_resource
-from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskSpec
+from edgenode.link.model.task import PRIORITY, OnLost, RetryPolicy, Scope, TaskSpec
 from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.wire import checks
 from edgenode.link.wire.blobs import refs_from_pb
@@ -49,7 +49,7 @@ def task_spec_from_proto(
     agent = message.agent
     if agent:
         agent = agent_resource(*parse_agent_resource(agent, node, f"{field}.agent"))
-    priority = 5
+    priority = PRIORITY
     if message.HasField("priority"):
         priority = message.priority
         checks.in_range(priority, 0, 9, f"{field}.priority")

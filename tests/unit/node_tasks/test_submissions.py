@@ -1,6 +1,7 @@
 """A submitter's stream: every number it sends has an end."""
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,3 +176,41 @@ async def test_of_what_is_not_read_results_wait_in_the_store_and_answers_are_ref
     else:
         assert told == [(n, 1000, "") for n in range(6)]
         assert len(reads) == 4
+
+
+@pytest.mark.parametrize(("priority", "place"), [(9, 0), (0, 44)])
+async def test_an_urgent_task_goes_before_all_that_came_earlier_and_is_not_stored(
+    tmp_path: Path, priority: int, place: int
+) -> None:
+    """It comes last, on a stream of its own; what the store does meanwhile takes it along. One that is not urgent waits."""
+    async with house(tmp_path) as h:
+        agent = await h.agent("worker", "work", credit=100)
+        await h.turn()
+        busy, go_on = asyncio.Event(), threading.Event()
+        loop, before = asyncio.get_running_loop(), h.database.commits
+
+        def hold(_connection: object) -> None:
+            loop.call_soon_threadsafe(busy.set)
+            assert go_on.wait(10)
+
+        held = asyncio.create_task(h.database.write(hold))
+        await busy.wait()
+        streams = []
+        for name, count, of in (("bulk", 44, 0), ("last", 1, priority)):
+            wire, request = Wire(), Request()
+            for number in range(count):
+                spec = task_pb2.TaskSpec(skill="work", priority=of)
+                request.submissions.add(correlation_id=number, request_id=f"{name} {number}", spec=spec)
+            wire.requests.put_nowait(request)
+            wire.requests.put_nowait(grpc.aio.EOF)
+            stream = SubmitStream(h.engine, cast(Context, wire), lambda m: h.spec(priority=m.priority), h.stored)
+            streams.append(asyncio.create_task(stream.run()))
+            for _ in range(20):  # turns, until it waits for the store
+                await asyncio.sleep(0)
+        go_on.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(held, *streams)
+            while len(agent.assigned) < 45:
+                await h.turn()
+        assert [live.request_id for live in agent.assigned].index("last 0") == place
+        assert h.database.commits == before + 2  # with what held it up, and the rest together

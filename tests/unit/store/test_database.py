@@ -1,6 +1,8 @@
 import asyncio
 import os
 import sqlite3
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,39 @@ async def test_writes_at_once_share_commits(tmp_path: Path) -> None:
     again = await open_database(tmp_path / "a.db")
     assert await again.read(count) == 1000
     await again.close()
+
+
+@pytest.mark.parametrize("good", [True, False])
+async def test_what_is_urgent_goes_along_with_the_transaction_under_way(tmp_path: Path, good: bool) -> None:
+    """And ends it: it waits neither for the rest of it nor for a commit more. If it fails, that harms only itself."""
+    database = await open_database(tmp_path / "a.db")
+    loop, begun, queued = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    commits: dict[str, int] = {}
+
+    def write(name: str, *, works: bool = True) -> Callable[[sqlite3.Connection], None]:
+        def run(connection: sqlite3.Connection) -> None:
+            commits[name] = database.commits  # before the one that has it
+            insert(name.encode())(connection)
+            if name == "a":
+                loop.call_soon_threadsafe(begun.set)
+                assert queued.wait(10)
+            if not works:
+                raise NotFound("NOPE", "no")
+
+        return run
+
+    bulk = asyncio.gather(*(database.write(write(name)) for name in "abc"))
+    await begun.wait()
+    urgent = asyncio.ensure_future(database.write(write("U", works=good), urgent=True))
+    await asyncio.sleep(0)  # it is queued
+    queued.set()
+    await asyncio.gather(bulk, urgent, return_exceptions=True)
+    assert list(commits) == ["a", "U", "b", "c"]
+    assert commits["U"] == commits["a"] + (0 if good else 1)  # one that fails runs again, alone
+    assert commits["b"] == commits["c"] > commits["a"]
+    assert (urgent.exception() is None) is good
+    assert await database.read(count) == 3 + good
+    await database.close()
 
 
 async def test_a_failing_write_harms_only_itself(tmp_path: Path) -> None:

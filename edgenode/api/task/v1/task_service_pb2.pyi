@@ -263,7 +263,7 @@ class WorkAttached(_message.Message):
     def __init__(self, node: _Optional[str] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("key", "spec", "timeout_duration", "answers")
+    __slots__ = ("key", "spec", "timeout_duration", "answers", "prompt")
     class AnswersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -275,11 +275,13 @@ class Assignment(_message.Message):
     SPEC_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     key: AttemptKey
     spec: _task_pb2.TaskSpec
     timeout_duration: _duration_pb2.Duration
     answers: _containers.MessageMap[str, _task_pb2.TaskOutput]
-    def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., answers: _Optional[_Mapping[str, _task_pb2.TaskOutput]] = ...) -> None: ...
+    prompt: bool
+    def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., answers: _Optional[_Mapping[str, _task_pb2.TaskOutput]] = ..., prompt: bool = ...) -> None: ...
 
 class AttemptAnswer(_message.Message):
     __slots__ = ("key", "input_key", "answer")
