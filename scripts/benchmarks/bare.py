@@ -7,6 +7,7 @@ bytes, as large as ours with as many items in them, and as many of them under wa
 - call: frame -> agent -> frame back. Nothing is stored.
 - task: frame -> stored -> agent -> its result stored -> frame back.
 - find: a unary call, question and answer as long as ours. Nothing is looked up.
+- renew: as find, with an answer as long as that to a sign of life.
 
 Frames that come while a commit is under way share the next one. What the limit leaves out is everything an item costs by
 itself: making it, checking it, a future for its caller, and for tasks the receipt before the result.
@@ -29,8 +30,9 @@ from scripts.benchmarks.rounds import PAYLOAD, measure, role_and_folder, serve
 
 ITEM_BYTES = len(PAYLOAD) + 40  # an item in a frame of ours: names, ids and lengths beside its payload
 MAX_FRAME_BYTES = 256 * 1024  # as in edgenode.sdk
-MAX_FRAME_COUNT = 1024
+MAX_FRAME_COUNT = {"publish": 1024, "call": 256, "task": 256}
 _ACK = bytes(64)
+_RENEWAL = (16).to_bytes(4, "big") + bytes(16)
 _CHECKPOINT_BYTES = 16 * 1024 * 1024
 _OPTIONS = [("grpc.max_receive_message_length", 4 * 1024 * 1024)]
 
@@ -206,9 +208,12 @@ class Client:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
+        self._find: Any = channel.unary_unary("/bare/find")
 
     async def round(self, kind: str, count: int, at_once: int) -> dict[str, Any]:
         """Like Traffic.round; `count` is rounded up to whole frames."""
+        if kind == "renew":
+            return await measure(self._renew, count, at_once)
         size = frame_items(kind, at_once)
         frame = bytes(ITEM_BYTES * size)
         stream = Stream()
@@ -228,10 +233,14 @@ class Client:
         told["seconds"] *= count / (frames * size)
         return told
 
+    async def _renew(self) -> None:
+        if not await self._find(_RENEWAL):
+            raise AssertionError("an empty answer")
+
 
 def frame_items(kind: str, at_once: int) -> int:
     """Items in a frame of ours with so many awaited: full ones, but a burst of calls or tasks goes in two halves."""
-    most = min(MAX_FRAME_COUNT, MAX_FRAME_BYTES // ITEM_BYTES)
+    most = min(MAX_FRAME_COUNT[kind], MAX_FRAME_BYTES // ITEM_BYTES)
     return min(most, at_once if kind == "publish" else max(at_once // 2, 1))
 
 

@@ -162,9 +162,12 @@ class Bed:
         """The client of the bare limit; behind it a bare node and at least so many agents, kept to the end."""
         wanted = ["node", "client", *["agent"] * agents]
         for role in wanted[len(self._bare) :]:
-            command = [sys.executable, "-m", "scripts.benchmarks.bare", role, "--folder", str(self._folder)]
-            self._bare.append(self._start(f"bare-{role}-{len(self._bare)}", command))
+            self._bare.append(self._start_bare(role, f"bare-{role}-{len(self._bare)}"))
         return self._bare[1]
+
+    def bare_bulk(self) -> Child:
+        """Another client of the bare node."""
+        return self._start_bare("client", "bare-bulk")
 
     def peer(self, commands: Sequence[PeerCommand]) -> Child:
         """The client of a peer, its last process, with the others before it."""
@@ -180,6 +183,10 @@ class Bed:
     def end_peers(self) -> None:
         """Stop every process of a peer, newest first."""
         self.end([child for child in reversed(self._children) if child.name.startswith(PEER_PREFIX)])
+
+    def _start_bare(self, role: str, name: str) -> Child:
+        command = [sys.executable, "-m", "scripts.benchmarks.bare", role, "--folder", str(self._folder)]
+        return self._start(name, command)
 
     def _module(self, name: str, module: str) -> Child:
         command = [sys.executable, "-m", f"scripts.benchmarks.{module}", "--state", str(self._state), "--name", name]
