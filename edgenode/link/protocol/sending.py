@@ -16,7 +16,7 @@ from edgenode.link.protocol.lanes import LaneSender
 from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
 
 RESTING = frozenset((Lane.MESSAGE, Lane.BULK))  # lanes that rest
-MOST_REST = 0.005  # seconds
+MOST_REST = 0.002  # seconds
 
 
 class Sending:

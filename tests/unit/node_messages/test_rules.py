@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenode.api.message.v1 import message_pb2
+from edgenode.node import message_rules
 from edgenode.node.message_rules import MessageRules
 from edgenode.node.publishing import HubMarks
 
@@ -73,3 +74,18 @@ def test_marks_are_bounded_and_never_early(limit: int, steps: list[tuple[int, bo
             assert number == 0 or number > reached
             reached = number or reached
     assert (marks.reached(position) or reached) == position * 10
+
+
+def test_ten_thousand_topics_in_turn_are_each_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+
+    def check(topic: str) -> str:
+        checked.append(topic)
+        return topic
+
+    monkeypatch.setattr(message_rules, "check_topic", check)
+    rules = MessageRules(1000)
+    messages = [message_pb2.Message(topic=f"plant.sensor-{number}") for number in range(10_000)]
+    for _ in range(2):
+        assert not rules.refusals(messages, 100)
+    assert len(checked) == 10_000

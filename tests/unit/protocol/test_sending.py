@@ -11,7 +11,7 @@ from edgenode.link.protocol.sending import MOST_REST, Sending
 from edgenode.link.protocol.sharing import LaneSharing
 from tests.unit.protocol.pairs import head, segment
 
-TOOK = 2**-9
+TOOK = 2**-10
 
 
 def sending(lane: Lane, last: int = 100) -> Sending:
