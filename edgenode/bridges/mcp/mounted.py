@@ -161,6 +161,8 @@ class Mounted:
             if connection.lost.is_set():
                 raise Unavailable("MCP_SERVER_LOST", connection.why_lost)
             if connection.refusal is not None:
+                if connection.refusal.reason in BY_A_PERSON:  # told before what is under way has ended
+                    await self._tell_trouble(admin_pb2.MOUNT_STATE_AUTH_REQUIRED, connection.refusal)
                 raise connection.refusal
             if attached.done():
                 attached.result()
@@ -198,16 +200,15 @@ class Mounted:
     async def _wait(self, error: EdgenodeError) -> None:
         if self._stopping.is_set():
             return
-        self._status.last_problem.CopyFrom(problem_to_pb(error.problem))
         if error.reason in BY_A_PERSON:
             delay = None
             _log.warning("%s: %s", self.mount.name, error)
-            await self._tell(admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
+            await self._tell_trouble(admin_pb2.MOUNT_STATE_AUTH_REQUIRED, error)
         else:
             delay = self._backoff.next_delay(self._clock.monotonic())
             self._status.next_start_time.CopyFrom(timestamp_to_pb(self._clock.wall() + delay))
             _log.warning("%s: %s; started again in %.1f s", self.mount.name, error, delay)
-            await self._tell(admin_pb2.MOUNT_STATE_WAITING)
+            await self._tell_trouble(admin_pb2.MOUNT_STATE_WAITING, error)
         waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._tried)]
         try:
             await asyncio.wait(waits, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
@@ -219,6 +220,10 @@ class Mounted:
     async def _tell(self, state: admin_pb2.MountState) -> None:
         self._status.state = state
         await self._report(self.mount.name, self._status)
+
+    async def _tell_trouble(self, state: admin_pb2.MountState, error: EdgenodeError) -> None:
+        self._status.last_problem.CopyFrom(problem_to_pb(error.problem))
+        await self._tell(state)
 
     # --- tools ------------------------------------------------------------------------------------------------------
 

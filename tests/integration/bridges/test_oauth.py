@@ -147,8 +147,12 @@ async def test_a_login_that_was_taken_back_is_asked_for_again(shop: House) -> No
     status = await shop.comes_to(admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
     assert status.last_problem.reason == "AUTH_REQUIRED"
     assert "refresh-token" not in str(status)
+
+    async def degraded() -> bool:
+        return (await shop.agent()).runtime.health == registry_pb2.HEALTH_DEGRADED
+
+    await until(degraded)
     runtime = (await shop.agent()).runtime
-    assert runtime.health == registry_pb2.HEALTH_DEGRADED
     assert "AUTH_REQUIRED: the server wants to know who this is" in runtime.health_reason
     assert TaskState((await shop.client.get_task(handle.task_id)).state) in (
         TaskState.QUEUED, TaskState.PARKED, TaskState.RETRY_WAIT,

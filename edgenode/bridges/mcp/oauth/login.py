@@ -73,7 +73,8 @@ class Login:
                 raise
             except (OAuthFlowError, TokenRefused) as error:
                 self._forget_client()
-                raise Unauthenticated("LOGIN_FAILED", str(error)[:500], hint="see docs/agents.md") from error
+                hint = "see docs/agents.md; a server without OAuth takes its token from --headers-file"
+                raise Unauthenticated("LOGIN_FAILED", str(error)[:500], hint=hint) from error
 
     def came_back(self, address: str) -> bool:
         """Takes the address that the person ended at; False if it is no answer to what was asked."""
