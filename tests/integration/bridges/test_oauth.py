@@ -198,4 +198,8 @@ async def test_a_node_with_credentials_needs_nobody(house: House, tmp_path: Path
 
 async def test_what_was_kept_goes_with_the_mount(shop: House) -> None:
     await shop.remove()
-    assert not shop.kept.exists()
+
+    async def gone() -> bool:
+        return not shop.kept.exists()
+
+    await until(gone)
