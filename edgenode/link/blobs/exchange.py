@@ -19,8 +19,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.blobs import rows
@@ -41,6 +42,7 @@ ALL_FETCHES = 32
 ANSWER_SECONDS = 60.0
 RETRY_SECONDS = 60.0
 INTERESTS = 10_000  # blobs a peer asked for in vain, of which it is told
+MOST_REQUESTS = 4096  # of a peer that wait; it asks for what is not answered again
 LINK_DOWN = "LINK_DOWN"
 _FULL_SECONDS = 0.05  # until a link that is full is tried again
 _LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", "BLOB_TOO_LARGE"})
@@ -59,16 +61,22 @@ class _Want:
 
 @dataclass(slots=True)
 class _Peer:
-    """`ready`: wants to be asked for, in order; `asked`: questions without an answer, by number; `requests`: its own."""
+    """One with which there is something to do. `ready`: wants to be asked for, in order; `asked`: questions without an answer,
+    by number; `requests`: its own."""
 
-    up: bool = False
+    name: str
     wants: dict[str, _Want] = field(default_factory=dict)
     ready: dict[str, None] = field(default_factory=dict)
     fetches: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     asked: dict[int, asyncio.Future[bytes]] = field(default_factory=dict)
     requests: deque[sync_pb2.BlobExchange] = field(default_factory=deque)
     server: asyncio.Task[None] | None = None
-    interests: dict[str, None] = field(default_factory=dict)
+    interests: set[str] = field(default_factory=set)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do with it any more."""
+        return not (self.wants or self.fetches or self.requests or self.server or self.interests)
 
 
 class BlobExchange:
@@ -81,7 +89,12 @@ class BlobExchange:
         self._blobs = blobs
         self._send = send
         self._clock = clock
+        self._up: set[str] = set()  # peers with a session
         self._peers: dict[str, _Peer] = {}
+        self._interested: dict[str, set[str]] = {}  # digest -> peers that asked for it in vain
+        self._held_up: dict[str, None] = {}  # peers that wait for their turn, in order
+        self._fetching = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._retry: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -92,11 +105,13 @@ class BlobExchange:
     async def look(self) -> None:
         """Want what tasks refer to and is not here, and nothing else. Raises as Database."""
         wanted = await self._database.read(rows.wanted)
-        for name, peer in self._peers.items():
-            named = {digest for source, digest, _ in wanted if source == name}
-            for digest in [digest for digest in peer.wants if digest not in named and digest not in peer.fetches]:
-                del peer.wants[digest]
-                peer.ready.pop(digest, None)
+        named = {(source, digest) for source, digest, _ in wanted}
+        for peer in list(self._peers.values()):
+            for digest in list(peer.wants):
+                if (peer.name, digest) not in named and digest not in peer.fetches:
+                    del peer.wants[digest]
+                    peer.ready.pop(digest, None)
+            self._forget_idle(peer)
         for source, digest, size in wanted:
             self._want(source, digest, size)
 
@@ -107,36 +122,50 @@ class BlobExchange:
                 self._want(peer, ref.digest, ref.size)
 
     def _want(self, name: str, digest: str, size: int) -> None:
-        peer = self._peers.setdefault(name, _Peer())
+        peer = self._peer(name)
         if digest not in peer.wants:
             peer.wants[digest] = _Want(digest, size)
             peer.ready[digest] = None
             self._blobs.begin_sweeping()
-            self._pump()
+            self._pump(peer)
+
+    def _peer(self, name: str) -> _Peer:
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = _Peer(name)
+        return peer
+
+    def _forget_idle(self, peer: _Peer) -> None:
+        if peer.idle and self._peers.get(peer.name) is peer:
+            del self._peers[peer.name]
 
     async def stop(self) -> None:
         """End what is under way; what came of it is kept. Safe to call twice."""
         self._stopped = True
         if self._retry is not None:
             self._retry.cancel()
-        for peer in self._peers.values():
-            self._end_session(peer)
-        if ending := [task for peer in self._peers.values() for task in self._tasks(peer)]:
-            await asyncio.wait(ending)
+        for name in list(self._up):
+            self.closed(name)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
-    @staticmethod
-    def _tasks(peer: _Peer) -> list[asyncio.Task[None]]:
-        return [*peer.fetches.values(), *([peer.server] if peer.server is not None else [])]
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def established(self, name: str) -> None:
         """A session to a peer is up."""
-        peer = self._peers.setdefault(name, _Peer())
-        self._end_session(peer)
-        peer.up = True
-        self._ask_again(peer)
-        asyncio.get_running_loop().call_soon(self._pump)  # the session counts as up once its events have returned
+        self.closed(name)
+        self._up.add(name)
+        peer = self._peers.get(name)
+        if peer is not None:
+            self._ask_again(peer)
+            # The session counts as up once its events have returned.
+            asyncio.get_running_loop().call_soon(self._pump, peer)
 
     @staticmethod
     def _ask_again(peer: _Peer) -> None:
@@ -147,89 +176,103 @@ class BlobExchange:
 
     def closed(self, name: str) -> None:
         """It ended, and with it every exchange."""
+        self._up.discard(name)
         peer = self._peers.get(name)
-        if peer is not None:
-            self._end_session(peer)
-            if not peer.wants and not peer.fetches:
-                del self._peers[name]
-
-    def _end_session(self, peer: _Peer) -> None:
-        peer.up = False
+        if peer is None:
+            return
         peer.requests.clear()
+        for digest in peer.interests:
+            self._interested[digest].discard(name)
+            if not self._interested[digest]:
+                del self._interested[digest]
         peer.interests.clear()
         if peer.server is not None:
             peer.server.cancel()
+            peer.server = None
         for future in peer.asked.values():
             if not future.done():
                 future.set_exception(_link_down())
         peer.asked.clear()
+        self._forget_idle(peer)
 
     def receive(self, name: str, message: sync_pb2.BlobExchange) -> None:
         """What a peer asks, answers or tells."""
-        peer = self._peers.setdefault(name, _Peer())
+        peer = self._peer(name)
         kind = message.WhichOneof("content")
         if kind == "request":
-            peer.requests.append(message)
+            if len(peer.requests) < MOST_REQUESTS:
+                peer.requests.append(message)
             if peer.server is None:
-                peer.server = asyncio.create_task(self._serve(name, peer), name=f"blobs for {name}")
+                peer.server = self._start(self._serve(peer), f"blobs for {name}")
         elif kind == "ready_digest":
             want = peer.wants.get(message.ready_digest)
             if want is not None and want.digest not in peer.fetches:
                 peer.ready[want.digest] = None
-                self._pump()
+                self._pump(peer)
+            self._forget_idle(peer)
         else:
             future = peer.asked.pop(message.exchange_id, None)
             if future is None or future.done():
-                return
-            if kind == "problem":
+                self._forget_idle(peer)
+            elif kind == "problem":
                 future.set_exception(from_problem(problem_from_pb(message.problem)))
             else:
                 future.set_result(message.data)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
-    def _pump(self) -> None:
-        """Begin what can be begun."""
-        if self._stopped:
-            return
-        active = sum(len(peer.fetches) for peer in self._peers.values())
-        for name, peer in self._peers.items():
-            while peer.up and peer.ready and len(peer.fetches) < FETCHES and active < ALL_FETCHES:
-                digest = next(iter(peer.ready))
-                del peer.ready[digest]
-                active += 1
-                work = self._fetch(name, peer, peer.wants[digest])
-                peer.fetches[digest] = asyncio.create_task(work, name=f"blob {digest} from {name}")
+    def _pump(self, peer: _Peer) -> None:
+        """Begin what can be begun of one peer."""
+        while peer.ready and peer.name in self._up and len(peer.fetches) < FETCHES and not self._stopped:
+            if self._fetching >= ALL_FETCHES:
+                self._held_up[peer.name] = None
+                return
+            digest = next(iter(peer.ready))
+            del peer.ready[digest]
+            self._fetching += 1
+            work = self._fetch(peer, peer.wants[digest])
+            peer.fetches[digest] = self._start(work, f"blob {digest} from {peer.name}")
 
-    async def _fetch(self, name: str, peer: _Peer, want: _Want) -> None:
+    def _fetched(self, peer: _Peer, digest: str) -> None:
+        """There is room for another, first of those who wait for it."""
+        del peer.fetches[digest]
+        self._fetching -= 1
+        while self._held_up and self._fetching < ALL_FETCHES:
+            name = next(iter(self._held_up))
+            del self._held_up[name]
+            if name in self._peers:
+                self._pump(self._peers[name])
+        self._pump(peer)
+        self._forget_idle(peer)
+
+    async def _fetch(self, peer: _Peer, want: _Want) -> None:
         try:
             if self._blobs.whole(want.digest) is None:
                 offset = min(self._blobs.partial_bytes(want.digest), want.size)
                 if offset < want.size:  # no room is taken for what is not there
-                    await self._answered(name, self._ask(name, peer, want.digest, offset, 1)[1])
+                    await self._answered(peer, self._ask(peer, want.digest, offset, 1)[1])
                 writer = await self._blobs.put(digest=want.digest, size=want.size, offset=offset)
                 try:
-                    await self._transfer(name, peer, want, writer)
+                    await self._transfer(peer, want, writer)
                     await writer.finish()
                 finally:
                     await writer.abandon()
             peer.wants.pop(want.digest, None)
         except EdgenodeError as error:
-            self._failed(name, peer, want, error)
+            self._failed(peer, want, error)
         except Exception as error:
             _log.exception("blob %s could not be fetched", want.digest)
-            self._failed(name, peer, want, Internal("BLOB_DEFECT", repr(error), hint="this node's log has the details"))
+            self._failed(peer, want, Internal("BLOB_DEFECT", repr(error), hint="this node's log has the details"))
         finally:
-            del peer.fetches[want.digest]
-            self._pump()
+            self._fetched(peer, want.digest)
 
-    def _failed(self, name: str, peer: _Peer, want: _Want, error: EdgenodeError) -> None:
+    def _failed(self, peer: _Peer, want: _Want, error: EdgenodeError) -> None:
         if error.reason == LINK_DOWN:
             peer.ready[want.digest] = None
             return
         want.problem = error
         if error.reason != BLOB_PENDING:
-            _log.warning("blob %s does not come from %s: %s", want.digest, name, error)
+            _log.warning("blob %s does not come from %s: %s", want.digest, peer.name, error)
         if error.reason in _LOST:
             self._blobs.given_up(want.digest, self._why_not(want.digest) or error)
         if self._retry is None and not self._stopped:
@@ -237,11 +280,11 @@ class BlobExchange:
 
     def _try_again(self) -> None:
         self._retry = None
-        for peer in self._peers.values():
+        for peer in list(self._peers.values()):
             self._ask_again(peer)
-        self._pump()
+            self._pump(peer)
 
-    async def _transfer(self, name: str, peer: _Peer, want: _Want, writer: BlobWriter) -> None:
+    async def _transfer(self, peer: _Peer, want: _Want, writer: BlobWriter) -> None:
         flight = Flight(PATIENCE)
         asked: deque[tuple[int, int, asyncio.Future[bytes]]] = deque()  # (number, end, answer)
         end = writer.size
@@ -249,16 +292,16 @@ class BlobExchange:
             while writer.size < want.size:
                 while end < want.size and flight.bytes < UNDER_WAY_BYTES and (flight.room or not asked):
                     size = min(max(flight.room, 1024), PIECE_BYTES - end % PIECE_BYTES, want.size - end)
-                    number, answer = self._ask(name, peer, want.digest, end, size)
+                    number, answer = self._ask(peer, want.digest, end, size)
                     end += size
                     flight.sent(Lane.BULK, end, size, self._clock.monotonic())
                     asked.append((number, end, answer))
                 _, reached, answer = asked[0]
-                data = await self._answered(name, answer)
+                data = await self._answered(peer, answer)
                 asked.popleft()
                 flight.acknowledged(Lane.BULK, reached, self._clock.monotonic())
                 if len(data) != reached - writer.size:
-                    raise Unavailable("NO_ANSWER", f"{name} gave {len(data)} bytes of {reached - writer.size}")
+                    raise Unavailable("NO_ANSWER", f"{peer.name} gave {len(data)} bytes of {reached - writer.size}")
                 await writer.write(data)
         finally:
             for number, _, answer in asked:
@@ -267,28 +310,28 @@ class BlobExchange:
                     answer.exception()  # nobody waits for it
 
     @staticmethod
-    async def _answered(name: str, answer: asyncio.Future[bytes]) -> bytes:
+    async def _answered(peer: _Peer, answer: asyncio.Future[bytes]) -> bytes:
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError:
-            raise Unavailable("NO_ANSWER", f"{name} does not answer", hint="it is asked again") from None
+            raise Unavailable("NO_ANSWER", f"{peer.name} does not answer", hint="it is asked again") from None
 
-    def _ask(self, name: str, peer: _Peer, digest: str, offset: int, size: int) -> tuple[int, asyncio.Future[bytes]]:
+    def _ask(self, peer: _Peer, digest: str, offset: int, size: int) -> tuple[int, asyncio.Future[bytes]]:
         self._numbers += 1
         number = self._numbers
         request = sync_pb2.BlobPieceRequest(digest=digest, offset=offset, size_bytes=size)
         message = sync_pb2.BlobExchange(exchange_id=number, request=request)
-        if not peer.up:
+        if peer.name not in self._up:
             raise _link_down()
-        if not self._send(name, sync_pb2.Frame(blobs=message)):
-            raise Unavailable("LINK_FULL", f"{name} cannot be asked now", hint="it is asked again")
+        if not self._send(peer.name, sync_pb2.Frame(blobs=message)):
+            raise Unavailable("LINK_FULL", f"{peer.name} cannot be asked now", hint="it is asked again")
         answer = peer.asked[number] = asyncio.get_running_loop().create_future()
         return number, answer
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
-    async def _serve(self, name: str, peer: _Peer) -> None:
+    async def _serve(self, peer: _Peer) -> None:
         try:
             while peer.requests:
                 message = peer.requests.popleft()
@@ -298,19 +341,22 @@ class BlobExchange:
                 except EdgenodeError as error:
                     answer.problem.CopyFrom(problem_to_pb(error.problem))
                     if error.reason in (BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING) and len(peer.interests) < INTERESTS:
-                        peer.interests[request.digest] = None
+                        peer.interests.add(request.digest)
+                        self._interested.setdefault(request.digest, set()).add(peer.name)
                 # Full of other things; where the session ends, so does this.
-                while not self._send(name, sync_pb2.Frame(blobs=answer)):  # noqa: ASYNC110
+                while not self._send(peer.name, sync_pb2.Frame(blobs=answer)):  # noqa: ASYNC110
                     await asyncio.sleep(_FULL_SECONDS)
         finally:
-            peer.server = None
+            if peer.server is asyncio.current_task():
+                peer.server = None
+                self._forget_idle(peer)
 
     def _arrived(self, digest: str) -> None:
         """It is here whole: those who asked for it in vain are told."""
-        for name, peer in self._peers.items():
-            if digest in peer.interests:
-                del peer.interests[digest]
-                self._send(name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest)))
+        for name in self._interested.pop(digest, ()):
+            self._peers[name].interests.discard(digest)
+            self._send(name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest)))
+            self._forget_idle(self._peers[name])
 
     def _why_not(self, digest: str) -> EdgenodeError | None:
         """See Blobs.why_not."""

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import runpy
 import shutil
 import sys
 import tempfile
@@ -136,6 +137,17 @@ async def test_references_live_as_long_as_their_task(bench: Bench) -> None:
     answer = await bench.client.unary(stub.StatBlob, blob_service_pb2.StatBlobRequest(digest=ref.digest))
     assert (answer.blob.state, answer.blob.task_count) == (blob_pb2.BLOB_STATE_WHOLE, 1)
     assert [blob.digest for blob in (await bench.client.get_task(handle.task_id)).spec.blobs] == [ref.digest]
+
+
+async def test_the_example_sorts_a_text_of_any_size() -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "artifact_agent.py"))["agent"]
+    async with example.test() as bench:
+        ref = await bench.client.put(b"b\na\n" * 300_000, name="text")
+        handle = await bench.client.submit("text.sort", {"file": ref})
+        assert (await handle.result(30))["lines"] == 600_000
+        (artifact,) = await handle.artifacts()
+        assert artifact.name == "sorted-text"
+        assert await bench.client.fetch(artifact) == b"a\n" * 300_000 + b"b\n" * 300_000
 
 
 def test_references_are_found_in_json_alone() -> None:
