@@ -33,6 +33,7 @@ def main() -> int:
     """0, or 1 when a case failed, and with --check when a floor is missed."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, _end)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started is installed as on a device: with compiled modules
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
     metrics: list[Metric] = []
@@ -64,6 +65,8 @@ def measure(
     metrics.append(cases.bare_fsync(root))
     footprint, busy = "footprint" in chosen, "load" in chosen
     traffic = [name for name in chosen if name in TRAFFIC]
+    if footprint:
+        cases.compiled(root)
     if traffic or footprint or busy:
         with cases.scratch(root) as folder, Bed(folder) as bed:
             if footprint:

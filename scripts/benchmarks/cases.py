@@ -212,6 +212,12 @@ def after(edge: Child) -> list[Metric]:
     return [resident]
 
 
+def compiled(root: Path) -> None:
+    """A start that does not count: what the first one in an environment imports is compiled then, and kept."""
+    with scratch(root) as folder, Bed(folder):
+        pass
+
+
 def starts(root: Path, rounds: int) -> list[Metric]:
     """Cold starts: a new process on a new state directory, until it says that it serves."""
     metric = Metric("edge start to ready", "s", budget=Budget(Floor(0.7, least=False)))
