@@ -33,7 +33,7 @@ def main() -> int:
     """0, or 1 when a case failed, and with --check when a floor is missed."""
     arguments = _parse()
     signal.signal(signal.SIGTERM, _end)
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started is installed as on a device: with compiled modules
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is started has compiled modules, as where it is installed
     chosen = [case for case in CASES if case in (arguments.cases or CASES)]
     load_before = os.getloadavg()[0]
     metrics: list[Metric] = []
