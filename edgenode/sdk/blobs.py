@@ -83,9 +83,7 @@ class BlobTransfer:
         attempts = Attempts(self._patience)
         while True:
             try:
-                there = await self._stand(digest)
-                if there is not None and there.state == blob_pb2.BLOB_STATE_WHOLE:
-                    return ref
+                there = await self._stand(digest)  # also of what is there whole the node is to say that it was put
                 offset = min(there.stored_bytes, size) if there is not None else 0
                 header = blob_service_pb2.PutBlobHeader(
                     digest=digest, size=size, media_type=media_type, name=name, offset=offset
@@ -149,8 +147,8 @@ class BlobTransfer:
     async def fetch_to(self, ref: BlobRef, target: Path) -> Path:
         """The whole content as the file `target`, or one in that directory; nothing is there before it is whole."""
         if target.is_dir():
-            target /= ref.name or ref.digest.removeprefix(PREFIX)
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            target /= ref.file_name
+        partial = target.with_name(f".{secrets.token_hex(8)}.partial")
         digest = hashlib.sha256()
 
         def add(piece: bytes) -> None:

@@ -27,8 +27,8 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.blobs import rows
 from edgenode.link.blobs.room import BLOB_ELSEWHERE, BLOB_PENDING, BLOB_UNKNOWN, Blobs
 from edgenode.link.blobs.writing import BlobWriter
-from edgenode.link.errors import EdgenodeError, Internal, Unavailable, from_problem
-from edgenode.link.model.blob import PIECE_BYTES, BlobRef
+from edgenode.link.errors import EdgenodeError, Internal, ResourceExhausted, Unavailable, from_problem
+from edgenode.link.model.blob import PIECE_BYTES, BlobRef, check_digest
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.flight import Flight
@@ -42,7 +42,7 @@ ALL_FETCHES = 32
 ANSWER_SECONDS = 60.0
 RETRY_SECONDS = 60.0
 INTERESTS = 10_000  # blobs a peer asked for in vain, of which it is told
-MOST_REQUESTS = 4096  # of a peer that wait; it asks for what is not answered again
+MOST_REQUESTS = 4096  # of a peer that wait
 LINK_DOWN = "LINK_DOWN"
 _FULL_SECONDS = 0.05  # until a link that is full is tried again
 _LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", "BLOB_TOO_LARGE"})
@@ -200,10 +200,7 @@ class BlobExchange:
         peer = self._peer(name)
         kind = message.WhichOneof("content")
         if kind == "request":
-            if len(peer.requests) < MOST_REQUESTS:
-                peer.requests.append(message)
-            if peer.server is None:
-                peer.server = self._start(self._serve(peer), f"blobs for {name}")
+            self._take_request(peer, message)
         elif kind == "ready_digest":
             want = peer.wants.get(message.ready_digest)
             if want is not None and want.digest not in peer.fetches:
@@ -273,8 +270,8 @@ class BlobExchange:
         want.problem = error
         if error.reason != BLOB_PENDING:
             _log.warning("blob %s does not come from %s: %s", want.digest, peer.name, error)
-        if error.reason in _LOST:
-            self._blobs.given_up(want.digest, self._why_not(want.digest) or error)
+        if error.reason in _LOST and (why := self._why_not(want.digest)) is not None:  # nor from anybody else
+            self._blobs.given_up(want.digest, why)
         if self._retry is None and not self._stopped:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
 
@@ -330,6 +327,22 @@ class BlobExchange:
         return number, answer
 
     # --- answering ----------------------------------------------------------------------------------------------------
+
+    def _take_request(self, peer: _Peer, message: sync_pb2.BlobExchange) -> None:
+        try:
+            check_digest(message.request.digest)  # so that what waits is bounded in bytes, too
+            if len(peer.requests) >= MOST_REQUESTS:
+                raise ResourceExhausted(
+                    "TOO_MANY_REQUESTS", f"{MOST_REQUESTS} wait already", hint="ask for less at once"
+                )
+        except EdgenodeError as error:
+            answer = sync_pb2.BlobExchange(exchange_id=message.exchange_id, problem=problem_to_pb(error.problem))
+            self._send(peer.name, sync_pb2.Frame(blobs=answer))
+            self._forget_idle(peer)
+            return
+        peer.requests.append(message)
+        if peer.server is None:
+            peer.server = self._start(self._serve(peer), f"blobs for {peer.name}")
 
     async def _serve(self, peer: _Peer) -> None:
         try:

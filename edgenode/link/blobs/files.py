@@ -83,11 +83,15 @@ class Folder:
 
 
 class Incoming:
-    """Content that is being written behind the first `offset` bytes of `path`, which are read again for their digest."""
+    """Content that is being written behind the first `offset` bytes of `path`, which are read again for their digest.
+
+    `unsure`: a sync failed. What could not be written may still read well, and a later sync say nothing of it.
+    """
 
     def __init__(self, path: Path, offset: int) -> None:
         self.path = path
         self.size = 0
+        self.unsure = False
         self._hash = hashlib.sha256()
         self._checks = bytearray()
         self._check = 0
@@ -126,7 +130,9 @@ class Incoming:
 
     def sync(self) -> tuple[str, bytes]:
         """It is complete: (digest, checks), once it is on the disk."""
+        self.unsure = True
         os.fsync(self._descriptor)
+        self.unsure = False
         checks = bytes(self._checks) + (self._check.to_bytes(4, "big") if self.size % PIECE_BYTES else b"")
         return PREFIX + self._hash.hexdigest(), checks
 

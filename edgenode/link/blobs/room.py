@@ -28,6 +28,7 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from edgenode.link.blobs import rows
@@ -210,9 +211,10 @@ class Blobs:
         Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL), FailedPrecondition (BLOB_OFFSET, NOT_DURABLE), Unavailable
         (STORE_FAILED).
         """
-        folder = self._place()
+        folder = await self._prepare()
         name = folder.partial(digest).name if digest else ""
-        partial = self._partials.get(name, (0, 0.0))[0]
+        kept = self._partials.get(name)
+        partial = kept[0] if kept is not None else 0
         if offset and (offset > partial or (size is not None and offset > size)):
             raise FailedPrecondition(
                 "BLOB_OFFSET",
@@ -221,19 +223,41 @@ class Blobs:
                 stored_bytes=partial,
             )
         if not name or name in self._writing:
-            self._names += 1
-            name = f"{os.getpid()}-{self._names}"  # two write the same, or the digest is not known
-        elif self._partials.pop(name, None) is not None:
-            self._used -= partial
+            name = self._new_name()  # two write the same, or the digest is not known
         writer = BlobWriter(self, digest, size, name)
-        self._writing.add(name)
+        self._used -= partial
         try:
             writer.charge(max(size or 0, offset, LEAST_CHARGE))
+        except BaseException:
+            self._used += partial  # it stays for another time
+            raise
+        self._partials.pop(name, None)
+        self._writing.add(name)
+        try:
             await writer.open(offset)
         except BaseException:
             await writer.abandon()
             raise
         return writer
+
+    def _new_name(self) -> str:
+        """Of a file that is not there: a process of before may have had our number."""
+        self._names += 1
+        while (name := f"{os.getpid()}-{self._names}") in self._partials:
+            self._names += 1
+        return name
+
+    def partial(self, name: str) -> Path:
+        """The file that is written under a name."""
+        return self._place().partial(name)
+
+    async def put_again(self, digest: str, size: int | None) -> BlobRef | None:
+        """What is here whole counts as put, durably, once this has told what it is; None for others. Raises as Database."""
+        stored = self.whole(digest)
+        if stored is None or size not in (None, stored.ref.size):
+            return None
+        await self._database.write(lambda connection: rows.touch(connection, [digest]))
+        return stored.ref if self.whole(digest) is not None else None
 
     def charge(self, more: int, total: int) -> None:
         """Count `more` bytes for a blob that has `total` then. Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL)."""
@@ -320,11 +344,14 @@ class Blobs:
             descriptor = os.open(folder.place(digest), os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise await self._found_damaged(stored, str(error)) from error
-        return stored, self._pieces(stored, descriptor, offset)
+        pieces = self._pieces(stored, descriptor, offset)
+        await anext(pieces)  # from here on its end closes the descriptor
+        return stored, pieces
 
     async def _pieces(self, stored: Stored, descriptor: int, offset: int) -> AsyncGenerator[bytes, None]:
         reading: asyncio.Future[bytes | None] | None = None
         try:
+            yield b""
             for number in range(offset // PIECE_BYTES, len(stored.checks) // 4):
                 reading = asyncio.ensure_future(asyncio.to_thread(read_piece, descriptor, number, stored.checks))
                 try:
@@ -349,11 +376,11 @@ class Blobs:
             raise await self._found_damaged(stored, str(error)) from error
         if (digest, size) != (stored.ref.digest, stored.ref.size):
             raise await self._found_damaged(stored, f"it is {digest} of {size} bytes")
-        known = self._stored.get(stored.ref.digest)
         whole = replace(stored, checks=checks)
-        if known is not None and not known.checks:
-            await self._database.write(lambda connection: rows.put(connection, [whole]))
-            self._stored[digest] = whole
+        async with self._placing:
+            if self._stored.get(digest) is stored:  # and not removed or put anew meanwhile
+                await self._database.write(lambda connection: rows.put(connection, [whole]))
+                self._stored[digest] = whole
         return whole
 
     async def _found_damaged(self, stored: Stored, why: str) -> EdgenodeError:
@@ -376,9 +403,11 @@ class Blobs:
                 "OUT_OF_RANGE", f"{size} bytes from {offset} on are no part of a piece", hint="see BlobPieceRequest"
             )
         if digest not in self._stored:
-            raise await self._why_not(digest) or Unavailable(
-                BLOB_PENDING, f"{digest} is on its way here", hint="it is told when it has come", digest=digest
-            )
+            error = await self._why_not(digest)
+            if error is not None or digest not in self._stored:
+                raise error or Unavailable(
+                    BLOB_PENDING, f"{digest} is on its way here", hint="it is told when it has come", digest=digest
+                )
         _, pieces = await self.read(digest, offset)
         async with aclosing(pieces):
             async for piece in pieces:
@@ -392,6 +421,8 @@ class Blobs:
     async def _arrival(self, digest: str) -> None:
         if (error := await self._why_not(digest)) is not None:
             raise error
+        if digest in self._stored:
+            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault(digest, set()).add(future)
         try:
@@ -406,8 +437,10 @@ class Blobs:
                 future.set_exception(from_problem(error.problem))
 
     async def _why_not(self, digest: str) -> EdgenodeError | None:
-        """Why a blob that is not here does not come; None if it does."""
+        """Why a blob that is not here does not come; None if it does, or came while this was found out."""
         count, _ = await self._database.read(lambda connection: rows.referred(connection, digest))
+        if digest in self._stored:
+            return None
         return self.why_not(digest) if count else _unknown(digest)
 
     # --- removing -----------------------------------------------------------------------------------------------------
@@ -415,9 +448,10 @@ class Blobs:
     async def remove(self, digest: str) -> None:
         """Remove a blob. Raises NotFound (BLOB_UNKNOWN), FailedPrecondition (BLOB_IN_USE)."""
         self._place()
+        count, _ = await self._database.read(lambda connection: rows.referred(connection, digest))
         if digest not in self._stored:
             raise _unknown(digest)
-        if not await asyncio.shield(self._spawn(self._remove([digest]))):
+        if count or not await asyncio.shield(self._spawn(self._remove([digest]))):
             raise FailedPrecondition(
                 "BLOB_IN_USE",
                 f"tasks of this node refer to {digest}",
@@ -425,15 +459,27 @@ class Blobs:
                 digest=digest,
             )
 
-    async def _remove(self, digests: Sequence[str]) -> list[str]:
+    async def _remove(self, digests: Sequence[str], *, unless_looked_at: bool = False) -> list[str]:
         async with self._placing:
-            gone = await self._database.write(lambda connection: rows.remove(connection, digests))
+            # Nobody may count on them from now on, though their rows go a little later.
+            leaving = {
+                digest: self._stored.pop(digest)
+                for digest in digests
+                if digest in self._stored and not (unless_looked_at and digest in self._looked_at)
+            }
+            gone: list[str] = []
+            try:
+                gone = await self._database.write(lambda connection: rows.remove(connection, leaving))
+            finally:
+                self._stored |= {digest: stored for digest, stored in leaving.items() if digest not in gone}
             for digest in gone:
-                stored = self._stored.pop(digest, None)
-                if stored is not None:
-                    self._used -= _charge(stored.ref.size)
+                self._used -= _charge(leaving[digest].ref.size)
                 self._looked_at.pop(digest, None)
-                await asyncio.to_thread(self._place().remove, digest)
+            try:
+                for digest in gone:
+                    await asyncio.to_thread(self._place().remove, digest)
+            except OSError as error:
+                raise_storage(error)
         return gone
 
     def begin_sweeping(self) -> None:
@@ -464,15 +510,19 @@ class Blobs:
             return rows.unused(connection, run_time.pass_time(connection, 0.0) - retention)
 
         found = await self._database.write(look)
-        if unused := [digest for digest in found if digest not in self._looked_at]:
-            await asyncio.shield(self._spawn(self._remove(unused)))
+        if found:
+            await asyncio.shield(self._spawn(self._remove(found, unless_looked_at=True)))
         if self.swept is not None:
             await self.swept()
         for name, (size, left) in list(self._partials.items()):
             coming = PREFIX + name not in self._stored and self.why_not(PREFIX + name) is None
             if now - left >= PARTIAL_SECONDS and not coming and self._partials.pop(name, None) is not None:
                 self._used -= size
-                await asyncio.to_thread(self._place().partial(name).unlink, True)
+                self._writing.add(name)  # nobody else begins with it while it goes
+                try:
+                    await asyncio.to_thread(self.partial(name).unlink, True)
+                finally:
+                    self._writing.discard(name)
 
     # --- what all of it needs -----------------------------------------------------------------------------------------
 
@@ -487,10 +537,13 @@ class Blobs:
             raise FailedPrecondition("NOT_DURABLE", "this node keeps nothing on disk, so it keeps no blobs")
         return self._folder
 
-    async def prepare(self) -> Folder:
-        """The folder, made if it is not there."""
+    async def _prepare(self) -> Folder:
+        """The folder, made if it is not there. Raises as BlobWriter.open."""
         folder = self._place()
-        await asyncio.to_thread(folder.prepare)
+        try:
+            await asyncio.to_thread(folder.prepare)
+        except OSError as error:
+            raise_storage(error)
         return folder
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -41,9 +41,8 @@ class BlobService(blob_service_pb2_grpc.BlobServiceServicer):
         size = header.size if header.HasField("size") else None
         BlobRef(header.digest or _ANY, size or 0, header.media_type, header.name)  # checks each of them
         checks.in_range(header.offset, 0, _MOST if header.digest else 0, "header.offset")
-        stored = self._blobs.whole(header.digest)
-        if stored is not None and size in (None, stored.ref.size):
-            return self._answer(stored.ref, True)
+        if (again := await self._blobs.put_again(header.digest, size)) is not None:
+            return self._answer(again, True)
         writer = await self._blobs.put(digest=header.digest, size=size, offset=header.offset)
         try:
             request = first

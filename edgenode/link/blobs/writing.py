@@ -49,8 +49,7 @@ class BlobWriter:
 
     async def open(self, offset: int) -> None:
         """Open the file behind `offset` bytes. Raises Unavailable (STORE_FAILED), ResourceExhausted (STORE_FULL)."""
-        folder = await self._room.prepare()
-        self._incoming = await self._in_thread(lambda: Incoming(folder.partial(self.name), offset))
+        self._incoming = await self._in_thread(lambda: Incoming(self._room.partial(self.name), offset))
 
     async def write(self, data: bytes) -> None:
         """Add the next bytes.
@@ -85,13 +84,15 @@ class BlobWriter:
         """Nothing more comes. What came is kept for whoever goes on with it, if it is known what it is part of."""
         if self._work is not None:
             await asyncio.wait([self._work])
-            if not self._work.cancelled():
-                self._work.exception()  # whoever called for it knows, or has gone
+            # Whoever called for it knows, or has gone: then what was opened for it is still to be closed.
+            if not self._work.cancelled() and self._work.exception() is None and self._incoming is None:
+                self._incoming = self._work.result()
         incoming = self._incoming
         if incoming is None:
             return self._room.left(self, keep=False)
         incoming.close()
-        keep = bool(self._digest and incoming.size) and self.name == self._digest.partition(":")[2]
+        whole_name = self.name == self._digest.partition(":")[2]
+        keep = bool(self._digest and incoming.size and not incoming.unsure) and whole_name
         if not keep:
             await asyncio.to_thread(incoming.path.unlink, True)
         self._room.left(self, keep=keep)

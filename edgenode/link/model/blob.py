@@ -39,6 +39,11 @@ class BlobRef:
         if len(self.name) > MAX_NAME or "/" in self.name or not (self.name.isprintable()):
             raise _bad(f"the name is {self.name[:100]!r}", f"at most {MAX_NAME} printable characters, without /")
 
+    @property
+    def file_name(self) -> str:
+        """What to call it in a directory: not hidden, whatever others call it, and nothing but a file in there."""
+        return self.name.lstrip(".") or self.digest.removeprefix(PREFIX)
+
 
 def check_digest(digest: str, field: str = "digest") -> str:
     """Raises InvalidArgument (BAD_DIGEST)."""

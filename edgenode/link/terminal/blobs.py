@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +21,7 @@ from edgenode.link.terminal.options import SECONDS
 from edgenode.link.terminal.output import col, emit, human_bytes, human_seconds, table
 from edgenode.link.terminal.plain import plain
 from edgenode.link.terminal.rpc import ask, channel_to
+from edgenode.link.wire.blobs import ref_from_pb
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,8 +88,8 @@ async def save_blob(target: str, output: str, digest: str, to: str, timeout: flo
         async with asyncio.timeout(timeout), channel_to(target) as channel:
             stub = blob_service_pb2_grpc.BlobServiceStub(channel)
             frames = aiter(stub.GetBlob(blob_service_pb2.GetBlobRequest(digest=digest)))
-            name = (await anext(frames)).blob.ref.name or digest.removeprefix(PREFIX)
-            path = None if to == "-" else _place(Path(to), name)
+            ref = ref_from_pb((await anext(frames)).blob.ref)
+            path = None if to == "-" else _place(Path(to), ref.file_name)
             await _save(frames, digest, path)
     except TimeoutError:
         problem = DeadlineExceeded(
@@ -107,7 +108,7 @@ def _place(to: Path, name: str) -> Path:
 
 async def _save(frames: AsyncIterator[blob_service_pb2.GetBlobResponse], digest: str, path: Path | None) -> None:
     """What comes; a file has its name once it is whole. Raises DataLoss (BLOB_DAMAGED)."""
-    partial = None if path is None else path.with_name(f".{path.name}.{os.getpid()}")
+    partial = None if path is None else path.with_name(f".{secrets.token_hex(8)}.partial")
     seen = hashlib.sha256()
     try:
         file = sys.stdout.buffer if partial is None else await asyncio.to_thread(partial.open, "xb")

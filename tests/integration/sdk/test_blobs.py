@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
+from edgenode.link.blobs.room import Blobs
+from edgenode.link.blobs.writing import BlobWriter
 from edgenode.link.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from edgenode.sdk import Agent, BlobRef, Client, Context
 from edgenode.sdk.blobs import refs_in
@@ -148,6 +150,26 @@ async def test_the_example_sorts_a_text_of_any_size() -> None:
         (artifact,) = await handle.artifacts()
         assert artifact.name == "sorted-text"
         assert await bench.client.fetch(artifact) == b"a\n" * 300_000 + b"b\n" * 300_000
+
+
+async def test_what_is_put_again_is_told_to_the_node_and_not_sent(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = await bench.client.put(BIG, name="a")
+    again, write, told, sent = Blobs.put_again, BlobWriter.write, [], []
+
+    async def put_again(blobs: Blobs, digest: str, size: int | None) -> BlobRef | None:
+        told.append(digest)
+        return await again(blobs, digest, size)
+
+    async def written(writer: BlobWriter, data: bytes) -> None:
+        sent.append(len(data))
+        await write(writer, data)
+
+    monkeypatch.setattr(Blobs, "put_again", put_again)
+    monkeypatch.setattr(BlobWriter, "write", written)
+    assert await bench.client.put(BIG, name="b") == BlobRef(ref.digest, ref.size, "", "b")
+    assert (told, sent) == ([ref.digest], [])
 
 
 def test_references_are_found_in_json_alone() -> None:

@@ -37,15 +37,15 @@ class Side:
             self.sent.append(frame.blobs)
         return not self.full
 
-    async def refer(self, task_id: str, ref: BlobRef) -> None:
-        """A transaction stores a task that came from the peer."""
+    async def refer(self, task_id: str, ref: BlobRef, peer: str = "peer") -> None:
+        """A transaction stores a task that came from a peer."""
 
         def run(connection: object) -> None:
             connection.execute("INSERT INTO task VALUES (?)", (task_id,))  # type: ignore[attr-defined]
-            rows.refer(connection, [(task_id, ref)], "peer")  # type: ignore[arg-type]
+            rows.refer(connection, [(task_id, ref)], peer)  # type: ignore[arg-type]
 
         await self.rig.database.write(run)
-        self.exchange.want("peer", [ref])
+        self.exchange.want(peer, [ref])
 
 
 class Link:
