@@ -260,6 +260,29 @@ async def test_a_refresh_token_that_is_not_taken_is_dropped_and_a_person_asked(s
     assert (record.tokens, record.client, record.challenge) == (None, CLIENT, Challenge(401))
 
 
+async def test_the_secret_of_a_client_goes_to_its_issuer_alone_also_after_the_settings_changed(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("secret")
+    (tmp_path / "s").chmod(0o600)
+    sent: list[httpx2.Request] = []
+
+    async def send(request: httpx2.Request) -> httpx2.Response:
+        sent.append(request)
+        return httpx2.Response(200, json=tokens(2), request=request)
+
+    def record(issuer: str) -> Record:
+        found = {f"{name}_endpoint": f"{issuer}/{name}" for name in ("authorization", "token")}
+        return Record(URL, tokens(1), 0.0, authorization_server={"issuer": issuer, **found})
+
+    settings = OAuthSettings(client_id="c", client_secret_file=str(tmp_path / "s"), issuer="https://new.example.com")
+    for before in (record("https://old.example.com"), Record(URL, tokens(1))):
+        with pytest.raises(TokenRefused, match="another authorization server"):
+            await flows.refreshed(before, settings, send)
+    assert not sent
+    after = await flows.refreshed(record("https://new.example.com"), settings, send)
+    assert after.access_token == "access-2"
+    assert [request.url.host for request in sent] == ["new.example.com"]
+
+
 # --- settings and the login -----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
@@ -129,6 +130,9 @@ async def drive(flow: httpx2.Auth, url: str, challenge: Challenge | None, send: 
 async def refreshed(record: Record, settings: OAuthSettings, send: Send) -> Record:
     """With new tokens, where it came from. Raises TokenRefused, Unavailable."""
     memory = Memory.of(record, settings)
+    if memory.fixed and settings.issuer and not issuers_match(_issuer(record), settings.issuer):
+        # The file was changed since the login: the client's secret is for its issuer alone.
+        raise TokenRefused("invalid_client", "the token is from another authorization server than `issuer`")
     metadata = client_metadata("http://127.0.0.1/", record.scope)
     provider = OAuthClientProvider(record.server, metadata, memory)
     known = provider.context
@@ -141,6 +145,12 @@ async def refreshed(record: Record, settings: OAuthSettings, send: Send) -> Reco
     if not memory.fresh:
         raise TokenRefused("invalid_grant", "what came in answer is no token")
     return with_tokens(record, memory.tokens)
+
+
+def _issuer(record: Record) -> str:
+    """Who gave the tokens: where nothing else was found, the server's own host."""
+    parts = urlsplit(record.server)
+    return str((record.authorization_server or {}).get("issuer") or f"{parts.scheme}://{parts.netloc}")
 
 
 async def granted(record: Record, settings: OAuthSettings, challenge: Challenge, send: Send) -> Record:
