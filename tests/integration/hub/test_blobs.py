@@ -29,6 +29,7 @@ from tests.integration.hub.forest import Forest, Grown
 
 ROOT = Path(__file__).resolve().parents[3]
 BIG = os.urandom(1 << 20) * 12
+LARGE = BIG[: 3 << 19]
 
 
 @dataclass
@@ -101,14 +102,14 @@ async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, e
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
-    ref = await south.put(BIG, name="picture")
+    ref = await south.put(LARGE, name="picture")
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     north = await edges.start(hub, "north")
     await edges.work(north)
     result = await handle.result(40, Scan)
     (artifact,) = await handle.artifacts()
     assert result.picture.digest == artifact.digest
-    assert await south.fetch(artifact) == BIG[::-1]
+    assert await south.fetch(artifact) == LARGE[::-1]
     # The hub can be asked for both, and takes none of its own.
     done = await commands(
         ["blob", "list", "-o", "json"], ["blob", "get", artifact.digest, str(edges.folder / "copy")],
@@ -117,7 +118,7 @@ async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, e
     )  # fmt: skip
     assert [code for code, _, _ in done] == [0, 0, 1, 0, 0]
     assert {blob["ref"]["digest"] for blob in json.loads(done[0][1])["blobs"]} == {ref.digest, artifact.digest}
-    assert (edges.folder / "copy").read_bytes() == BIG[::-1]
+    assert (edges.folder / "copy").read_bytes() == LARGE[::-1]
     assert json.loads(done[4][1])["blob_count"] == 2
     stub = blob_service_pb2_grpc.BlobServiceStub(hub.local())
     header = blob_service_pb2.PutBlobHeader(size=1)
@@ -152,7 +153,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
-    ref = await south.put(BIG)
+    ref = await south.put(LARGE)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     await _whole(hub, 1)
     await edges.nodes["south"].stop()
@@ -164,7 +165,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     again = south.task(handle.task_id)
     assert await again.result(40, Scan)
     (artifact,) = await again.artifacts()
-    assert await south.fetch(artifact) == BIG[::-1]
+    assert await south.fetch(artifact) == LARGE[::-1]
 
 
 async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Edges) -> None:
@@ -192,11 +193,11 @@ async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Ed
     await child.linked()
     south, north = await edges.start(child, "south"), await edges.start(root, "north")
     await edges.work(north)
-    ref = await south.put(BIG)
+    ref = await south.put(LARGE)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     assert await handle.result(40, Scan)
     (artifact,) = await handle.artifacts()
-    assert await south.fetch(artifact) == BIG[::-1]
+    assert await south.fetch(artifact) == LARGE[::-1]
 
 
 _NODE = """

@@ -19,7 +19,6 @@ from edgenode.link.failpoints import VARIABLE, Failpoint
 from edgenode.link.ports import SystemClock
 from edgenode.link.store import run_time
 from edgenode.link.store.database import Database
-from tests.faults.points import BLOBS
 
 ROOT = Path(__file__).resolve().parents[3]
 DATA = b"content " * 100_000
@@ -52,7 +51,7 @@ async def opened(state: Path) -> tuple[Database, Blobs]:
     return database, blobs
 
 
-@pytest.mark.parametrize("point", [death.point for death in BLOBS])
+@pytest.mark.parametrize("point", [Failpoint.BLOB_WRITTEN, Failpoint.BLOB_RENAMED, Failpoint.BLOB_COMMITTED])
 def test_kill_9_leaves_nothing_or_the_whole(tmp_path: Path, point: Failpoint) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), VARIABLE: point.value}
     done = subprocess.run(
