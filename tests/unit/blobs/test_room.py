@@ -302,7 +302,7 @@ async def test_a_store_in_memory_keeps_none(rig: Rig) -> None:
     await database.close()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     size=st.integers(0, 3 * PIECE_BYTES + 1),
     cut=st.integers(0, 3 * PIECE_BYTES),

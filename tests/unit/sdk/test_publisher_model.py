@@ -117,7 +117,7 @@ def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
         rig.acknowledge(0)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ACTIONS)
 async def test_every_message_is_stored_once_in_order_and_answered(actions: list[tuple[Any, ...]]) -> None:
     rig = Rig()
@@ -131,7 +131,7 @@ async def test_every_message_is_stored_once_in_order_and_answered(actions: list[
     assert rig.publisher.window.take(16 * 1024 * 1024)  # all room was given back
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ACTIONS, ACTIONS)
 @example([("publish", False), ("publish", False), ("send",), ("deliver",), ("acknowledge", 1)], [])
 async def test_a_node_with_a_new_store_gets_what_it_never_acknowledged(

@@ -170,7 +170,7 @@ def test_gap_is_counted_when_stated(db: sqlite3.Connection) -> None:
     assert [(c.epoch, c.sequence) for c in inbox.inbox_cursors(db, "north")] == [("e2", 9)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(1, 3)), max_size=30))
 def test_every_entry_is_accepted_once_whatever_is_resent(resends: list[tuple[int, int]]) -> None:
     """The sender goes back by any number of segments; each entry is still taken once, in order."""

@@ -110,7 +110,7 @@ def test_what_readers_from_the_start_may_have_is_kept_beside_it(db: sqlite3.Conn
     assert held(db) == (16, 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(1, 30), st.integers(0, 3)), min_size=1, max_size=30),
     st.integers(0, 120),

@@ -89,6 +89,22 @@ async def work(stub: Any) -> None:
         pass
 
 
+async def submit_nothing(stub: Any) -> None:
+    async for _ in stub.SubmitTasks(silent()):
+        pass
+
+
+async def work_nothing(stub: Any) -> None:
+    async for _ in stub.WorkTasks(silent()):
+        pass
+
+
+async def silent() -> AsyncIterator[Any]:
+    """Requests that do not come: grpc.aio tells a write that meets the end of its call as INTERNAL, whatever ended it."""
+    await asyncio.Event().wait()
+    yield
+
+
 KINDS = pytest.mark.parametrize("call", [get, watch, submit, work])
 Call = Callable[[Any], Awaitable[None]]
 
@@ -120,7 +136,7 @@ async def test_a_defect_is_logged_and_told_without_its_details(
     assert "Traceback" in caplog.text
 
 
-@KINDS
+@pytest.mark.parametrize("call", [get, watch, submit_nothing, work_nothing])
 async def test_nothing_runs_for_a_peer_that_may_not(call: Call, short_dir: Path) -> None:
     asked: list[tuple[Peer, str]] = []
 
