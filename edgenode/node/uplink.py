@@ -290,7 +290,7 @@ class Uplink(LinkEvents):
         number = self._call_numbers.pop(live, None)
         if number is not None:
             del self._calls_up[number]
-            self._outgoing.cancel_call_ids.append(number)
+            call_batches.cancel(self._outgoing, number)
             self._flush_soon()
 
     def send_progress(self, live: LiveTask) -> None:

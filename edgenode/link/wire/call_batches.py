@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from edgenode.api.sync.v1 import sync_pb2
@@ -37,6 +38,18 @@ def frames(batch: sync_pb2.CallBatch) -> Iterator[sync_pb2.Frame]:
             getattr(part, kind).append(item)
             size += item_size
     yield sync_pb2.Frame(calls=part)
+
+
+def cancel(batch: sync_pb2.CallBatch, number: int) -> None:
+    """A call is not wanted any more: one that is still in `batch`, by ascending ids, does not go at all.
+
+    Who gets a batch ends what is cancelled before it begins what is called, so the two must not go together.
+    """
+    index = bisect_left(batch.calls, number, key=lambda call: call.call_id)
+    if index < len(batch.calls) and batch.calls[index].call_id == number:
+        del batch.calls[index]
+    else:
+        batch.cancel_call_ids.append(number)
 
 
 def refused_answers(batch: sync_pb2.CallBatch) -> sync_pb2.CallBatch:

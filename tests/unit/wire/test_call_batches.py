@@ -1,7 +1,7 @@
 """Calls and answers on a link: frames that fit, and a word where an answer does not."""
 
 from edgenode.api.sync.v1 import sync_pb2
-from edgenode.link.wire.call_batches import FRAME_BYTES, frames, refused_answers
+from edgenode.link.wire.call_batches import FRAME_BYTES, cancel, frames, refused_answers
 
 
 def answer(number: int, size: int) -> sync_pb2.CallResult:
@@ -34,3 +34,13 @@ def test_an_answer_that_does_not_fit_is_refused_by_its_number() -> None:
         (4, "LINK_FULL"),
     ]
     assert refused.ByteSize() < 1000
+
+
+def test_a_call_that_is_cancelled_before_it_went_does_not_go_and_one_that_went_is_cancelled() -> None:
+    batch = sync_pb2.CallBatch()
+    for number in (4, 6, 7):
+        batch.calls.add(call_id=number)
+    for number in (3, 5, 6, 8):
+        cancel(batch, number)
+    assert [call.call_id for call in batch.calls] == [4, 7]
+    assert list(batch.cancel_call_ids) == [3, 5, 8]
