@@ -139,7 +139,7 @@ async def test_one_that_is_refused_among_many_is_told_when_the_rest_is_stored(cl
 async def test_many_wait_for_the_hub_and_then_for_the_node_alone(client: Client, node: FakeNode) -> None:
     node.messages.hub = 100
     await client.publish("a", 0)
-    receipts = await client.publish_many("a", range(200), level=Level.DURABLE_HUB, wait=0.1)
+    receipts = await client.publish_many("a", range(200), level=Level.DURABLE_HUB, wait=0.5)
     assert [receipt.level for receipt in receipts] == [Level.DURABLE_HUB] * 99 + [Level.DURABLE_LOCAL] * 101
     assert [receipt.sequence for receipt in receipts] == list(range(2, 202))
 
