@@ -14,9 +14,9 @@ RELAYED = "edgenode:relayed"
 _MOST_TAGS = 32  # of a skill
 
 
-def is_relayed(tags: Collection[str]) -> bool:
-    """Whether a node that lists a skill with these tags has it from another node."""
-    return RELAYED in tags
+def is_relayed(tags: object) -> bool:
+    """Whether a node that lists a skill with these tags has it from another node; whatever else stands there is no mark."""
+    return isinstance(tags, Collection) and RELAYED in tags
 
 
 def marked(tags: Collection[str]) -> list[str]:

@@ -35,7 +35,7 @@ _IN_FIELDS = {"description", "input_schema", "output_schema"}  # of the skill; t
 
 def skills_of(tools: Iterable[types.Tool], agent: str) -> tuple[dict[str, registry_pb2.Skill], list[str]]:
     """(skills by the name of their tool, what tools cannot be skills and why); without what a node relays (`relays`)."""
-    by_name = {tool.name: tool for tool in tools if not is_relayed((tool.meta or {}).get(TAGS_KEY) or ())}
+    by_name = {tool.name: tool for tool in tools if not is_relayed((tool.meta or {}).get(TAGS_KEY))}
     skills: dict[str, registry_pb2.Skill] = {}
     refused = []
     for name, skill_id in skill_ids(by_name, agent).items():

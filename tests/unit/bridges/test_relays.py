@@ -15,6 +15,7 @@ from edgenode.bridges.a2a.cards import Places, node_card, to_json
 from edgenode.bridges.mcp import skills as mcp
 from edgenode.bridges.mcp.catalog import compose
 from edgenode.bridges.relays import RELAYED, marked
+from edgenode.bridges.wishes import TAGS_KEY
 
 ROUNDS = 6
 Mounts = Mapping[tuple[str, str], tuple[str, str]]  # (node, mount) -> (protocol, node that is mounted)
@@ -85,3 +86,10 @@ def test_a_ring_of_mounts_comes_to_rest() -> None:
 def test_the_mark_has_room_among_the_tags_of_a_skill() -> None:
     tags = marked([f"t{number}" for number in range(32)])
     assert (len(tags), tags[-1]) == (32, RELAYED)
+
+
+@pytest.mark.parametrize("tags", [5, None, True, {"a": 1}, "text", [1, {}]])
+def test_a_server_that_writes_something_else_in_the_place_of_tags_is_mounted(tags: object) -> None:
+    tool = types.Tool.model_validate({"name": "add", "inputSchema": {"type": "object"}, "_meta": {TAGS_KEY: tags}})
+    skills, refused = mcp.skills_of([tool], "shop")
+    assert (list(skills), refused) == (["add"], [])
