@@ -298,11 +298,11 @@ class BlobExchange:
                 asked.popleft()
                 flight.acknowledged(Lane.BULK, reached, self._clock.monotonic())
                 if len(data) != reached - writer.size:
-                    raise Unavailable("NO_ANSWER", f"{peer.name} gave {len(data)} bytes of {reached - writer.size}")
+                    what = f"{peer.name} gave {len(data)} bytes of {reached - writer.size}"
+                    raise Unavailable("NO_ANSWER", what, hint="it is asked again")
                 await writer.write(data)
         finally:
-            for number, _, answer in asked:
-                peer.asked.pop(number, None)
+            for _, _, answer in asked:
                 if not answer.cancel() and not answer.cancelled():
                     answer.exception()  # nobody waits for it
 
@@ -324,6 +324,7 @@ class BlobExchange:
         if not self._send(peer.name, sync_pb2.Frame(blobs=message)):
             raise Unavailable("LINK_FULL", f"{peer.name} cannot be asked now", hint="it is asked again")
         answer = peer.asked[number] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(lambda _: peer.asked.pop(number, None))  # also where nobody waits for it any more
         return number, answer
 
     # --- answering ----------------------------------------------------------------------------------------------------

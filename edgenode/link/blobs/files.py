@@ -14,6 +14,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edgenode.link.failpoints import Failpoint, reach
@@ -41,16 +42,21 @@ class Folder:
         return self.path / _PARTIAL / name.removeprefix(PREFIX)
 
     def whole(self) -> dict[str, int]:
-        """Sizes of the whole ones by digest."""
+        """Sizes of the whole ones by digest; one that goes meanwhile may be among them or not."""
         if not self.path.is_dir():
             return {}
-        return {
-            PREFIX + entry.name: entry.stat().st_size
+        entries = (
+            entry
             for directory in os.scandir(self.path)
             if len(directory.name) == 2 and _HEX.issuperset(directory.name)
             for entry in os.scandir(directory)
             if len(entry.name) == 64 and _HEX.issuperset(entry.name)
-        }
+        )
+        found = {}
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                found[PREFIX + entry.name] = entry.stat().st_size
+        return found
 
     def partials(self) -> Iterator[os.DirEntry[str]]:
         """What is or was being written."""

@@ -253,6 +253,15 @@ async def test_what_is_removed_while_it_is_compared_is_gone(rig: Rig, monkeypatc
         assert (rig.files(), blobs.used_bytes) == ([], 0)
 
 
+async def test_a_backup_lists_what_is_there_while_others_go(rig: Rig) -> None:
+    async with rig.opened() as blobs:
+        ref = await put(blobs, BIG)
+    gone = rig.folder.place(digest_of(b"gone"))
+    gone.parent.mkdir()
+    gone.symlink_to(rig.path / "nothing")  # listed, and not there when it is looked at
+    assert rig.folder.whole() == {ref.digest: len(BIG)}
+
+
 # --- between nodes ----------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +313,18 @@ async def test_who_waits_is_not_told_that_nobody_has_it_while_another_may(link: 
     assert not reading.done()
     await put(here.blobs, HUGE)
     assert await reading == HUGE
+
+
+async def test_questions_that_are_never_answered_are_forgotten(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "ANSWER_SECONDS", 0.01)
+    here, ref = link.here, BlobRef(digest_of(HUGE), len(HUGE))
+    here.exchange.established("peer")
+    await here.refer("t1", ref)
+    peer = here.exchange._peers["peer"]
+    async with asyncio.timeout(20):
+        while peer.wants[ref.digest].problem is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert (peer.wants[ref.digest].problem.reason, peer.asked) == ("NO_ANSWER", {})
 
 
 def test_others_do_not_say_which_file_it_becomes() -> None:
