@@ -322,9 +322,9 @@ async def test_questions_that_are_never_answered_are_forgotten(link: Link, monke
     await here.refer("t1", ref)
     peer = here.exchange._peers["peer"]
     async with asyncio.timeout(20):
-        while peer.wants[ref.digest].problem is None:  # noqa: ASYNC110
+        while (problem := peer.wants[ref.digest].problem) is None:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
-    assert (peer.wants[ref.digest].problem.reason, peer.asked) == ("NO_ANSWER", {})
+    assert (problem.reason, peer.asked) == ("NO_ANSWER", {})
 
 
 def test_others_do_not_say_which_file_it_becomes() -> None:
