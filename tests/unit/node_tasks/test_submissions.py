@@ -12,6 +12,7 @@ from edgenode.api.task.v1 import task_pb2, task_service_pb2
 from edgenode.link.errors import InvalidArgument, Unavailable
 from edgenode.link.wire import unread
 from edgenode.link.wire.status import Context
+from edgenode.node import submissions
 from edgenode.node.submissions import SubmitStream
 from tests.unit.node_tasks.harness import House, house
 
@@ -176,6 +177,38 @@ async def test_of_what_is_not_read_results_wait_in_the_store_and_answers_are_ref
     else:
         assert told == [(n, 1000, "") for n in range(6)]
         assert len(reads) == 4
+
+
+async def test_of_a_submitter_no_more_is_read_than_may_wait_for_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "UNCOMMITTED_BYTES", 2500)
+    async with house(tmp_path) as h:
+        busy, go_on = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def hold(_connection: object) -> None:
+            loop.call_soon_threadsafe(busy.set)
+            assert go_on.wait(10)
+
+        held = asyncio.create_task(h.database.write(hold))
+        await busy.wait()
+        wire = Wire()
+        for number in range(10):
+            spec = task_pb2.TaskSpec(skill="work", input=bytes(1000))
+            wire.requests.put_nowait(
+                Request(submissions=[task_service_pb2.Submission(correlation_id=number, spec=spec)])
+            )
+        wire.requests.put_nowait(grpc.aio.EOF)
+        serving = asyncio.create_task(SubmitStream(h.engine, cast(Context, wire), lambda _: h.spec(), h.stored).run())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert wire.requests.qsize() == 7  # three are 3,000 bytes, and the fourth waits
+        go_on.set()
+        async with asyncio.timeout(5):
+            await held
+            await serving
+    assert [receipt.correlation_id for receipt in wire.told.receipts] == list(range(10))
 
 
 @pytest.mark.parametrize(("priority", "place"), [(9, 0), (0, 44)])

@@ -92,6 +92,26 @@ async def test_a_failed_attempt_is_confirmed_only_once_it_is_stored(tmp_path: Pa
         assert await h.state(live.task_id) is TaskState.RETRY_WAIT
 
 
+async def test_of_an_agent_no_more_results_are_read_than_may_wait_for_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "UNCOMMITTED_BYTES", 1)
+    async with house(tmp_path) as h, stream(h) as (wire, _):
+        for _ in range(4):
+            await h.accepted(on_lost=WAIT)
+        await wire.until(lambda: len(wire.told.assignments) == 4)
+        gate = threading.Event()
+        held = asyncio.create_task(h.database.read(lambda connection: gate.wait(5)))
+        for assignment in wire.told.assignments:
+            wire.requests.put_nowait(failure(assignment.key))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert wire.requests.qsize() == 3
+        gate.set()
+        await held
+        await wire.until(lambda: len(wire.told.confirmations) == 4)
+
+
 async def test_attempts_that_are_given_up_are_forgotten_though_the_agent_says_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as h, stream(h) as (wire, served):
         expired = await h.accepted(deadline_time=timestamp_to_pb(h.clock.wall() + 5))
