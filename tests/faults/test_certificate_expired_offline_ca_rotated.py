@@ -38,6 +38,12 @@ LIFE = 3  # seconds that certificates live
 pytestmark = pytest.mark.timeout(90)
 
 
+@pytest.fixture(autouse=True)
+def looks_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may look at the hub that is about to end, and would look at the next only after half a minute."""
+    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)
+
+
 @pytest.fixture
 async def pair(folder: Path) -> AsyncIterator[Pair]:
     made = Pair(folder, leaf_ttl_seconds=LIFE)
@@ -115,7 +121,6 @@ async def test_an_edge_that_is_restarted_while_away_comes_back_as_well(pair: Pai
 async def test_edges_whose_certificate_is_good_follow_a_rotation_without_renewing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)
     pair = Pair(folder)
     await pair.start()
     try:
@@ -177,7 +182,6 @@ async def test_a_hub_ca_that_was_rotated_away_does_not_come_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch, protected: bool
 ) -> None:
     """The root once signed it; whoever has its key now, and the hub's address, would be the hub otherwise."""
-    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)
     if not protected:
         monkeypatch.setattr(enrolling, "_check_newer", lambda *_: None)
     pair = Pair(folder)
@@ -197,11 +201,8 @@ async def test_a_hub_ca_that_was_rotated_away_does_not_come_back(
         await pair.stop()
 
 
-async def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_rotation_that_was_cut_short_is_finished_by_the_next_start(pair: Pair) -> None:
     """A new hub-ca without certificates of its own, and an edge-ca that is retired and in use."""
-    monkeypatch.setattr(parent_identity, "_LOOK_INTERVAL", 0.0)  # the hub that ends may have been looked at
     await pair.stop_hub()
     ca = pair.hub_state / "ca"
     rotation._retire(ca, read_pair(ca / "edge-ca.pem").certificate, time.time())

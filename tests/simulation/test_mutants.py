@@ -92,9 +92,9 @@ def test_expecting_what_an_older_session_committed_is_caught(monkeypatch: pytest
         return ack
 
     monkeypatch.setattr(LaneReceiver, "applied", forgetful)
-    assert "PROTOCOL_ERROR" in _first_failure([601])
+    assert "PROTOCOL_ERROR" in _first_failure([3010])
 
 
 def test_renewing_a_log_for_what_an_older_session_sent_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greeting, "ahead", lambda heads, appended, cursors: ahead(heads, {}, cursors))
-    assert "EPOCH_RENEWED" in _first_failure([56])
+    assert "EPOCH_RENEWED" in _first_failure([33])

@@ -260,12 +260,12 @@ async def commands(*words: list[str]) -> list[tuple[int, str, str]]:
     return [tuple(json.loads(line)) for line in out.splitlines()]
 
 
-async def test_the_commands_a_backup_and_the_ledger(bench: Bench, tmp_path: Path) -> None:
+async def test_the_commands_a_backup_and_the_ledger(bench: Bench, state: Path, tmp_path: Path) -> None:
     node = bench.node.node
     assert node is not None
-    state = node.config.state_dir
-    here = ["--state", str(state)]
-    file, backup, restored = tmp_path / "photo.png", tmp_path / "a.tar", tmp_path / "restored"
+    served, restored = node.config.state_dir, state / "restored"  # where the path of a socket is short
+    here = ["--state", str(served)]
+    file, backup = tmp_path / "photo.png", tmp_path / "a.tar"
     file.write_bytes(BIG)
     digest = hashlib.sha256(BIG).hexdigest()
     ref = {"digest": f"sha256:{digest}", "size": len(BIG), "media_type": "image/png", "name": "photo.png"}
@@ -296,7 +296,7 @@ async def test_the_commands_a_backup_and_the_ledger(bench: Bench, tmp_path: Path
     place = Path("blobs", digest[:2], digest)
     assert (restored / place).read_bytes() == BIG
     assert "BLOB_UNKNOWN" in done[8][2]
-    (state / place).write_bytes(b"x")
+    (served / place).write_bytes(b"x")
     (restored / place).unlink()
     damaged = await commands(["ledger", "verify", *here], ["ledger", "verify", "--state", str(restored)])
     for code, out, err in damaged:
