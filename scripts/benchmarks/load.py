@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Thread
 
 from scripts.benchmarks.cases import Effort
@@ -21,7 +21,7 @@ from scripts.benchmarks.results import LIMIT, Budget, Floor, Metric
 Round = tuple[str, int, int]  # kind, items of a round, awaited at once
 
 BULK = ("messages", "tasks")
-URGENT = {"call": 400, "task of priority 9": 300, "renewal of a lease": 400}  # and how many of each a round has
+URGENT = {"call": 160, "task of priority 9": 120, "renewal of a lease": 160}  # and how many of each a round has
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,9 @@ def load(bed: Bed, effort: Effort) -> list[Metric]:
     }
     try:
         for number in range(effort.rounds + 1):  # one to warm up
+            share = effort if number else replace(effort, scale=effort.scale / 4)
             for urgent in URGENT:
-                told, limit = _compare(ours, urgent, effort), _compare(bare, urgent, effort)
+                told, limit = _compare(ours, urgent, share), _compare(bare, urgent, share)
                 for bulk in BULK if number else ():
                     (idle, beside), (bare_idle, bare_beside) = told[bulk], limit[bulk]
                     notes = {"idle, ms": idle, "beside, ms": beside, "bare": bare_idle, "bare beside": bare_beside}
