@@ -26,9 +26,7 @@ from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
 from edgenode.node.turns import SLICE
 
 FIT_LIMIT = 4096  # demands remembered as fit or not
-UNSENT_BYTES = (
-    4 << 20
-)  # of assignments that an agent was given and its stream has not written: beyond that it gets no more
+UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
 

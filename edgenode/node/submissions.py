@@ -57,9 +57,8 @@ class SubmitStream:
         self._context = context
         self._out = task_service_pb2.SubmitTasksResponse()
         self._unread = Unread()
-        self._stored: deque[tuple[int, str]] = (
-            deque()
-        )  # (number, task) of those whose outcome is to be read from the store
+        # (number, task) of those whose outcome is to be read from the store
+        self._stored: deque[tuple[int, str]] = deque()
         self._uncommitted = Held(UNCOMMITTED_BYTES)
         self._turns = engine.book.turns
         self._ready = asyncio.Event()

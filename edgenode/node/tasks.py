@@ -230,7 +230,7 @@ class TaskEngine:
             else:
                 results.append(self._resolve_known(task, found))
         self.book.appended(max(sequences, default=0))
-        if not new[0].spec.priority >= URGENT:
+        if new[0].spec.priority < URGENT:
             await self.book.turns.take(len(new))
         for live in admitted:
             self._queue(live)

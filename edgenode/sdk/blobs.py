@@ -12,7 +12,6 @@ import hashlib
 import io
 import mimetypes
 import os
-import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +20,8 @@ import grpc
 import msgspec
 
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
-from edgenode.link.errors import DataLoss, EdgenodeError, InvalidArgument, NotFound
+from edgenode.link.blobs.saving import compare, save_to
+from edgenode.link.errors import EdgenodeError, InvalidArgument, NotFound
 from edgenode.link.model.blob import PIECE_BYTES, PREFIX, BlobRef
 from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import from_rpc_error
@@ -141,35 +141,14 @@ class BlobTransfer:
     async def fetch(self, ref: BlobRef) -> bytes:
         """The whole content in memory. Raises DataLoss (BLOB_DAMAGED)."""
         content = b"".join([piece async for piece in self.read(ref)])
-        _compare(ref, PREFIX + hashlib.sha256(content).hexdigest())
+        compare(ref.digest, PREFIX + hashlib.sha256(content).hexdigest())
         return content
 
     async def fetch_to(self, ref: BlobRef, target: Path) -> Path:
         """The whole content as the file `target`, or one in that directory; nothing is there before it is whole."""
         if target.is_dir():
             target /= ref.file_name
-        partial = target.with_name(f".{secrets.token_hex(8)}.partial")
-        digest = hashlib.sha256()
-
-        def add(piece: bytes) -> None:
-            digest.update(piece)
-            file.write(piece)
-
-        def complete() -> None:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            os.replace(partial, target)
-
-        file = await asyncio.to_thread(partial.open, "xb")
-        try:
-            async for piece in self.read(ref):
-                await asyncio.to_thread(add, piece)
-            _compare(ref, PREFIX + digest.hexdigest())
-            await asyncio.to_thread(complete)
-        finally:
-            file.close()
-            partial.unlink(missing_ok=True)
+        await save_to(self.read(ref), ref.digest, target)
         return target
 
 
@@ -191,8 +170,3 @@ async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
 def _named(ref: BlobRef, media_type: str, name: str) -> BlobRef:
     """The same content under the name it was just put by: the node keeps the first."""
     return BlobRef(ref.digest, ref.size, media_type, name)
-
-
-def _compare(ref: BlobRef, digest: str) -> None:
-    if digest != ref.digest:
-        raise DataLoss("BLOB_DAMAGED", f"what came is {digest}, not {ref.digest}", hint="get it again")

@@ -45,9 +45,8 @@ class SubmissionStream:
         self._limits = TaskLimits()
         self._response = pb.SubmitTasksResponse()
         self._unread = Unread()
-        self._stored: deque[tuple[int, str]] = (
-            deque()
-        )  # (number, task) of those whose outcome is to be read from the store
+        # (number, task) of those whose outcome is to be read from the store
+        self._stored: deque[tuple[int, str]] = deque()
         self._wake = asyncio.Event()
         self._open_calls: dict[int, int] = {}  # correlation id -> the router's number
         self._awaited: dict[int, ExitStack] = {}  # correlation id -> what ends the watching for its outcome

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
-from edgenode.link.errors import DataLoss, DeadlineExceeded
+from edgenode.link.blobs.saving import compare, save_to
+from edgenode.link.errors import DeadlineExceeded
 from edgenode.link.model.blob import PREFIX, check_digest
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.options import SECONDS
@@ -90,7 +90,10 @@ async def save_blob(target: str, output: str, digest: str, to: str, timeout: flo
             frames = aiter(stub.GetBlob(blob_service_pb2.GetBlobRequest(digest=digest)))
             ref = ref_from_pb((await anext(frames)).blob.ref)
             path = None if to == "-" else _place(Path(to), ref.file_name)
-            await _save(frames, digest, path)
+            if path is None:
+                await _print(_data(frames), digest)
+            else:
+                await save_to(_data(frames), digest, path)
     except TimeoutError:
         problem = DeadlineExceeded(
             "WAIT_OVER",
@@ -106,24 +109,19 @@ def _place(to: Path, name: str) -> Path:
     return to / name if to.is_dir() else to
 
 
-async def _save(frames: AsyncIterator[blob_service_pb2.GetBlobResponse], digest: str, path: Path | None) -> None:
-    """What comes; a file has its name once it is whole. Raises DataLoss (BLOB_DAMAGED)."""
-    partial = None if path is None else path.with_name(f".{secrets.token_hex(8)}.partial")
+async def _data(frames: AsyncIterator[blob_service_pb2.GetBlobResponse]) -> AsyncIterator[bytes]:
+    async for frame in frames:
+        yield frame.data
+
+
+async def _print(pieces: AsyncIterator[bytes], digest: str) -> None:
+    """Write what comes to standard output. Raises DataLoss (BLOB_DAMAGED)."""
     seen = hashlib.sha256()
-    try:
-        file = sys.stdout.buffer if partial is None else await asyncio.to_thread(partial.open, "xb")
-        async for frame in frames:
-            seen.update(frame.data)
-            await asyncio.to_thread(file.write, frame.data)
-        await asyncio.to_thread(file.flush)
-        if PREFIX + seen.hexdigest() != digest:
-            raise DataLoss("BLOB_DAMAGED", f"what came is not {digest}", hint="get it again")
-        if partial is not None and path is not None:
-            file.close()
-            partial.replace(path)
-    finally:
-        if partial is not None:
-            partial.unlink(missing_ok=True)
+    async for piece in pieces:
+        seen.update(piece)
+        await asyncio.to_thread(sys.stdout.buffer.write, piece)
+    await asyncio.to_thread(sys.stdout.buffer.flush)
+    compare(digest, PREFIX + seen.hexdigest())
 
 
 async def remove_blob(target: str, output: str, digest: str) -> None:

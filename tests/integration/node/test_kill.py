@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,37 +11,9 @@ import grpc
 from edgenode.api.message.v1 import message_service_pb2
 from edgenode.api.message.v1.message_service_pb2_grpc import MessageServiceStub
 from tests.integration.node.house import Batch, Start, Subscribe, house, messages, received, short_directory, stream
+from tests.integration.node_process import start_node
 
-ROOT = Path(__file__).resolve().parents[3]
-SERVE = """
-import asyncio, sys
-from pathlib import Path
-from edgenode.node.config import NodeConfig
-from edgenode.node.node import Node
-
-async def main():
-    await Node(NodeConfig(state_dir=Path(sys.argv[1]), node="north")).start()
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 FRAME = 16
-
-
-async def serve(directory: Path) -> asyncio.subprocess.Process:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        SERVE,
-        str(directory),
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stdout is not None
-    async with asyncio.timeout(30):
-        assert await process.stdout.readline() == b"ready\n"
-    return process
 
 
 class Load:
@@ -111,7 +80,7 @@ async def test_what_was_acknowledged_survives_a_kill_once_and_in_order() -> None
     publishers = [Publisher(f"p{number}") for number in range(3)]
     with short_directory() as directory:
         for _ in range(3):
-            process = await serve(directory)
+            process = await start_node(directory)
             try:
                 load = Load(rng.randint(200, 3000))
                 async with grpc.aio.insecure_channel(f"unix:{directory}/edgenode.sock") as channel:

@@ -9,11 +9,9 @@ import json
 import os
 import re
 import runpy
-import shutil
 import sys
-import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,23 +26,11 @@ from edgenode.link.errors import DataLoss, FailedPrecondition, InvalidArgument, 
 from edgenode.sdk import Agent, BlobRef, Client, Context
 from edgenode.sdk.blobs import refs_in
 from edgenode.sdk.testing import Bench
+from tests.integration.node_process import start_node
 
 ROOT = Path(__file__).resolve().parents[3]
 BIG = os.urandom(1 << 20) * 3
 UNKNOWN = BlobRef(f"sha256:{'0' * 64}", 1)
-_NODE = """
-import asyncio, sys
-from pathlib import Path
-from edgenode.node.config import NodeConfig
-from edgenode.node.node import Node
-
-async def main():
-    await Node(NodeConfig(state_dir=Path(sys.argv[1]), node="north")).start()
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
 
 agent = Agent("scanner")
 
@@ -183,23 +169,10 @@ def test_references_are_found_in_json_alone() -> None:
 # --- kills --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def state() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sdk"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
-
-
 @asynccontextmanager
 async def running(state: Path) -> AsyncIterator[Process]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _NODE, str(state), stdout=PIPE, stderr=PIPE, env=environment
-    )
+    process = await start_node(state)
     try:
-        assert process.stdout is not None
-        async with asyncio.timeout(40):
-            assert await process.stdout.readline() == b"ready\n"
         yield process
     finally:
         if process.returncode is None:

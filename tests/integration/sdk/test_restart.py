@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,6 @@ from edgenode.link.errors import Unavailable
 from edgenode.node.config import NodeConfig
 from edgenode.node.node import Node
 from edgenode.sdk import Agent, Client
-
-
-@pytest.fixture
-def state() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="sdk"))
-    yield directory
-    shutil.rmtree(directory, ignore_errors=True)
 
 
 def config(state: Path) -> NodeConfig:

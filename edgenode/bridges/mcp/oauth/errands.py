@@ -11,13 +11,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterable
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import httpx2
 
 from edgenode.bridges.mcp.oauth.settings import OAuthSettings
 from edgenode.bridges.mcp.tls import tls
-from edgenode.bridges.places import Lookout, Place, Resolve, resolve
+from edgenode.bridges.places import Lookout, Place, Resolve, origin, resolve
 from edgenode.link.errors import EdgenodeError, Unavailable
 
 MAX_ANSWER_BYTES = 256 * 1024
@@ -41,7 +41,7 @@ class Errands:
     """`await send(request)`. `trusted`: URLs whose hosts an operator named; `await aclose()` at the end."""
 
     def __init__(self, settings: OAuthSettings, trusted: Iterable[str], resolver: Resolve = resolve) -> None:
-        self._trusted = {_origin(url) for url in trusted if url}
+        self._trusted = {origin(url) for url in trusted if url}
         self._lookout = Lookout(settings.allowed, "`networks` in the file of --oauth-file", resolver)
         self._named = httpx2.AsyncClient(verify=tls(), timeout=TIMEOUT)
         self._pinned = httpx2.AsyncClient(verify=tls(), timeout=TIMEOUT, trust_env=False)
@@ -66,7 +66,7 @@ class Errands:
 
     async def _send(self, request: httpx2.Request) -> httpx2.Response:
         url = str(request.url)
-        if _origin(url) in self._trusted:
+        if origin(url) in self._trusted:
             return await self._read(self._named, request, request)
         place = await self._lookout.look(url)
         for address in place.addresses[:-1]:
@@ -127,8 +127,3 @@ def _shown(text: str, most: int) -> str:
 def _unreachable(request: httpx2.Request, why: str) -> EdgenodeError:
     place = request.url.copy_with(query=None, fragment=None, userinfo=b"")
     return Unavailable("AUTH_UNREACHABLE", f"{place}: {why}"[:500], hint="it is tried again")
-
-
-def _origin(url: str) -> tuple[str, str, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
