@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import json
+import os
 import sys
+import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,3 +94,56 @@ async def test_openai_agents(monkeypatch: pytest.MonkeyPatch) -> None:
         (part,) = await bench.client.list_tasks(skill="weather.now")
         assert part.spec.parent_task_id == handle.task_id
         assert part.spec.idempotency_key.startswith(f"{handle.task_id}/weather.now/")
+
+
+async def test_autogen() -> None:
+    python = os.environ.get("EDGENODE_AUTOGEN_PYTHON")
+    if python is None:
+        pytest.skip(f"AutoGen {HINT}")
+    model = {
+        "provider": "autogen_ext.models.replay.ReplayChatCompletionClient",
+        "config": {
+            "chat_completions": [
+                {
+                    "finish_reason": "function_calls",
+                    "content": [{"id": "call-1", "name": "weather__now", "arguments": '{"city": "Oslo"}'}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+                    "cached": False,
+                },
+                "It is cold.",
+            ],
+            "model_info": {
+                "vision": False,
+                "function_calling": True,
+                "json_output": False,
+                "structured_output": False,
+                "family": "unknown",
+            },
+        },
+    }
+    weather = Agent("weather")
+    asked: list[str] = []
+
+    @weather.skill("weather.now")
+    async def now(city: str) -> str:
+        """The weather of a city."""
+        asked.append(city)
+        return f"cold in {city}"
+
+    edgenode = os.path.join(sysconfig.get_path("scripts"), "edgenode")
+    async with weather.test() as bench:
+        settings = {
+            "AUTOGEN_MODEL": json.dumps(model),
+            "EDGENODE_COMMAND": edgenode,
+            "EDGENODE_STATE": str(bench.node.socket.parent),
+            "EDGENODE_TOOLS": "weather__now",
+        }
+        where = [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
+        mounting = await asyncio.create_subprocess_exec(
+            *(edgenode, "mcp", "add", "assistant", "--state", settings["EDGENODE_STATE"], *where),
+            *("--", python, str(EXAMPLES / "autogen_server.py")),
+        )
+        assert await mounting.wait() == 0
+        handle = await bench.client.submit("assistant.ask", {"question": "How is Oslo?"})
+        assert await handle.result(60) == {"result": "It is cold."}
+        assert asked == ["Oslo"]
