@@ -36,18 +36,23 @@ class Turns:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._gathering: deque[tuple[int, Callable[[], None]]] = deque()  # with the turn they go in at the latest
         self._left = SLICE  # items that may still be done in this turn
+        self._granted = 0  # that were let go on and have not gone on yet: nobody passes them
         self._number = 0  # of this turn
         self._ticking = False
 
     async def take(self, count: int = SLICE) -> None:
         """Returns when it is time to do so many items."""
-        if not self._waiting and self._fits(count):
+        if not self._waiting and not self._granted and self._fits(count):
             self._left -= count
             self._tick()
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((count, partial(_grant, turn)))
-        await turn
+        self._waiting.append((count, partial(self._grant, turn)))
+        self._tick()
+        try:
+            await turn
+        finally:
+            self._granted -= turn.done() and not turn.cancelled()
 
     def soon(self, callback: Callable[[], None], count: int = SLICE) -> None:
         """Call back when it is time to do so many items; never at once."""
@@ -58,6 +63,11 @@ class Turns:
         """Call back when nobody waits for a turn, after GATHER turns at the latest; never at once."""
         self._gathering.append((self._number + GATHER, callback))
         self._tick()
+
+    def _grant(self, turn: asyncio.Future[None]) -> None:
+        if not turn.done():  # else whoever asked is gone
+            turn.set_result(None)
+            self._granted += 1
 
     def _fits(self, count: int) -> bool:
         return self._left >= count or self._left == SLICE
@@ -79,8 +89,3 @@ class Turns:
             self._gathering.popleft()[1]()
         if self._left < SLICE or self._gathering:
             self._tick()  # behind what was just let go on
-
-
-def _grant(turn: asyncio.Future[None]) -> None:
-    if not turn.done():  # else whoever asked is gone
-        turn.set_result(None)

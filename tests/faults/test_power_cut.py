@@ -32,7 +32,7 @@ async def test_power_cut_of_an_edge_loses_nothing_acknowledged(folder: Path) -> 
 
 
 async def test_power_cut_of_a_hub_loses_nothing_acknowledged(folder: Path) -> None:
-    recording = await HUB.record(folder, 2_000_000, lives=2)
+    recording = await HUB.record(folder, 4_000_000, lives=2)
     outcome = await cut_power(HUB, recording, 40, starts=1)
     assert outcome.wrong == []
     assert outcome.promised > 500

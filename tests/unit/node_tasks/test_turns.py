@@ -38,6 +38,35 @@ async def test_one_slice_in_a_turn_in_the_order_they_came() -> None:
     assert await turn_by_turn(Turns(), [SLICE] * 4, at_once) == ["abcd"]
 
 
+async def test_nobody_passes_one_who_was_let_go_on_and_has_not_gone_on_yet() -> None:
+    turns, done = Turns(), list[str]()
+
+    async def bulk(name: str, count: int, later: int = 0) -> None:
+        for _ in range(later):
+            await asyncio.sleep(0)
+        await turns.take(count)
+        done.append(name)
+
+    leaving = asyncio.create_task(bulk("first", SLICE))
+    waiting = asyncio.create_task(bulk("second", 1))
+    await asyncio.gather(leaving, waiting, bulk("third", 1, later=1), bulk("fourth", 1, later=2))
+    assert done == ["first", "second", "third", "fourth"]
+
+
+async def test_whoever_gives_up_a_turn_holds_up_nobody() -> None:
+    turns = Turns()
+    await turns.take()
+    gone, going = asyncio.create_task(turns.take()), asyncio.create_task(turns.take())
+    await asyncio.sleep(0)
+    gone.cancel()  # before its turn
+    await asyncio.sleep(0)
+    going.cancel()  # with it, perhaps
+    await asyncio.wait([gone, going])
+    async with asyncio.timeout(5):
+        await turns.take()
+        await turns.take(1)
+
+
 async def test_small_pieces_share_a_turn() -> None:
     assert await turn_by_turn(Turns(), [SLICE // 4] * 6) == ["abcd", "ef"]
 
