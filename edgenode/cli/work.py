@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,12 +49,28 @@ def _work_options(command: F) -> F:
 @click.command()
 @_work_options
 @click.option("--timeout", type=SECONDS, default=30.0, show_default="30s", help="How long to wait for the answer.")
+@click.option("--stream", is_flag=True, help="Print each piece of the result as it comes.")
 @state_option
 def call(
-    state: Path, skill: str, input: str | None, text: bool, content_type: str, timeout: float, **options: Any
+    state: Path,
+    skill: str,
+    input: str | None,
+    text: bool,
+    content_type: str,
+    timeout: float,
+    stream: bool,
+    **options: Any,
 ) -> None:
     """Run SKILL now, without storing anything, and print its result."""
     payload = _payload(input, text, content_type)
+
+    async def read_along() -> None:
+        async with node_client(state) as client:
+            data, media = payload
+            given = client.stream(skill, data, type=Payload, content_type=media, timeout=timeout, **_spec(options))
+            async with aclosing(given):
+                async for piece in given:
+                    _print_result(*piece)
 
     async def work() -> Payload:
         async with node_client(state) as client:
@@ -62,7 +79,10 @@ def call(
             answer: Payload = await client.call(skill, data, type=Payload, content_type=media, timeout=timeout, **given)
             return answer
 
-    _print_result(*run(work()))
+    if stream:
+        run(read_along())
+    else:
+        _print_result(*run(work()))
 
 
 @click.command()

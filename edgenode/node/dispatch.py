@@ -20,6 +20,7 @@ from edgenode.link.ports import Rng
 from edgenode.link.protocol.scheduler import Demand, Scheduler, Worker
 from edgenode.link.protocol.tasks import TaskEvent, after_failure, after_loss
 from edgenode.link.wire import pieces
+from edgenode.node.call_stream import take_pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
@@ -404,6 +405,11 @@ class Dispatcher:
             return
         if live.state is TaskState.ASSIGNED:
             live.apply(TaskEvent.BEGIN, self._book.clock.wall())
+        if live.call:
+            if message_progress is not None and (error := take_pieces(live, message_progress.pieces)) is not None:
+                self.withdraw(live)
+                self.end_call(live, problem=error.problem)
+            return
         if message_progress is not None:
             live.progress = pieces.merge(live.progress, message_progress)
             live.sequence += 1

@@ -75,6 +75,10 @@ class TaskUplink(Protocol):
         """Nobody waits for the call any more."""
         ...
 
+    def allow_pieces(self, live: LiveTask, size: int) -> None:
+        """Whoever runs a call that was sent may give so many more bytes of pieces."""
+        ...
+
     def send_progress(self, live: LiveTask) -> None:
         """Tell a granted task's origin how far it has come, best effort."""
         ...

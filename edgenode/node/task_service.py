@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator
+from functools import partial
 
 from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
@@ -15,6 +16,7 @@ from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, timestamp_to_pb
 from edgenode.node import task_store
+from edgenode.node.call_stream import allow_pieces
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.submissions import SubmitStream, fingerprint, problem_of
 from edgenode.node.task_state import HistoryRow, LiveTask, event_pb
@@ -32,6 +34,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
     def __init__(self, engine: TaskEngine, registry: AgentRegistry) -> None:
         self._engine = engine
         self._registry = registry
+        self._streams = 0  # calls that are read along
 
     # --- submitting -------------------------------------------------------------------------------------------------
 
@@ -64,12 +67,8 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         self, request: task_service_pb2.CallAgentRequest, context: Context
     ) -> task_service_pb2.CallAgentResponse:
         """See the contract."""
-        message = request.spec
-        remaining = context.time_remaining()
-        if not message.HasField("deadline_time") and remaining is not None:
-            message.deadline_time.CopyFrom(timestamp_to_pb(self._engine.book.clock.wall() + remaining))
         ended = asyncio.Event()
-        live = self._engine.start_call(self.spec(message), lambda _live: ended.set())
+        live = self._engine.start_call(self._call_spec(request.spec, context), lambda _live: ended.set())
         try:
             await ended.wait()
         finally:
@@ -77,6 +76,35 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
         if live.output is None:
             raise from_problem(problem_of(live))
         return task_service_pb2.CallAgentResponse(output=live.output, agent=live.agent)
+
+    async def StreamCall(
+        self, request: task_service_pb2.StreamCallRequest, context: Context
+    ) -> AsyncIterator[task_service_pb2.StreamCallResponse]:
+        """See the contract, and `call_stream`."""
+        if self._streams >= pieces.MAX_STREAMS:
+            raise pieces.streams_full()
+        spec = self._call_spec(request.spec, context)
+        self._streams += 1
+        try:
+            reader = pieces.PieceReader()
+            live = self._engine.start_call(spec, lambda _live: reader.end(), on_pieces=reader.put)
+            try:
+                async for given in reader.read(partial(allow_pieces, self._engine.book, live)):
+                    yield task_service_pb2.StreamCallResponse(pieces=given)
+            finally:
+                self._engine.cancel_call(live)
+            if live.output is None:
+                raise from_problem(problem_of(live))
+            yield task_service_pb2.StreamCallResponse(output=live.output, agent=live.agent)
+        finally:
+            self._streams -= 1
+
+    def _call_spec(self, message: task_pb2.TaskSpec, context: Context) -> TaskSpec:
+        """The checked spec of a call, with the rpc's deadline where it has none."""
+        remaining = context.time_remaining()
+        if not message.HasField("deadline_time") and remaining is not None:
+            message.deadline_time.CopyFrom(timestamp_to_pb(self._engine.book.clock.wall() + remaining))
+        return self.spec(message)
 
     def spec(self, message: task_pb2.TaskSpec) -> TaskSpec:
         """The checked spec; whether its deadline has passed is the engine's to look at, which knows what came before."""

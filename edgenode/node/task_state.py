@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
@@ -20,6 +20,7 @@ from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 # (sequence, wall time, state, reason, attempt, agent)
 HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
+OnPieces = Callable[[Sequence[task_pb2.TaskPiece]], None]
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
@@ -31,6 +32,10 @@ class AttemptSink(Protocol):
 
     def cancel(self, live: LiveTask) -> None:
         """Tell the agent to stop the attempt."""
+        ...
+
+    def allow(self, live: LiveTask, size: int) -> None:
+        """Tell the agent that it may give so many more bytes of pieces."""
         ...
 
     def over(self, live: LiveTask) -> None:
@@ -70,8 +75,10 @@ class LiveTask:
         "listeners",
         "next_attempt_time",
         "offer_sequence",
+        "on_pieces",
         "origin",
         "output",
+        "piece_room",
         "pieces_told",
         "problem",
         "progress",
@@ -117,6 +124,8 @@ class LiveTask:
         self.problem: Problem | None = None
         self.progress: task_pb2.TaskProgress | None = None
         self.pieces_told = 0  # number of the newest that went over the link
+        self.on_pieces: OnPieces | None = None  # of a call whose caller reads along
+        self.piece_room = 0  # bytes of them that are allowed and have not come
         self.input_request: task_pb2.InputRequest | None = None
         self.answers: dict[str, task_pb2.TaskOutput] = {}
         self.history: list[HistoryRow] = []

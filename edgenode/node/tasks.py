@@ -43,13 +43,14 @@ from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.tasks import TaskEvent, is_past, past_deadline
 from edgenode.link.store.database import Database
 from edgenode.link.store.seals import TaskDamaged
+from edgenode.link.wire import pieces
 from edgenode.node import task_entries, task_store
 from edgenode.node.dispatch import Dispatcher
 from edgenode.node.refusals import Refusals
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.task_book import AT_HUB, HUB, TASK_LOG, OnDeadLetter, TaskBook, TaskSettings, TaskUplink
 from edgenode.node.task_hub import HubTasks
-from edgenode.node.task_state import ASKING, SEQUENCE_SKIP, LiveTask
+from edgenode.node.task_state import ASKING, SEQUENCE_SKIP, LiveTask, OnPieces
 
 MAX_CALL_BYTES = 64 << 20  # of inputs that calls hold in memory at any time
 CANCEL_GRACE = 10.0  # seconds an agent has to stop before the task is called CANCELED without it
@@ -241,9 +242,19 @@ class TaskEngine:
         found = {number: self.lacks_blobs(live.spec.blobs) for number, live in enumerate(lives) if live.spec.blobs}
         return {number: error.problem for number, error in found.items() if error is not None}
 
-    def start_call(self, spec: TaskSpec, on_end: OnEnd, *, forward: bool = True, prompt: bool = True) -> LiveTask:
+    def start_call(
+        self,
+        spec: TaskSpec,
+        on_end: OnEnd,
+        *,
+        forward: bool = True,
+        prompt: bool = True,
+        on_pieces: OnPieces | None = None,
+        piece_room: int = pieces.ROOM_BYTES,
+    ) -> LiveTask:
         """Run a task without storing it. `on_end` gets it with output or problem, at the latest at its deadline. One of many
-        that came at once is not `prompt`: it goes with them.
+        that came at once is not `prompt`: it goes with them. `on_pieces`: the caller reads along, and allows `piece_room`
+        bytes for a start (`call_stream`).
 
         Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT, LINK_DOWN), ResourceExhausted (QUEUE_FULL),
         DeadlineExceeded (PAST_DEADLINE).
@@ -267,6 +278,8 @@ class TaskEngine:
         live = LiveTask(f"call-{self._calls}", spec, self.book.node, now_time, call=True)
         live.prompt = prompt or spec.priority >= URGENT
         live.listeners.append(on_end)
+        if on_pieces is not None:
+            live.on_pieces, live.piece_room = on_pieces, piece_room
         timeout = spec.deadline - now_time if spec.deadline else self.book.settings.call_timeout
         if not self.dispatcher.fits(live.demand):
             self._forward_call(live, timeout, forward)

@@ -43,6 +43,7 @@ from edgenode.link.wire.tasks import task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
 from edgenode.node import task_entries, task_store
 from edgenode.node.admin_exchange import Answer, not_served
+from edgenode.node.call_stream import allow_pieces
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.task_book import TASK_LOG
 from edgenode.node.task_entries import Absorbed
@@ -280,6 +281,8 @@ class Uplink(LinkEvents):
         self._numbers += 1
         call = self._outgoing.calls.add(call_id=self._numbers, timeout_duration=duration_to_pb(timeout))
         call.spec.ParseFromString(live.spec.wire)
+        if live.on_pieces is not None:
+            call.piece_room_bytes = live.piece_room
         self._calls_up[self._numbers] = live
         self._call_numbers[live] = self._numbers
         self._flush_soon()
@@ -291,6 +294,13 @@ class Uplink(LinkEvents):
         if number is not None:
             del self._calls_up[number]
             call_batches.cancel(self._outgoing, number)
+            self._flush_soon()
+
+    def allow_pieces(self, live: LiveTask, size: int) -> None:
+        """See TaskUplink."""
+        number = self._call_numbers.get(live)
+        if number is not None:
+            self._outgoing.allowances.add(call_id=number, room_bytes=size)
             self._flush_soon()
 
     def send_progress(self, live: LiveTask) -> None:
@@ -359,14 +369,23 @@ class Uplink(LinkEvents):
         connection = self.connection
         for frame in call_batches.frames(calls):
             if connection is None or not connection.send(frame):
-                self._calls_lost([call.call_id for call in frame.calls.calls], "the link was down or full")
-                if connection is not None and frame.calls.results:
-                    connection.send(sync_pb2.Frame(calls=call_batches.refused_answers(frame.calls)))
+                self._not_sent(frame.calls, connection)
         if progress and connection is not None:
             notices = sync_pb2.NoticeBatch(tasks=[_notice(live, self._registry.node) for live in progress.values()])
             if connection.send(sync_pb2.Frame(notices=notices)):
                 for live in progress.values():
                     live.pieces_told = pieces.newest(live.progress) or live.pieces_told
+
+    def _not_sent(self, batch: sync_pb2.CallBatch, connection: LinkConnection | None) -> None:
+        """The link was down or full: nobody may wait for what was in `batch`."""
+        lost = [call.call_id for call in batch.calls] + [allowance.call_id for allowance in batch.allowances]
+        self._calls_lost(lost, "the link was down or full")
+        for given in batch.pieces:
+            live = self._calls_down.pop(given.call_id, None)
+            if live is not None:
+                self._engine.cancel_call(live)
+        if connection is not None and (refused := call_batches.refused_answers(batch)).results:
+            connection.send(sync_pb2.Frame(calls=refused))
 
     def _calls_lost(self, numbers: Sequence[int], why: str) -> None:
         error = Unavailable("LINK_LOST", f"the call went to the hub and {why}", hint="submit it instead, or call again")
@@ -415,11 +434,19 @@ class Uplink(LinkEvents):
 
     async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
         """See LinkEvents: answers to calls from here, calls for agents here."""
+        for given in message.pieces:
+            live = self._calls_up.get(given.call_id)
+            if live is not None and live.on_pieces is not None and not live.finishing:
+                live.on_pieces(given.pieces)
         for result in message.results:
             if result.HasField("problem"):
                 self._end_call(result.call_id, problem=problem_from_pb(result.problem), agent=result.agent)
             else:
                 self._end_call(result.call_id, output=result.output, agent=result.agent)
+        for allowance in message.allowances:
+            live = self._calls_down.get(allowance.call_id)
+            if live is not None:
+                allow_pieces(self._engine.book, live, max(allowance.room_bytes, 0))
         for call in message.calls:
             self._take_call(call)
         for number in message.cancel_call_ids:
@@ -437,10 +464,20 @@ class Uplink(LinkEvents):
             spec = task_spec_from_proto(
                 call.spec, limits=book.settings.limits, now=self._clock.wall(), node=self._registry.node
             )
-            self._calls_down[number] = self._engine.start_call(spec, partial(self._answer_call, number), forward=False)
+            self._calls_down[number] = self._engine.start_call(
+                spec,
+                partial(self._answer_call, number),
+                forward=False,
+                on_pieces=partial(self._give_pieces, number) if call.piece_room_bytes > 0 else None,
+                piece_room=min(call.piece_room_bytes, pieces.ROOM_BYTES),
+            )
         except EdgenodeError as error:
             self._outgoing.results.add(call_id=number, problem=problem_to_pb(error.problem))
             self._flush_soon()
+
+    def _give_pieces(self, number: int, given: Sequence[task_pb2.TaskPiece]) -> None:
+        self._outgoing.pieces.add(call_id=number, pieces=given)
+        self._flush_soon()
 
     def _answer_call(self, number: int, live: LiveTask) -> None:
         self._calls_down.pop(number, None)

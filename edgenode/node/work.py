@@ -180,12 +180,21 @@ class WorkStream:
             assignment.answers[name].CopyFrom(answer)
         if live.prompt:
             assignment.prompt = True
+        if live.on_pieces is not None:
+            assignment.piece_room_bytes = live.piece_room
         self._hold(live)
 
     def cancel(self, live: LiveTask) -> None:
         """See AttemptSink."""
         frame = self._frames.open(64, prompt=live.prompt)
         frame.cancels.add(task_id=live.task_id, attempt_number=live.attempts, fence=live.fence)
+
+    def allow(self, live: LiveTask, size: int) -> None:
+        """See AttemptSink."""
+        frame = self._frames.open(64, prompt=live.prompt)
+        allowance = frame.piece_allowances.add(room_bytes=size)
+        key = allowance.key
+        key.task_id, key.attempt_number, key.fence = live.task_id, live.attempts, live.fence
 
     def over(self, live: LiveTask) -> None:
         """See AttemptSink."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -32,11 +33,12 @@ from edgenode.sdk.publisher import MAX_FRAME_BYTES, MAX_FRAME_COUNT, OVERHEAD, G
 from edgenode.sdk.rpc import ANSWER_TIMEOUT, Patience
 from edgenode.sdk.skill import SkillClient
 from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
-from edgenode.sdk.streams import Conversation, Line
+from edgenode.sdk.streaming import read_call
+from edgenode.sdk.streams import Conversation, Line, unreachable
 from edgenode.sdk.submitter import Submitter
 from edgenode.sdk.subscription import Gap, Subscription
 from edgenode.sdk.target import open_local_channel, resolve_target
-from edgenode.sdk.watching import watch, watch_agents
+from edgenode.sdk.watching import stream_call, watch, watch_agents
 
 CONNECT_TIMEOUT = 10.0
 SILENCE_TIMEOUT = 30.0
@@ -186,6 +188,42 @@ class Client:
         if isinstance(outcome, EdgenodeError):
             raise outcome
         return result_of(outcome, outcome.task_id, type)
+
+    async def stream(
+        self,
+        skill: str,
+        input: object = None,
+        *,
+        timeout: float = 30.0,
+        type: Any = Any,
+        content_type: str = "",
+        **options: Unpack[SpecOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Runs a skill now, unstored, and gives what it yields while it runs, each piece decoded as `type`; of a skill that
+        yields nothing, its result. The skill waits for whoever reads: a connection holds 4 MiB at most, and 64 KiB are on
+        their way to it. Who stops reading before the end ends the skill; `contextlib.aclosing` does so at once.
+
+        Raises what `call` does, within `timeout` seconds for all of it, behind the pieces that came before; also
+        ResourceExhausted (STREAMS_FULL), Unavailable (STREAM_INTERRUPTED).
+        """
+        data, content_type = encode_input(input, content_type)
+        request = task_service_pb2.StreamCallRequest()
+        began = self._clock.monotonic()
+        fill_spec(request.spec, skill, data, content_type, self._clock.wall() + timeout, **options)
+        await self._connected(min(self._connect_timeout, timeout))
+        left = max(timeout - (self._clock.monotonic() - began), 0.0)
+        responses = stream_call(self._tasks.StreamCall, request, left)
+        async with aclosing(responses), aclosing(read_call(responses, type)) as values:
+            async for value in values:
+                yield value
+
+    async def _connected(self, timeout: float) -> None:
+        """Waits for the node. Raises Unavailable (UNREACHABLE) after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.channel.channel_ready()
+        except TimeoutError:
+            raise unreachable(timeout, None) from None
 
     def skill(
         self, skill: str, *, type: Any = Any, timeout: float = 30.0, **options: Unpack[SpecOptions]

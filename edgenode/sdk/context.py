@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -156,6 +156,15 @@ class Context:
         """Like Client.call, within this attempt's time and as part of this task; see `submit` for what is inherited."""
         left = self._left()
         return await self._client.call(
+            skill, input, timeout=left if timeout is None else min(timeout, left), **self._inherit(options)
+        )
+
+    def stream(
+        self, skill: str, input: object = None, *, timeout: float | None = None, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        """Like Client.stream, within this attempt's time and as part of this task, as `call`."""
+        left = self._left()
+        return self._client.stream(
             skill, input, timeout=left if timeout is None else min(timeout, left), **self._inherit(options)
         )
 

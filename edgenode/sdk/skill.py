@@ -3,6 +3,7 @@
     metrics = client.skill("code.metrics")
     assert await metrics(path="setup.py") == await metrics("setup.py")
     handle = await metrics.submit(path="setup.py")
+    async for piece in metrics.stream(path="setup.py"): ...
 
 The card is asked for once, and again when what is given does not fit it. Where no agent has the skill at the moment, keyword
 arguments go unchecked: a task may be submitted long before somebody comes who can do it.
@@ -10,6 +11,8 @@ arguments go unchecked: a task may be submitted long before somebody comes who c
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +71,7 @@ class Parameters:
 
 
 class SkillClient:
-    """Made by Client.skill. Calling it runs the skill now; `submit` stores a task."""
+    """Made by Client.skill. Calling it runs the skill now, `stream` reads along; `submit` stores a task."""
 
     def __init__(self, client: Client, skill: str, type: Any, timeout: float, options: SpecOptions) -> None:
         self.id = skill
@@ -96,6 +99,14 @@ class SkillClient:
         """Like Client.call. Raises also InvalidArgument (BAD_INPUT) for arguments that do not fit the card."""
         input = await self._bind(arguments, named)
         return await self._client.call(self.id, input, timeout=self._timeout, type=self._type, **self._options)
+
+    async def stream(self, *arguments: Any, **named: Any) -> AsyncGenerator[Any, None]:
+        """Like Client.stream; raises as calling it does."""
+        input = await self._bind(arguments, named)
+        pieces = self._client.stream(self.id, input, timeout=self._timeout, type=self._type, **self._options)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     async def submit(self, *arguments: Any, **named: Any) -> TaskHandle:
         """Like Client.submit; the handle's `result` is decoded as the caller of it says."""

@@ -185,8 +185,7 @@ class Submitter:
 
     def _expire(self, entry: Entry) -> None:
         self.forget(entry)
-        error = DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {entry.timeout:g} s", hint="give it more time")
-        entry.answer.set_result(error)
+        entry.answer.set_result(no_answer(entry.timeout))
 
     def _release(self, entry: Entry) -> None:
         if entry.counted:
@@ -262,11 +261,7 @@ class Submitter:
 
     def broken(self, error: EdgenodeError) -> None:
         """See Conversation."""
-        lost = Unavailable(
-            "NODE_LOST",
-            f"the node went away while the call was in flight: {error.problem.message}",
-            hint="it may have run; call again if that is safe",
-        )
+        lost = node_lost(error)
         again: list[Entry] = []
         for entry in list(self._entries.values()):
             if not entry.sent:
@@ -320,3 +315,17 @@ class Submitter:
         self._cancels.clear()
         for entry in list(self._entries.values()):
             self._end(entry, error)
+
+
+def no_answer(timeout: float) -> DeadlineExceeded:
+    """The error of a call whose time, in seconds, is over."""
+    return DeadlineExceeded("DEADLINE_EXCEEDED", f"no answer within {timeout:g} s", hint="give it more time")
+
+
+def node_lost(cause: EdgenodeError) -> Unavailable:
+    """The error of a call whose node went away."""
+    return Unavailable(
+        "NODE_LOST",
+        f"the node went away while the call was in flight: {cause.problem.message}",
+        hint="it may have run; call again if that is safe",
+    )

@@ -1,4 +1,4 @@
-"""Following a task, and a node's agents, over broken streams."""
+"""Following a task, and a node's agents, over broken streams; and a call, whose stream is the only one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from edgenode.link.wire.status import from_rpc_error
 from edgenode.link.wire.values import timestamp_from_pb
 from edgenode.sdk.handle import TaskUpdate
 from edgenode.sdk.rpc import Attempts, Patience
+from edgenode.sdk.submitter import no_answer, node_lost
+
+_END_GRACE = 2.0  # seconds in which the node says itself that the time is over
 
 
 async def watch(stub: Any, patience: Patience, task_id: str, after: int) -> AsyncGenerator[TaskUpdate, None]:
@@ -48,6 +51,27 @@ async def watch_agents(
     async with aclosing(_frames(patience, call)) as frames:
         async for frame in frames:
             yield frame
+
+
+async def stream_call(
+    method: Any, request: task_service_pb2.StreamCallRequest, timeout: float
+) -> AsyncGenerator[task_service_pb2.StreamCallResponse, None]:
+    """What comes of a call, once: it may not be run twice. Raises the node's refusal, Unavailable (NODE_LOST) and, after
+    `timeout` seconds, DeadlineExceeded.
+    """
+    call = method(request, timeout=timeout + _END_GRACE)
+    try:
+        async for response in call:
+            yield response
+    except grpc.aio.AioRpcError as rpc_error:
+        error = from_rpc_error(rpc_error)
+        if error.reason in ("UNREACHABLE", "CANCELLED"):
+            error = node_lost(error)
+        elif error.reason == "RPC_DEADLINE":
+            error = no_answer(timeout)
+        raise error from rpc_error
+    finally:
+        call.cancel()
 
 
 async def _frames(patience: Patience, open_call: Callable[[], Any]) -> AsyncGenerator[Any, None]:

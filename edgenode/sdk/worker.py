@@ -65,7 +65,20 @@ _log = logging.getLogger(__name__)
 class _Attempt:
     """An attempt that runs here."""
 
-    __slots__ = ("context", "key", "over", "pb_key", "prompt", "reported", "skill", "stopping", "task", "timeout")
+    __slots__ = (
+        "context",
+        "key",
+        "over",
+        "pb_key",
+        "piece_room",
+        "pieces",
+        "prompt",
+        "reported",
+        "skill",
+        "stopping",
+        "task",
+        "timeout",
+    )
 
     def __init__(
         self, key: Key, assignment: pb.Assignment, skill: Skill, timeout: float, context: Context | None
@@ -73,6 +86,8 @@ class _Attempt:
         self.key = key
         self.prompt = assignment.prompt
         self.pb_key = assignment.key
+        self.piece_room = assignment.piece_room_bytes
+        self.pieces: PieceWriter | None = None  # of a generator that runs
         self.context = context
         self.skill = skill
         self.timeout = timeout  # seconds
@@ -254,6 +269,9 @@ class Worker:
             self._unconfirmed.pop(key, None)
             if (attempt := self._running.get(key)) is not None:
                 self._cancel(attempt, Cancelled("CANCELED", "the task was cancelled"))
+        for allowance in frame.piece_allowances:
+            if (attempt := self._running.get(_key(allowance.key))) is not None and attempt.pieces is not None:
+                attempt.pieces.allow(allowance.room_bytes)
         for answer in frame.answers:
             if (attempt := self._running.get(_key(answer.key))) is not None and attempt.context is not None:
                 attempt.context.answered(answer.input_key, answer.answer)
@@ -342,6 +360,8 @@ class Worker:
             context = (attempt.context,) if attempt.context is not None else ()
             if signature.streams:
                 result = await self._give_pieces(attempt, context, arguments)
+                if attempt.piece_room and not attempt.reported:
+                    return self._report_result(attempt, b"", "")  # whoever read along has it
             elif signature.asynchronous:
                 result = await signature.function(*context, **arguments)
             else:
@@ -367,12 +387,16 @@ class Worker:
     async def _give_pieces(self, attempt: _Attempt, context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         """Runs a generator; each piece goes out while the next one forms. Returns the result as a whole."""
         signature, loop = attempt.skill.signature, self._loop
-        pieces = PieceWriter(attempt.pb_key, self._tell, signature.piece)
+        pieces = attempt.pieces = PieceWriter(attempt.pb_key, self._tell, signature.piece, attempt.piece_room)
 
         async def give(value: Any) -> None:
             if attempt.stopping is not None:
                 raise attempt.stopping  # ends a generator in a thread
-            if pieces.add(value):  # faster than the node takes them
+            if not pieces.add(value):
+                return
+            if pieces.read_along:  # faster than its reader
+                await pieces.allowed()
+            else:  # faster than the node takes them
                 self._told.clear()
                 await self._told.wait()
 
@@ -416,6 +440,8 @@ class Worker:
         """Reports `error` now and cancels the handler, which may take its time."""
         attempt.stopping = error
         self._told.set()
+        if attempt.pieces is not None:
+            attempt.pieces.allow(0)
         if attempt.context is not None:
             attempt.context.cancelled = True
         self._report_attempt(attempt, error)

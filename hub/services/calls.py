@@ -5,6 +5,9 @@ A call that nobody here fits goes on to the parent, if there is one; one that ca
 A call gets a number of the hub's own on its way to a node that fits; the answer finds its way back by it. Whatever ends a
 call ends it here at once: an answer, its deadline, the loss of the node that runs it (its caller is told AGENT_LOST), or the
 loss of the caller or its change of mind (the node is told that nobody waits any more).
+
+Pieces of an answer that is read along pass through towards the caller, allowances towards the node; nothing is held here but
+in the links' own queues. Where one of them does not fit the call ends with LINK_FULL, as a hole would be worse.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from edgenode.link.model.task import TaskSpec
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.scheduler import Demand
 from edgenode.link.protocol.timers import Timer
+from edgenode.link.wire import pieces
 from edgenode.link.wire.call_batches import refused_answers
 from edgenode.link.wire.tasks import TaskLimits, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_to_pb
@@ -41,16 +45,18 @@ DEFAULT_TIMEOUT = 30.0
 
 Send = Callable[[str, sync_pb2.CallBatch], bool]
 Deliver = Callable[[sync_pb2.CallResult], None]
+Give = Callable[[sync_pb2.CallPieces], bool]  # False: they cannot be passed on
 
 
 @dataclass(slots=True)
 class _Call:
-    """A call under way. `caller` is the node it came from, empty for the hub's own callers."""
+    """A call under way. `caller` is the node it came from, empty for the hub's own callers. `give`: it is read along."""
 
     caller: str
     caller_id: int
     node: str
     deliver: Deliver
+    give: Give | None
     timer: Timer
 
 
@@ -88,9 +94,13 @@ class CallRouter:
 
     def receive(self, node: str, batch: sync_pb2.CallBatch) -> None:
         """A frame of calls from a node's session."""
+        for given in batch.pieces:
+            self._given(node, given)
         for result in batch.results:
             self._answered(node, result)
         self.cancel(node, batch.cancel_call_ids)
+        for allowance in batch.allowances:
+            self.allow(node, allowance.call_id, allowance.room_bytes)
         outgoing: dict[str, list[sync_pb2.Call]] = defaultdict(list)
         refused: list[sync_pb2.CallResult] = []
         for call in batch.calls:
@@ -99,7 +109,9 @@ class CallRouter:
                 spec = task_spec_from_proto(
                     call.spec, limits=self._limits, now=self._clock.wall(), node=node, field="call.spec"
                 )
-                target, out = self._open(node, call.call_id, spec, timeout, self._replier(node))
+                give = self._giver(node) if call.piece_room_bytes > 0 else None
+                target, out = self._open(node, call.call_id, spec, timeout, self._replier(node), give)
+                out.piece_room_bytes = call.piece_room_bytes
                 outgoing[target].append(out)
             except EdgenodeError as error:
                 refused.append(sync_pb2.CallResult(call_id=call.call_id, problem=problem_to_pb(error.problem)))
@@ -108,13 +120,17 @@ class CallRouter:
         if refused:
             self._send(node, sync_pb2.CallBatch(results=refused))
 
-    def call(self, spec: TaskSpec, timeout: float, deliver: Deliver) -> int:
-        """A call of the hub's own caller: `deliver` is called once. Returns its number, for `cancel`.
+    def call(self, spec: TaskSpec, timeout: float, deliver: Deliver, give: Give | None = None) -> int:
+        """A call of the hub's own caller: `deliver` is called once. Returns its number, for `cancel` and `allow`.
+
+        `give` gets pieces while it is read along, `pieces.ROOM_BYTES` of them before the first `allow`.
 
         Raises NotFound (UNKNOWN_SKILL), Unavailable (NO_AGENT), ResourceExhausted (QUEUE_FULL).
         """
         number = next(self._numbers)
-        target, out = self._open("", number, spec, timeout, deliver)
+        target, out = self._open("", number, spec, timeout, deliver, give)
+        if give is not None:
+            out.piece_room_bytes = pieces.ROOM_BYTES
         self._forward(target, [out])
         return number
 
@@ -127,6 +143,14 @@ class CallRouter:
                 gone[self._close(number).node].append(number)
         for node, numbers in gone.items():
             self._send(node, sync_pb2.CallBatch(cancel_call_ids=numbers))
+
+    def allow(self, caller: str, caller_id: int, size: int) -> None:
+        """Whoever reads along takes so many more bytes of pieces."""
+        number = self._by_caller.get(caller, {}).get(caller_id)
+        if number is not None:
+            allowance = sync_pb2.CallAllowance(call_id=number, room_bytes=size)
+            if not self._send(self._calls[number].node, sync_pb2.CallBatch(allowances=[allowance])):
+                self._give_up(number)
 
     def lost(self, node: str) -> None:
         """The node's session ended: what it ran is lost, what it asked for is not wanted any more."""
@@ -142,7 +166,7 @@ class CallRouter:
     # --- inside ---
 
     def _open(
-        self, caller: str, caller_id: int, spec: TaskSpec, timeout: float, deliver: Deliver
+        self, caller: str, caller_id: int, spec: TaskSpec, timeout: float, deliver: Deliver, give: Give | None
     ) -> tuple[str, sync_pb2.Call]:
         under_way = self._by_caller.get(caller, {})
         if caller_id in under_way:
@@ -156,7 +180,7 @@ class CallRouter:
         node = self._choose(caller, spec)
         number = next(self._numbers)
         timer = self._alarm.after(timeout, lambda: self._expired(number))
-        self._calls[number] = _Call(caller, caller_id, node, deliver, timer)
+        self._calls[number] = _Call(caller, caller_id, node, deliver, give, timer)
         self._by_caller.setdefault(caller, {})[caller_id] = number
         self._by_node.setdefault(node, set()).add(number)
         out = sync_pb2.Call(call_id=number, timeout_duration=duration_to_pb(timeout))
@@ -195,6 +219,30 @@ class CallRouter:
                 self._send(node, refused_answers(batch))
 
         return reply
+
+    def _giver(self, node: str) -> Give:
+        return lambda given: self._send(node, sync_pb2.CallBatch(pieces=[given]))
+
+    def _given(self, node: str, given: sync_pb2.CallPieces) -> None:
+        number = given.call_id
+        call = self._calls.get(number)
+        if call is not None and call.node == node and call.give is not None:
+            given.call_id = call.caller_id
+            if not call.give(given):
+                self._give_up(number)
+
+    def _give_up(self, number: int) -> None:
+        """Something of an answer that is read along cannot be passed on."""
+        self._send(self._calls[number].node, sync_pb2.CallBatch(cancel_call_ids=[number]))
+        self._fail(
+            number,
+            ResourceExhausted(
+                "LINK_FULL",
+                "too much waits on a link that the answer passes",
+                hint="submit it, and read that along: its result is stored",
+                retry_after=1.0,
+            ),
+        )
 
     def _timeout(self, call: sync_pb2.Call) -> float:
         if not call.HasField("timeout_duration"):

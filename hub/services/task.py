@@ -12,7 +12,7 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.api.task.v1 import task_service_pb2_grpc as pb_grpc
 from edgenode.link.errors import EdgenodeError, InvalidArgument, from_problem
-from edgenode.link.model.task import Level, TaskState
+from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.ports import Clock
 from edgenode.link.wire import checks, pieces
 from edgenode.link.wire.status import Context
@@ -55,6 +55,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
         self._hub = hub
         self._clock = clock
         self._limits = TaskLimits()
+        self._streams = 0  # calls that are read along
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Context) -> pb.SubmitTaskResponse:
         """Store a task; with a wait level, answer when it is reached or the wait is over."""
@@ -83,11 +84,7 @@ class TaskService(pb_grpc.TaskServiceServicer):
 
     async def CallAgent(self, request: pb.CallAgentRequest, context: Context) -> pb.CallAgentResponse:
         """Run a task without storing it."""
-        now = self._clock.wall()
-        spec = task_spec_from_proto(request.spec, limits=self._limits, now=now, node=self._hub)
-        timeout = min(context.time_remaining() or DEFAULT_TIMEOUT, MAX_TIMEOUT)
-        if spec.deadline:
-            timeout = min(timeout, spec.deadline - now)
+        spec, timeout = self._call_spec(request.spec, context)
         answer: asyncio.Future[sync_pb2.CallResult] = asyncio.get_running_loop().create_future()
 
         def deliver(result: sync_pb2.CallResult) -> None:
@@ -103,6 +100,42 @@ class TaskService(pb_grpc.TaskServiceServicer):
         if result.HasField("problem"):
             raise from_problem(problem_from_pb(result.problem))
         return pb.CallAgentResponse(output=result.output, agent=result.agent)
+
+    async def StreamCall(self, request: pb.StreamCallRequest, context: Context) -> AsyncIterator[pb.StreamCallResponse]:
+        """Run a task without storing it; its caller reads along."""
+        if self._streams >= pieces.MAX_STREAMS:
+            raise pieces.streams_full()
+        spec, timeout = self._call_spec(request.spec, context)
+        reader = pieces.PieceReader()
+        answer: list[sync_pb2.CallResult] = []
+
+        def deliver(result: sync_pb2.CallResult) -> None:
+            answer.append(result)
+            reader.end()
+
+        def give(given: sync_pb2.CallPieces) -> bool:
+            reader.put(given.pieces)
+            return True
+
+        number = self._calls.call(spec, timeout, deliver, give)
+        self._streams += 1
+        try:
+            async for ready in reader.read(lambda size: self._calls.allow("", number, size)):
+                yield pb.StreamCallResponse(pieces=ready)
+            (result,) = answer
+            if result.HasField("problem"):
+                raise from_problem(problem_from_pb(result.problem))
+            yield pb.StreamCallResponse(output=result.output, agent=result.agent)
+        finally:
+            self._streams -= 1
+            self._calls.cancel("", [number])
+
+    def _call_spec(self, message: task_pb2.TaskSpec, context: Context) -> tuple[TaskSpec, float]:
+        """(the checked spec of a call, seconds it may take)."""
+        now = self._clock.wall()
+        spec = task_spec_from_proto(message, limits=self._limits, now=now, node=self._hub)
+        timeout = min(context.time_remaining() or DEFAULT_TIMEOUT, MAX_TIMEOUT)
+        return spec, min(timeout, spec.deadline - now) if spec.deadline else timeout
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
         """One task."""

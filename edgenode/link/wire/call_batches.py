@@ -28,8 +28,8 @@ def frames(batch: sync_pb2.CallBatch) -> Iterator[sync_pb2.Frame]:
     if size <= FRAME_BYTES:
         yield sync_pb2.Frame(calls=batch)
         return
-    part, size = sync_pb2.CallBatch(cancel_call_ids=batch.cancel_call_ids), 0
-    for kind in ("results", "calls"):
+    part, size = sync_pb2.CallBatch(cancel_call_ids=batch.cancel_call_ids, allowances=batch.allowances), 0
+    for kind in ("pieces", "results", "calls"):
         for item in getattr(batch, kind):
             item_size = item.ByteSize()
             if size and size + item_size > FRAME_BYTES:
@@ -53,6 +53,6 @@ def cancel(batch: sync_pb2.CallBatch, number: int) -> None:
 
 
 def refused_answers(batch: sync_pb2.CallBatch) -> sync_pb2.CallBatch:
-    """What is sent in the place of answers that do not fit; small enough to fit."""
-    results = [sync_pb2.CallResult(call_id=result.call_id, problem=_FULL) for result in batch.results]
-    return sync_pb2.CallBatch(results=results)
+    """What is sent in the place of answers and pieces of them that do not fit; small enough to fit."""
+    numbers = dict.fromkeys([*(result.call_id for result in batch.results), *(given.call_id for given in batch.pieces)])
+    return sync_pb2.CallBatch(results=[sync_pb2.CallResult(call_id=number, problem=_FULL) for number in numbers])

@@ -83,6 +83,8 @@ class FakeEdge(LinkEvents):
         self.calls: list[sync_pb2.Call] = []
         self.results: list[sync_pb2.CallResult] = []
         self.cancelled_calls: list[int] = []
+        self.pieces: list[sync_pb2.CallPieces] = []
+        self.allowances: list[sync_pb2.CallAllowance] = []
         self.found: list[sync_pb2.FindExchange] = []
         self.desired: list[sync_pb2.DesiredState] = []
         self.notices: list[task_pb2.Task] = []
@@ -149,6 +151,8 @@ class FakeEdge(LinkEvents):
         self.calls += message.calls
         self.results += message.results
         self.cancelled_calls += message.cancel_call_ids
+        self.pieces += message.pieces
+        self.allowances += message.allowances
 
     async def on_find(self, link: LinkConnection, message: sync_pb2.FindExchange) -> None:
         self.found.append(message)

@@ -8,7 +8,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,12 @@ import grpc
 import pytest
 
 from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
-from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from edgenode.link.model.blob import BlobRef
-from edgenode.link.parent.identity import join
 from edgenode.link.wire.status import from_rpc_error
-from edgenode.node.config import NodeConfig
-from edgenode.node.node import Node
 from edgenode.sdk import Agent, Client, Context
+from tests.integration.hub.edges import Edges
 from tests.integration.hub.forest import Forest, Grown
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,35 +34,10 @@ class Scan:
     picture: BlobRef
 
 
-class Edges:
-    """Real nodes below hubs, in this process, with the agent that turns pictures around."""
+class Turners(Edges):
+    """With the agent that turns pictures around."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.nodes: dict[str, Node] = {}
-        self.stack = AsyncExitStack()
-
-    async def start(self, hub: Grown, name: str) -> Client:
-        """A client of the node, which joins when it is new."""
-        state = self.folder / name
-        assert hub.hub is not None
-        if not state.exists():
-            request = fleet_service_pb2.CreateJoinTokenRequest(node=name)
-            answer = await fleet_service_pb2_grpc.FleetServiceStub(hub.local()).CreateJoinToken(request)
-            await join(state, f"127.0.0.1:{hub.hub.enrollment_port}", answer.token)
-        config = NodeConfig(
-            state_dir=state,
-            hub=f"127.0.0.1:{hub.hub.sync_port}",
-            reconnect_min_seconds=0.05,
-            reconnect_max_seconds=0.2,
-            drain_seconds=0.1,
-        )
-        node = self.nodes[name] = Node(config)
-        await node.start()
-        self.stack.push_async_callback(node.stop)
-        return await self.stack.enter_async_context(Client(state=state))
-
-    async def work(self, client: Client) -> None:
+    async def turn(self, client: Client) -> None:
         agent = Agent("turner")
 
         @agent.skill("turn")
@@ -73,11 +45,7 @@ class Edges:
             data = await ctx.fetch(scan.picture)
             return Scan(await ctx.artifact("turned", data[::-1]))
 
-        attached = asyncio.Event()
-        running = asyncio.create_task(agent.attach(client, lambda _node: attached.set()))
-        self.stack.push_async_callback(agent.stop, 0.1)
-        await attached.wait()
-        assert not running.done()
+        await self.work(agent, client)
 
 
 @pytest.fixture
@@ -90,22 +58,22 @@ async def forest(state_dir: Path) -> AsyncIterator[Forest]:
 
 
 @pytest.fixture
-async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Edges]:
-    made = Edges(state_dir / "edges")
+async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Turners]:
+    made = Turners(state_dir / "edges")
     try:
         yield made
     finally:
         await made.stack.aclose()
 
 
-async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, edges: Edges) -> None:
+async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, edges: Turners) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
     ref = await south.put(LARGE, name="picture")
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     north = await edges.start(hub, "north")
-    await edges.work(north)
+    await edges.turn(north)
     result = await handle.result(40, Scan)
     (artifact,) = await handle.artifacts()
     assert result.picture.digest == artifact.digest
@@ -130,12 +98,12 @@ async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, e
         await south.call("turn", {"scan": Scan(ref)}, scope="fleet")
 
 
-async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: Edges) -> None:
+async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: Turners) -> None:
     """The hub goes away in the middle, with the origin it comes back without, and the reader waits."""
     hub = forest.plant("hub")
     await hub.up()
     south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
-    await edges.work(north)
+    await edges.turn(north)
     ref = await south.put(BIG)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     partial = hub.config.state_dir / "blobs" / "partial" / ref.digest[7:]
@@ -149,7 +117,7 @@ async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: 
     assert await south.fetch(artifact) == BIG[::-1]
 
 
-async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Forest, edges: Edges) -> None:
+async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Forest, edges: Turners) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
@@ -158,7 +126,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     await _whole(hub, 1)
     await edges.nodes["south"].stop()
     north = await edges.start(hub, "north")
-    await edges.work(north)
+    await edges.turn(north)
     await _whole(hub, 2)
     await edges.nodes["north"].stop()
     south = await edges.start(hub, "south")
@@ -168,7 +136,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     assert await south.fetch(artifact) == LARGE[::-1]
 
 
-async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Edges) -> None:
+async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Turners) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
@@ -178,21 +146,21 @@ async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: E
     (edges.folder / "south" / "blobs" / ref.digest[7:9] / ref.digest[7:]).unlink()
     await hub.up()
     north = await edges.start(hub, "north")
-    await edges.work(north)
+    await edges.turn(north)
     with pytest.raises(Unavailable, match="BLOB_ELSEWHERE"):
         await handle.result(40)
     with pytest.raises(DeadlineExceeded, match="WAIT_OVER"):
         await asyncio.wait_for(north.fetch(ref, timeout=0.0), 20)
 
 
-async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Edges) -> None:
+async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Turners) -> None:
     root, child = forest.plant("root"), forest.plant("child")
     await root.up()
     await child.below(root, "berlin")
     await child.up()
     await child.linked()
     south, north = await edges.start(child, "south"), await edges.start(root, "north")
-    await edges.work(north)
+    await edges.turn(north)
     ref = await south.put(LARGE)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     assert await handle.result(40, Scan)
@@ -236,7 +204,7 @@ async def process(hub: Grown, state: Path) -> AsyncIterator[Process]:
 
 
 async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_where_it_was(
-    forest: Forest, edges: Edges
+    forest: Forest, edges: Turners
 ) -> None:
     hub = forest.plant("hub")
     await hub.up()
@@ -254,7 +222,7 @@ async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_wher
         partial = Folder(north / "blobs").partial(ref.digest)
         async with process(hub, south):
             async with process(hub, north) as running:
-                await edges.work(worker)
+                await edges.turn(worker)
                 await _grows(partial, 1)
                 running.kill()
                 await running.wait()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import grpc
 import pytest
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+from edgenode.link.wire.driver import SessionDriver
 from edgenode.link.wire.values import duration_to_pb
 from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until
@@ -137,3 +139,48 @@ async def test_submissions_over_a_stream_come_back_as_outcomes(site: Site) -> No
     assert outcomes[1].output.data == b"task"
     assert outcomes[2].output.data == b"call"
     assert outcomes[3].problem.reason == "BAD_NAME"
+
+
+def _read_along(edge: FakeEdge, call_id: int) -> None:
+    call = sync_pb2.Call(call_id=call_id, spec=task_pb2.TaskSpec(skill="code.metrics"), piece_room_bytes=1000)
+    assert edge.link is not None
+    assert edge.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(calls=[call])))
+
+
+def _give(edge: FakeEdge, call_id: int) -> None:
+    given = sync_pb2.CallPieces(call_id=call_id, pieces=[task_pb2.TaskPiece(index=1, data=b"1")])
+    assert edge.link is not None
+    assert edge.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(pieces=[given])))
+
+
+async def test_pieces_go_to_the_caller_and_allowances_to_the_node(site: Site) -> None:
+    north, south = await _pair(site)
+    _read_along(south, 7)
+    await until(lambda: len(north.calls) == 1)
+    (call,) = north.calls
+    assert call.piece_room_bytes == 1000
+    _give(south, call.call_id)  # from somebody who does not run it
+    _give(north, call.call_id)
+    await until(lambda: len(south.pieces) == 1)
+    assert (south.pieces[0].call_id, south.pieces[0].pieces[0].data) == (7, b"1")
+    assert south.link is not None
+    allowance = sync_pb2.CallAllowance(call_id=7, room_bytes=65)
+    south.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(allowances=[allowance])))
+    await until(lambda: len(north.allowances) == 1)
+    assert (north.allowances[0].call_id, north.allowances[0].room_bytes) == (call.call_id, 65)
+
+
+async def test_what_does_not_fit_on_the_link_ends_the_call_on_both_sides(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north, south = await _pair(site)
+    _read_along(south, 7)
+    await until(lambda: len(north.calls) == 1)
+    send = SessionDriver.send
+    monkeypatch.setattr(SessionDriver, "send", lambda link, frame: not frame.calls.pieces and send(link, frame))
+    batch = sync_pb2.CallBatch(pieces=[sync_pb2.CallPieces(call_id=north.calls[0].call_id)])
+    assert north.link is not None
+    send(cast("SessionDriver", north.link), sync_pb2.Frame(calls=batch))
+    await until(lambda: len(south.results) == 1)
+    assert (south.results[0].call_id, south.results[0].problem.reason) == (7, "LINK_FULL")
+    await until(lambda: north.cancelled_calls == [north.calls[0].call_id])

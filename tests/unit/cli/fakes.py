@@ -20,10 +20,19 @@ from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
-from edgenode.link.errors import AlreadyExists, Internal, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from edgenode.link.errors import (
+    AlreadyExists,
+    Internal,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    from_problem,
+)
 from edgenode.link.model.task import TaskState
 from edgenode.link.wire.channels import bind, create_server, unix_target
 from edgenode.link.wire.interceptors import ServiceInterceptor
+from edgenode.link.wire.status import abort
 from edgenode.link.wire.values import duration_to_pb, problem_to_pb, timestamp_to_pb
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -164,6 +173,14 @@ class FakeTasks(task_service_pb2_grpc.TaskServiceServicer):
                     outcome.state = task_pb2.TASK_STATE_FAILED
                     outcome.problem.CopyFrom(problem_to_pb(self._call_problem(submission.spec.skill)))
             yield answer
+
+    async def StreamCall(self, request: Any, context: Context) -> AsyncIterator[task_service_pb2.StreamCallResponse]:
+        for number, data in enumerate((b'"one"', b"2", b""), start=1):
+            piece = task_pb2.TaskPiece(index=number, data=data, last=not data)
+            yield task_service_pb2.StreamCallResponse(pieces=[piece])
+        if request.spec.skill != "echo":
+            await abort(context, from_problem(self._call_problem(request.spec.skill)))
+        yield task_service_pb2.StreamCallResponse(output=task_pb2.TaskOutput())
 
     @staticmethod
     def _call_problem(skill: str) -> Any:

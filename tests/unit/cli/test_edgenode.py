@@ -84,6 +84,13 @@ def test_call(edgenode: Run, node: FakeNode) -> None:
     assert edgenode("call", "echo", "--text", state=node.state).stdout == '""\n'
 
 
+def test_call_that_is_read_along(edgenode: Run, node: FakeNode) -> None:
+    assert edgenode("call", "echo", "--stream", state=node.state).stdout == '"one"\n2\n'
+    gone = edgenode("call", "gone", "--stream", state=node.state)
+    assert (gone.exit_code, gone.stdout) == (5, '"one"\n2\n')
+    assert last_line(gone.stderr) == "reason: AGENT_LOST (exit 5)"
+
+
 def test_call_with_a_file(edgenode: Run, node: FakeNode, tmp_path: Path) -> None:
     file = tmp_path / "image.bin"
     file.write_bytes(b"\xff\x00")

@@ -54,6 +54,9 @@ class Agent:
     def cancel(self, live: LiveTask) -> None:
         self.cancelled.append(live.task_id)
 
+    def allow(self, live: LiveTask, size: int) -> None:
+        pass
+
     def over(self, live: LiveTask) -> None:
         pass
 
@@ -97,6 +100,9 @@ class Link:
 
     def cancel_call(self, live: LiveTask) -> None:
         self.cancelled.append(live)
+
+    def allow_pieces(self, live: LiveTask, size: int) -> None:
+        pass
 
     def send_progress(self, live: LiveTask) -> None:
         pass

@@ -1,6 +1,7 @@
 """Calls and answers on a link: frames that fit, and a word where an answer does not."""
 
 from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.task.v1 import task_pb2
 from edgenode.link.wire.call_batches import FRAME_BYTES, cancel, frames, refused_answers
 
 
@@ -34,6 +35,16 @@ def test_an_answer_that_does_not_fit_is_refused_by_its_number() -> None:
         (4, "LINK_FULL"),
     ]
     assert refused.ByteSize() < 1000
+
+
+def test_pieces_go_before_answers_and_are_refused_by_their_number() -> None:
+    piece = task_pb2.TaskPiece(index=1, data=bytes(FRAME_BYTES // 2))
+    batch = sync_pb2.CallBatch(results=[answer(1, FRAME_BYTES // 3)], allowances=[sync_pb2.CallAllowance(call_id=9)])
+    batch.pieces.extend(sync_pb2.CallPieces(call_id=number, pieces=[piece]) for number in (1, 2))
+    parts = [frame.calls for frame in frames(batch)]
+    assert [([given.call_id for given in part.pieces], len(part.results)) for part in parts] == [([1], 0), ([2], 1)]
+    assert [len(part.allowances) for part in parts] == [1, 0]
+    assert [result.call_id for result in refused_answers(batch).results] == [1, 2]
 
 
 def test_a_call_that_is_cancelled_before_it_went_does_not_go_and_one_that_went_is_cancelled() -> None:

@@ -433,14 +433,32 @@ class TaskEntryBatch(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[TaskEntry, _Mapping]]] = ...) -> None: ...
 
 class Call(_message.Message):
-    __slots__ = ("call_id", "spec", "timeout_duration")
+    __slots__ = ("call_id", "spec", "timeout_duration", "piece_room_bytes")
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
+    PIECE_ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
     call_id: int
     spec: _task_pb2.TaskSpec
     timeout_duration: _duration_pb2.Duration
-    def __init__(self, call_id: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    piece_room_bytes: int
+    def __init__(self, call_id: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., piece_room_bytes: _Optional[int] = ...) -> None: ...
+
+class CallPieces(_message.Message):
+    __slots__ = ("call_id", "pieces")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    pieces: _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskPiece]
+    def __init__(self, call_id: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[_task_pb2.TaskPiece, _Mapping]]] = ...) -> None: ...
+
+class CallAllowance(_message.Message):
+    __slots__ = ("call_id", "room_bytes")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    call_id: int
+    room_bytes: int
+    def __init__(self, call_id: _Optional[int] = ..., room_bytes: _Optional[int] = ...) -> None: ...
 
 class CallResult(_message.Message):
     __slots__ = ("call_id", "output", "problem", "agent")
@@ -455,14 +473,18 @@ class CallResult(_message.Message):
     def __init__(self, call_id: _Optional[int] = ..., output: _Optional[_Union[_task_pb2.TaskOutput, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ..., agent: _Optional[str] = ...) -> None: ...
 
 class CallBatch(_message.Message):
-    __slots__ = ("calls", "results", "cancel_call_ids")
+    __slots__ = ("calls", "results", "cancel_call_ids", "pieces", "allowances")
     CALLS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_CALL_IDS_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    ALLOWANCES_FIELD_NUMBER: _ClassVar[int]
     calls: _containers.RepeatedCompositeFieldContainer[Call]
     results: _containers.RepeatedCompositeFieldContainer[CallResult]
     cancel_call_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., cancel_call_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    pieces: _containers.RepeatedCompositeFieldContainer[CallPieces]
+    allowances: _containers.RepeatedCompositeFieldContainer[CallAllowance]
+    def __init__(self, calls: _Optional[_Iterable[_Union[Call, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[CallResult, _Mapping]]] = ..., cancel_call_ids: _Optional[_Iterable[int]] = ..., pieces: _Optional[_Iterable[_Union[CallPieces, _Mapping]]] = ..., allowances: _Optional[_Iterable[_Union[CallAllowance, _Mapping]]] = ...) -> None: ...
 
 class NoticeBatch(_message.Message):
     __slots__ = ("tasks",)

@@ -100,6 +100,22 @@ class CallAgentResponse(_message.Message):
     agent: str
     def __init__(self, output: _Optional[_Union[_task_pb2.TaskOutput, _Mapping]] = ..., agent: _Optional[str] = ...) -> None: ...
 
+class StreamCallRequest(_message.Message):
+    __slots__ = ("spec",)
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    spec: _task_pb2.TaskSpec
+    def __init__(self, spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ...) -> None: ...
+
+class StreamCallResponse(_message.Message):
+    __slots__ = ("pieces", "output", "agent")
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    pieces: _containers.RepeatedCompositeFieldContainer[_task_pb2.TaskPiece]
+    output: _task_pb2.TaskOutput
+    agent: str
+    def __init__(self, pieces: _Optional[_Iterable[_Union[_task_pb2.TaskPiece, _Mapping]]] = ..., output: _Optional[_Union[_task_pb2.TaskOutput, _Mapping]] = ..., agent: _Optional[str] = ...) -> None: ...
+
 class GetTaskRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
@@ -263,7 +279,7 @@ class WorkAttached(_message.Message):
     def __init__(self, node: _Optional[str] = ..., lease_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("key", "spec", "timeout_duration", "answers", "prompt")
+    __slots__ = ("key", "spec", "timeout_duration", "answers", "prompt", "piece_room_bytes")
     class AnswersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -276,12 +292,22 @@ class Assignment(_message.Message):
     TIMEOUT_DURATION_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PIECE_ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
     key: AttemptKey
     spec: _task_pb2.TaskSpec
     timeout_duration: _duration_pb2.Duration
     answers: _containers.MessageMap[str, _task_pb2.TaskOutput]
     prompt: bool
-    def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., answers: _Optional[_Mapping[str, _task_pb2.TaskOutput]] = ..., prompt: bool = ...) -> None: ...
+    piece_room_bytes: int
+    def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., timeout_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., answers: _Optional[_Mapping[str, _task_pb2.TaskOutput]] = ..., prompt: bool = ..., piece_room_bytes: _Optional[int] = ...) -> None: ...
+
+class PieceAllowance(_message.Message):
+    __slots__ = ("key", "room_bytes")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    ROOM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    key: AttemptKey
+    room_bytes: int
+    def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., room_bytes: _Optional[int] = ...) -> None: ...
 
 class AttemptAnswer(_message.Message):
     __slots__ = ("key", "input_key", "answer")
@@ -302,17 +328,19 @@ class ResultProblem(_message.Message):
     def __init__(self, key: _Optional[_Union[AttemptKey, _Mapping]] = ..., problem: _Optional[_Union[_problem_pb2.Problem, _Mapping]] = ...) -> None: ...
 
 class WorkTasksResponse(_message.Message):
-    __slots__ = ("attached", "assignments", "cancels", "confirmations", "result_problems", "answers")
+    __slots__ = ("attached", "assignments", "cancels", "confirmations", "result_problems", "answers", "piece_allowances")
     ATTACHED_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     CONFIRMATIONS_FIELD_NUMBER: _ClassVar[int]
     RESULT_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    PIECE_ALLOWANCES_FIELD_NUMBER: _ClassVar[int]
     attached: WorkAttached
     assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
     cancels: _containers.RepeatedCompositeFieldContainer[AttemptKey]
     confirmations: _containers.RepeatedCompositeFieldContainer[AttemptKey]
     result_problems: _containers.RepeatedCompositeFieldContainer[ResultProblem]
     answers: _containers.RepeatedCompositeFieldContainer[AttemptAnswer]
-    def __init__(self, attached: _Optional[_Union[WorkAttached, _Mapping]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[AttemptKey, _Mapping]]] = ..., confirmations: _Optional[_Iterable[_Union[AttemptKey, _Mapping]]] = ..., result_problems: _Optional[_Iterable[_Union[ResultProblem, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[AttemptAnswer, _Mapping]]] = ...) -> None: ...
+    piece_allowances: _containers.RepeatedCompositeFieldContainer[PieceAllowance]
+    def __init__(self, attached: _Optional[_Union[WorkAttached, _Mapping]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[AttemptKey, _Mapping]]] = ..., confirmations: _Optional[_Iterable[_Union[AttemptKey, _Mapping]]] = ..., result_problems: _Optional[_Iterable[_Union[ResultProblem, _Mapping]]] = ..., answers: _Optional[_Iterable[_Union[AttemptAnswer, _Mapping]]] = ..., piece_allowances: _Optional[_Iterable[_Union[PieceAllowance, _Mapping]]] = ...) -> None: ...

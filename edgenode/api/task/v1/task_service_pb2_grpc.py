@@ -53,6 +53,11 @@ class TaskServiceStub(object):
                 request_serializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentRequest.SerializeToString,
                 response_deserializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentResponse.FromString,
                 _registered_method=True)
+        self.StreamCall = channel.unary_stream(
+                '/edgenode.api.task.v1.TaskService/StreamCall',
+                request_serializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallRequest.SerializeToString,
+                response_deserializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallResponse.FromString,
+                _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/edgenode.api.task.v1.TaskService/GetTask',
                 request_serializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.GetTaskRequest.SerializeToString,
@@ -118,6 +123,18 @@ class TaskServiceServicer(object):
     def CallAgent(self, request, context):
         """Runs a task without storing it: the answer, or an error before the deadline. Errors: NOT_FOUND (UNKNOWN_SKILL);
         UNAVAILABLE (AGENT_LOST, NO_AGENT, LINK_DOWN); RESOURCE_EXHAUSTED (QUEUE_FULL, LINK_FULL); the agent's own problem.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamCall(self, request, context):
+        """Runs a task without storing it, and gives its result as it forms. 1. The node sends the pieces as the agent gives them, in
+        order and each once. 2. A caller that does not read is waited for: 64 KiB and a piece are held for it beside what its
+        connection takes, then the agent waits, within the deadline. 3. The last response has the output, without data where there were pieces; of a skill that gives none, or of an
+        agent that knows no allowances and gives none, it has the result whole. A caller that goes away ends the work. Errors: those
+        of CallAgent, behind the pieces that came before; RESOURCE_EXHAUSTED (STREAMS_FULL): too many are read along on this node;
+        RESOURCE_EXHAUSTED (PIECES_UNASKED): the agent gave more than it was allowed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +213,11 @@ def add_TaskServiceServicer_to_server(servicer, server):
                     servicer.CallAgent,
                     request_deserializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentRequest.FromString,
                     response_serializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentResponse.SerializeToString,
+            ),
+            'StreamCall': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamCall,
+                    request_deserializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallRequest.FromString,
+                    response_serializer=edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
@@ -318,6 +340,33 @@ class TaskService(object):
             '/edgenode.api.task.v1.TaskService/CallAgent',
             edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentRequest.SerializeToString,
             edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.CallAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamCall(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgenode.api.task.v1.TaskService/StreamCall',
+            edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallRequest.SerializeToString,
+            edgenode_dot_api_dot_task_dot_v1_dot_task__service__pb2.StreamCallResponse.FromString,
             options,
             channel_credentials,
             insecure,
