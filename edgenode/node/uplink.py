@@ -410,6 +410,10 @@ class Uplink(LinkEvents):
             # On the next turn: the session counts as up only once this returned.
             self._flush_soon()
 
+    def room(self, link: LinkConnection) -> None:
+        """See LinkEvents."""
+        self.blobs.room(PARENT)
+
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents: nobody waits for what the session carried, unless another follows at once."""
         self.blobs.closed(PARENT)

@@ -35,6 +35,10 @@ class FromParent(Above):
         self._handlers.session_began(PARENT)
         self._dispatcher.parent_back()
 
+    def room(self, link: LinkConnection) -> None:
+        """See LinkEvents."""
+        self._handlers.link_has_room(PARENT)
+
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents."""
         self._handlers.session_ended(PARENT)

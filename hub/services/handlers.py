@@ -115,6 +115,10 @@ class FleetHandlers:
         """See LinkHandlers."""
         self._blobs.closed(node)
 
+    def link_has_room(self, node: str) -> None:
+        """See LinkHandlers."""
+        self._blobs.room(node)
+
     def blobs(self, node: str, message: sync_pb2.BlobExchange) -> None:
         """See LinkHandlers."""
         self._blobs.receive(node, message)

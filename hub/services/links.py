@@ -71,6 +71,10 @@ class LinkHandlers(Protocol):
         """It ended, and no other follows at once."""
         ...
 
+    def link_has_room(self, node: str) -> None:
+        """What did not fit on the link to the node may fit now."""
+        ...
+
     def blobs(self, node: str, message: sync_pb2.BlobExchange) -> None:
         """What the node asks, answers or tells of blobs."""
         ...
@@ -316,6 +320,9 @@ class _NodeEvents(LinkEvents):
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         self._links.closed(self._node, link, problem)
+
+    def room(self, link: LinkConnection) -> None:
+        self._links.handlers.link_has_room(self._node)
 
     async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
         await self._links.handlers.calls(self._node, message)

@@ -233,6 +233,10 @@ class Uplink(LinkEvents):
         if link.established:
             self._above.established(link)
 
+    def room(self, link: LinkConnection) -> None:
+        """See LinkEvents."""
+        self._above.room(link)
+
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents."""
         self._above.closed(link, problem)

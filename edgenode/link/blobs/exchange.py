@@ -11,7 +11,8 @@ Who is asked for what it does not have itself says so (BLOB_PENDING while it wan
 What nobody has any more, or that cannot be stored here, is asked for again every minute: whoever waits to read it is told.
 
 Pieces share a link with everything else. What is asked for and has not come is bounded by what the link has shown to carry in
-PATIENCE (`protocol.flight`), so that no sign of life and no urgent task waits longer than that behind them.
+PATIENCE (`protocol.flight`), so that no sign of life and no urgent task waits longer than that behind them. Questions, answers
+and news for which a link has no room wait until it has (`room`).
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ RETRY_SECONDS = 60.0
 INTERESTS = 10_000  # blobs a peer asked for in vain, of which it is told
 MOST_REQUESTS = 4096  # of a peer that wait
 LINK_DOWN = "LINK_DOWN"
-_FULL_SECONDS = 0.05  # until a link that is full is tried again
 _LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", "BLOB_TOO_LARGE"})
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Want:
 @dataclass(slots=True)
 class _Peer:
     """One with which there is something to do. `ready`: wants to be asked for, in order; `asked`: questions without an answer,
-    by number; `requests`: its own."""
+    by number; `requests`: its own; `news`: blobs it is to be told of; `room`: the link may have room, or is gone."""
 
     name: str
     wants: dict[str, _Want] = field(default_factory=dict)
@@ -72,11 +72,13 @@ class _Peer:
     requests: deque[sync_pb2.BlobExchange] = field(default_factory=deque)
     server: asyncio.Task[None] | None = None
     interests: set[str] = field(default_factory=set)
+    news: dict[str, None] = field(default_factory=dict)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do with it any more."""
-        return not (self.wants or self.fetches or self.requests or self.server or self.interests)
+        return not (self.wants or self.fetches or self.requests or self.server or self.interests or self.news)
 
 
 class BlobExchange:
@@ -186,6 +188,8 @@ class BlobExchange:
             if not self._interested[digest]:
                 del self._interested[digest]
         peer.interests.clear()
+        peer.news.clear()
+        peer.room.set()
         if peer.server is not None:
             peer.server.cancel()
             peer.server = None
@@ -194,6 +198,13 @@ class BlobExchange:
                 future.set_exception(_link_down())
         peer.asked.clear()
         self._forget_idle(peer)
+
+    def room(self, name: str) -> None:
+        """What did not fit on the link to a peer may fit now."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.room.set()
+            self._tell(peer)
 
     def receive(self, name: str, message: sync_pb2.BlobExchange) -> None:
         """What a peer asks, answers or tells."""
@@ -247,7 +258,7 @@ class BlobExchange:
             if self._blobs.whole(want.digest) is None:
                 offset = min(self._blobs.partial_bytes(want.digest), want.size)
                 if offset < want.size:  # no room is taken for what is not there
-                    await self._answered(peer, self._ask(peer, want.digest, offset, 1)[1])
+                    await self._answered(peer, (await self._ask(peer, want.digest, offset, 1))[1])
                 writer = await self._blobs.put(digest=want.digest, size=want.size, offset=offset)
                 try:
                     await self._transfer(peer, want, writer)
@@ -289,7 +300,7 @@ class BlobExchange:
             while writer.size < want.size:
                 while end < want.size and flight.bytes < UNDER_WAY_BYTES and (flight.room or not asked):
                     size = min(max(flight.room, 1024), PIECE_BYTES - end % PIECE_BYTES, want.size - end)
-                    number, answer = self._ask(peer, want.digest, end, size)
+                    number, answer = await self._ask(peer, want.digest, end, size)
                     end += size
                     flight.sent(Lane.BULK, end, size, self._clock.monotonic())
                     asked.append((number, end, answer))
@@ -314,18 +325,24 @@ class BlobExchange:
         except TimeoutError:
             raise Unavailable("NO_ANSWER", f"{peer.name} does not answer", hint="it is asked again") from None
 
-    def _ask(self, peer: _Peer, digest: str, offset: int, size: int) -> tuple[int, asyncio.Future[bytes]]:
+    async def _ask(self, peer: _Peer, digest: str, offset: int, size: int) -> tuple[int, asyncio.Future[bytes]]:
         self._numbers += 1
         number = self._numbers
         request = sync_pb2.BlobPieceRequest(digest=digest, offset=offset, size_bytes=size)
         message = sync_pb2.BlobExchange(exchange_id=number, request=request)
-        if peer.name not in self._up:
-            raise _link_down()
-        if not self._send(peer.name, sync_pb2.Frame(blobs=message)):
-            raise Unavailable("LINK_FULL", f"{peer.name} cannot be asked now", hint="it is asked again")
+        await self._send_surely(peer, message)
         answer = peer.asked[number] = asyncio.get_running_loop().create_future()
         answer.add_done_callback(lambda _: peer.asked.pop(number, None))  # also where nobody waits for it any more
         return number, answer
+
+    async def _send_surely(self, peer: _Peer, message: sync_pb2.BlobExchange) -> None:
+        """Sends it once the link has room. Raises Unavailable (LINK_DOWN)."""
+        while peer.name in self._up:
+            peer.room.clear()
+            if self._send(peer.name, sync_pb2.Frame(blobs=message)):
+                return
+            await peer.room.wait()
+        raise _link_down()
 
     # --- answering ----------------------------------------------------------------------------------------------------
 
@@ -357,9 +374,9 @@ class BlobExchange:
                     if error.reason in (BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING) and len(peer.interests) < INTERESTS:
                         peer.interests.add(request.digest)
                         self._interested.setdefault(request.digest, set()).add(peer.name)
-                # Full of other things; where the session ends, so does this.
-                while not self._send(peer.name, sync_pb2.Frame(blobs=answer)):  # noqa: ASYNC110
-                    await asyncio.sleep(_FULL_SECONDS)
+                await self._send_surely(peer, answer)
+        except Unavailable as error:
+            _log.debug("%s was not answered: %s", peer.name, error)
         finally:
             if peer.server is asyncio.current_task():
                 peer.server = None
@@ -368,9 +385,19 @@ class BlobExchange:
     def _arrived(self, digest: str) -> None:
         """It is here whole: those who asked for it in vain are told."""
         for name in self._interested.pop(digest, ()):
-            self._peers[name].interests.discard(digest)
-            self._send(name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest)))
-            self._forget_idle(self._peers[name])
+            peer = self._peers[name]
+            peer.interests.discard(digest)
+            peer.news[digest] = None
+            self._tell(peer)
+
+    def _tell(self, peer: _Peer) -> None:
+        """Tell it what has come, as far as the link has room."""
+        while peer.news:
+            digest = next(iter(peer.news))
+            if not self._send(peer.name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest))):
+                return
+            del peer.news[digest]
+        self._forget_idle(peer)
 
     def _why_not(self, digest: str) -> EdgenodeError | None:
         """See Blobs.why_not."""

@@ -38,8 +38,9 @@ class LinkConnection(Protocol):
     def send(self, frame: sync_pb2.Frame) -> bool:
         """Sends calls, notices, find, admin, blobs, desired_state or desired_state_report, best effort and in order.
 
-        False: not established, or too much waits already; nothing was sent. True is no promise: what is under way is lost
-        with the session, and `LinkEvents.closed` says so. Raises InvalidArgument (NOT_CARRIED) for other frames.
+        False: not established, or too much waits already; nothing was sent, and `LinkEvents.room` or `closed` follows. True is
+        no promise: what is under way is lost with the session, and `LinkEvents.closed` says so. Raises InvalidArgument
+        (NOT_CARRIED) for other frames.
         """
         ...
 
@@ -72,6 +73,9 @@ class LinkEvents:
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """It ended, and with it what was sent best effort; every frame that came before was handled."""
+
+    def room(self, link: LinkConnection) -> None:
+        """There is room again where a `send` was refused. Once for all of them: who waits tries, in whatever order."""
 
     def refused(self, problem: Problem) -> None:
         """Dialing: an attempt ended before there was a session."""

@@ -87,6 +87,7 @@ class SessionDriver:
         self._clock = clock
         self._settings = settings
         self._waiting_events: deque[protocol.Event] = deque()
+        self._refused = False  # somebody's frame, for want of room
         self._handling = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -143,10 +144,12 @@ class SessionDriver:
     def send(self, frame: sync_pb2.Frame) -> bool:
         """See LinkConnection."""
         carried = passthrough(frame)
-        waiting, size = self._unwritten.carried, self._unwritten.carried_bytes
-        if not self.established or waiting >= self._settings.carried_count:
+        if not self.established:
             return False
-        if waiting and size + frame.ByteSize() > self._settings.carried_bytes:
+        waiting, size = self._unwritten.carried, self._unwritten.carried_bytes
+        full = waiting >= self._settings.carried_count
+        if full or (waiting and size + frame.ByteSize() > self._settings.carried_bytes):
+            self._refused = True
             return False
         self.post(protocol.Forward(carried))
         return True
@@ -331,12 +334,21 @@ class SessionDriver:
 
     async def _write(self) -> None:
         try:
-            await self._unwritten.write_to(self._stream, lambda count: self.post(protocol.Writable(count)))
+            await self._unwritten.write_to(self._stream, self._written)
         except EdgenodeError as error:
             self.post(protocol.Lost(error.problem))
         except Exception as error:
             _log.exception("the link's writer failed")
             self.post(protocol.Lost(_defect(error)))
+
+    def _written(self, count: int) -> None:
+        self.post(protocol.Writable(count))
+        # At half of what may wait, so that those who were refused do not come for each frame that leaves.
+        few = 2 * self._unwritten.carried <= self._settings.carried_count
+        if self._refused and few and 2 * self._unwritten.carried_bytes <= self._settings.carried_bytes:
+            self._refused = False
+            if self.established:
+                self._ports.events.room(self)
 
     # --- effects ------------------------------------------------------------------------------------------------------
 

@@ -48,9 +48,13 @@ class Recorder(LinkEvents):
         self.calls: list[sync_pb2.CallBatch] = []
         self.notices: list[sync_pb2.NoticeBatch] = []
         self.loads: list[AgentLoad] = []
+        self.rooms = 0
 
     def established(self, link: LinkConnection) -> None:
         self.links.append(link)
+
+    def room(self, link: LinkConnection) -> None:
+        self.rooms += 1
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         assert link in self.links

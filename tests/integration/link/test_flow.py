@@ -189,6 +189,8 @@ async def test_best_effort_frames_are_refused_without_a_session_or_when_too_many
             accepted += 1
             assert accepted <= 1024
         assert accepted == 1024
+        assert rig.edge.side.events.rooms == 0
+        await eventually(lambda: rig.edge.side.events.rooms == 1)  # once for all who were refused
         await eventually(lambda: len(rig.hub.side("north").events.notices) == 1024)
         await rig.hub.stop()
         await eventually(lambda: not up.established)

@@ -30,10 +30,13 @@ class Side:
         self.blobs = blobs
         self.sent: deque[sync_pb2.BlobExchange] = deque()
         self.full = False
+        self.refused = 0
         self.exchange = BlobExchange(rig.database, blobs, self._send, clock)
 
     def _send(self, _peer: str, frame: sync_pb2.Frame) -> bool:
-        if not self.full:
+        if self.full:
+            self.refused += 1
+        else:
             self.sent.append(frame.blobs)
         return not self.full
 
@@ -130,8 +133,7 @@ async def test_who_does_not_have_it_yet_tells_when_it_has(link: Link) -> None:
     answers: list[str] = []
     link.lie = lambda message: answers.append(message.problem.reason) if message.HasField("problem") else None
     # There it is wanted as well, from somebody who is away.
-    await link.there.refer("t1", ref)
-    link.there.exchange.closed("peer")
+    await link.there.refer("t1", ref, "somebody")
     await link.run(lambda: bool(answers))
     assert answers == ["BLOB_PENDING"]
     reading = asyncio.create_task(content(link.here.blobs, ref.digest))
@@ -220,17 +222,38 @@ async def test_what_is_under_way_is_bounded_by_what_the_link_carries(
     assert least <= max(seen[len(seen) // 2 :]) <= most
 
 
-async def test_no_more_than_a_few_come_at_once_and_a_full_link_or_store_is_tried_again(
-    link: Link, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(exchange, "RETRY_SECONDS", 0.05)
+async def test_whoever_finds_a_full_link_goes_on_once_it_has_room(link: Link) -> None:
+    def has_room(side: Side) -> None:
+        side.full = False
+        side.exchange.room("peer")
+
+    async def stands_still(side: Side) -> None:
+        refused = side.refused
+        await link.run(lambda: side.refused > refused)
+
+    refs = [await put(link.there.blobs, BIG), BlobRef(digest_of(BIG[1:]), len(BIG) - 1)]
+    for number, ref in enumerate(refs):
+        await link.here.refer(f"t{number}", ref)
+    link.here.full = link.there.full = True
+    link.up()
+    await stands_still(link.here)  # who asks
+    has_room(link.here)
+    await stands_still(link.there)  # who answers
+    has_room(link.there)
+    await link.fetched(refs[0])
+    await link.run(lambda: bool(link.there.exchange._interested))
+    link.there.full = True
+    await put(link.there.blobs, BIG[1:])
+    assert link.there.refused > 1  # who has news
+    has_room(link.there)
+    await link.fetched(refs[1])
+
+
+async def test_no_more_than_a_few_come_at_once(link: Link) -> None:
     refs = [await put(link.there.blobs, BIG[number:]) for number in range(6)]
     for number, ref in enumerate(refs):
         await link.here.refer(f"t{number}", ref)
-    link.here.full = True
     link.up()
-    await asyncio.sleep(0)
-    link.here.full = False
     most = 0
 
     def arrived() -> bool:
