@@ -9,9 +9,11 @@ Blobs are sealed (`edgenode.link.store.seals`), each by whoever writes it, and o
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -64,21 +66,13 @@ CREATE INDEX task_offered ON task (offer_sequence) WHERE offer_sequence > 0 AND 
 CREATE INDEX task_ended ON task (run_seconds) WHERE state >= 8;
 """
 
-# Every column of a row as `row_of` gives them.
-_COLUMNS = (
+_OPTIONAL = ("output", "problem", "input_request", "answers")
+_FIXED = (
     "task_id, state, state_reason, skill, context_id, origin_node, holder_node, fence, attempt_count, agent, sequence,"
     " level, submit_time, update_time, next_attempt_time, offer_sequence, cancel_requested, replay_of, request_id,"
-    " idempotency_key, fingerprint, spec, output, problem, input_request, answers, history, agent_instance"
+    " idempotency_key, fingerprint, spec, history, agent_instance"
 )
-_INSERT = (
-    f"INSERT INTO task ({_COLUMNS}, run_seconds) VALUES ({', '.join('?' * 28)}, {run_time.NOW}) ON CONFLICT DO NOTHING"
-)
-_UPDATE = (
-    "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
-    " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, output = ?, problem = ?,"
-    f" input_request = ?, answers = ?, history = ?, agent_instance = ?, run_seconds = {run_time.NOW}"
-    " WHERE task_id = ? AND state < 8 AND fence <= ?"
-)
+_COLUMNS = ", ".join((_FIXED, *_OPTIONAL))  # of a row of `load_live`
 _SUMMARY = (
     "task_id, state, state_reason, origin_node, holder_node, fence, attempt_count, agent, sequence, level, submit_time,"
     " update_time, next_attempt_time, cancel_requested, replay_of, spec, output, problem, input_request, skill"
@@ -93,6 +87,35 @@ _history_decoder = msgspec.msgpack.Decoder(list[HistoryRow])
 Row = tuple[Any, ...]
 
 
+class Change(NamedTuple):
+    """A statement with its values."""
+
+    statement: str
+    values: Row
+
+
+# To bind a None costs ten times what a text does, and most tasks have few of the optional blobs at any time: so what is NULL
+# stands in the statement, of which there is one for each set of those that are there.
+
+
+@lru_cache
+def _insert_of(optional: tuple[str, ...]) -> str:
+    columns = ", ".join((_FIXED, *optional))
+    values = ", ".join("?" * (columns.count(",") + 1))
+    return f"INSERT INTO task ({columns}, run_seconds) VALUES ({values}, {run_time.NOW}) ON CONFLICT DO NOTHING"
+
+
+@lru_cache
+def _update_of(optional: tuple[str, ...]) -> str:
+    none = "".join(f", {column} = NULL" for column in _OPTIONAL if column not in optional)
+    some = "".join(f", {column} = ?" for column in optional)
+    return (
+        "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
+        " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, history = ?,"
+        f" agent_instance = ?{some}{none}, run_seconds = {run_time.NOW} WHERE task_id = ? AND state < 8 AND fence <= ?"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A row that was there already."""
@@ -102,11 +125,12 @@ class Known:
     state: TaskState
 
 
-def insert_row(live: LiveTask, *, state: TaskState | None = None) -> Row:
-    """The values of an INSERT for the task as it stands."""
-    return (
+def insert_row(live: LiveTask) -> Change:
+    """The INSERT of the task as it stands."""
+    optional, blobs = _blobs(live)
+    values = (
         live.task_id,
-        int(live.state if state is None else state),
+        int(live.state),
         live.reason,
         live.spec.skill,
         live.spec.context_id,
@@ -121,20 +145,23 @@ def insert_row(live: LiveTask, *, state: TaskState | None = None) -> Row:
         live.update_time,
         live.next_attempt_time,
         live.offer_sequence,
-        live.cancel_requested,
+        int(live.cancel_requested),
         live.replay_of,
         live.request_id,
         live.spec.idempotency_key if live.fence == 0 else "",
         live.fingerprint,
         seal(live.task_id, "spec", live.spec.wire),
-        *_blobs(live),
+        _encode_history(live),
         live.agent_instance,
+        *blobs,
     )
+    return Change(_insert_of(optional), values)
 
 
-def update_row(live: LiveTask) -> Row:
-    """The values of an UPDATE for the task as it stands."""
-    return (
+def update_row(live: LiveTask) -> Change:
+    """The UPDATE to the task as it stands."""
+    optional, blobs = _blobs(live)
+    values = (
         int(live.state),
         live.reason,
         live.holder,
@@ -146,23 +173,28 @@ def update_row(live: LiveTask) -> Row:
         live.update_time,
         live.next_attempt_time,
         live.offer_sequence,
-        live.cancel_requested,
-        *_blobs(live),
+        int(live.cancel_requested),
+        _encode_history(live),
         live.agent_instance,
+        *blobs,
         live.task_id,
         live.fence,
     )
+    return Change(_update_of(optional), values)
 
 
-def _blobs(live: LiveTask) -> tuple[bytes | None, bytes | None, bytes | None, bytes | None, bytes]:
-    name = live.task_id
-    return (
-        seal(name, "output", live.output.SerializeToString()) if live.output is not None else None,
-        seal(name, "problem", problem_to_pb(live.problem).SerializeToString()) if live.problem is not None else None,
-        seal(name, "input_request", live.input_request.SerializeToString()) if live.input_request is not None else None,
-        encode_answers(name, live.answers) if live.answers else None,
-        _encode_history(live),
-    )
+def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytes]]:
+    """The optional columns that are not NULL, in their order, and their values."""
+    contents: dict[str, bytes] = {}
+    if live.output is not None:
+        contents["output"] = live.output.SerializeToString()
+    if live.problem is not None:
+        contents["problem"] = problem_to_pb(live.problem).SerializeToString()
+    if live.input_request is not None:
+        contents["input_request"] = live.input_request.SerializeToString()
+    if live.answers:
+        contents["answers"] = task_service_pb2.Assignment(answers=live.answers).SerializeToString()
+    return tuple(contents), [seal(live.task_id, column, content) for column, content in contents.items()]
 
 
 def _encode_history(live: LiveTask) -> bytes:
@@ -185,18 +217,16 @@ def decode_answers(task_id: str, stored: bytes | None) -> dict[str, task_pb2.Tas
     return dict(task_service_pb2.Assignment.FromString(unseal(task_id, "answers", stored)).answers)
 
 
-def insert(connection: sqlite3.Connection, rows: Sequence[Row], late: Collection[int] = ()) -> list[Known | None]:
+def insert(connection: sqlite3.Connection, rows: Sequence[Change], late: Collection[int] = ()) -> list[Known | None]:
     """Insert tasks but for those with `late` indices; for each None, or the row that has its id or a key of it already."""
     results: list[Known | None] = []
     inserted = 0
     for number, row in enumerate(rows):
-        if number in late:
-            results.append(_find(connection, row))
-        elif connection.execute(_INSERT, row).rowcount:
+        if number not in late and connection.execute(*row).rowcount:
             inserted += 1
             results.append(None)
         else:
-            results.append(_find(connection, row))
+            results.append(_find(connection, row.values))
     if inserted:
         logs.count(connection, COUNTER, ACCEPTED, inserted)
     return results
@@ -212,16 +242,13 @@ def _find(connection: sqlite3.Connection, row: Row) -> Known | None:
     return None if found is None else Known(found[0], found[1], TaskState(found[2]))
 
 
-def update(connection: sqlite3.Connection, rows: Sequence[Row]) -> list[bool]:
+def update(connection: sqlite3.Connection, rows: Sequence[Change]) -> list[bool]:
     """Update tasks that have not ended or been granted anew; for each whether it was changed. Counts those that end."""
-    results = [connection.execute(_UPDATE, row).rowcount > 0 for row in rows]
-    ended: dict[str, int] = {}
-    for row, changed in zip(rows, results, strict=True):
-        if changed and row[0] >= TaskState.COMPLETED:
-            name = TaskState(row[0]).name
-            ended[name] = ended.get(name, 0) + 1
+    results = [connection.execute(*row).rowcount > 0 for row in rows]
+    states = Counter(row.values[0] for row, changed in zip(rows, results, strict=True) if changed)
+    ended = [(COUNTER, TaskState(state).name, number) for state, number in states.items() if TaskState(state).terminal]
     if ended:
-        logs.count_many(connection, [(COUNTER, name, number) for name, number in ended.items()])
+        logs.count_many(connection, ended)
     return results
 
 
@@ -313,7 +340,7 @@ def load_live(connection: sqlite3.Connection) -> list[Row]:
 def revive(row: Row, live: LiveTask) -> None:
     """Fill `live`, made from the row's spec, with what the row says. Raises TaskDamaged."""
     revive_facts(row, live)
-    name, problem, input_request, answers, history = row[0], *row[23:27]
+    name, history, problem, input_request, answers = row[0], row[22], *row[25:28]
     if problem is not None:
         live.problem = problem_from_pb(problem_pb2.Problem.FromString(unseal(name, "problem", problem)))
     if input_request is not None:
@@ -331,7 +358,7 @@ def revive_facts(row: Row, live: LiveTask) -> None:
     live.cancel_requested = bool(row[16])
     live.replay_of, live.request_id = row[17], row[18]
     live.fingerprint = row[20]
-    live.agent_instance = row[27]
+    live.agent_instance = row[23]
     live.state = TaskState(state)
     live.level = Level(level)
 

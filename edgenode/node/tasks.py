@@ -439,7 +439,7 @@ def _no_blobs(refs: Iterable[BlobRef]) -> EdgenodeError | None:
 
 def _store_new(
     connection: sqlite3.Connection,
-    rows: Sequence[task_store.Row],
+    rows: Sequence[task_store.Change],
     late: Collection[int],
     offers: Sequence[sync_pb2.TaskEntry | None],
     now_time: float,
@@ -452,8 +452,12 @@ def _store_new(
         if found is None and offer is not None
     ]
     sequences = [0] * len(rows)
+    if not new_offers:
+        return known, sequences
     last = task_entries.append(connection, TASK_LOG, [offer for _, offer in new_offers], now_time)
     for position, (number, _) in enumerate(new_offers):
         sequences[number] = last - len(new_offers) + 1 + position
-    task_store.set_offer_sequences(connection, [(sequences[number], rows[number][0]) for number, _ in new_offers])
+    task_store.set_offer_sequences(
+        connection, [(sequences[number], rows[number].values[0]) for number, _ in new_offers]
+    )
     return known, sequences
