@@ -3,6 +3,10 @@
 Segments keep the key of their origin (node, epoch, sequence) over every hop; where they come through a hub below, its name
 is put before the node's. An entry whose key came before is known, by whichever link it comes: so what a child stored anew
 under another epoch is taken once, and nothing runs in a circle while hubs are being joined to one.
+
+Messages of one epoch are in order, always. A process begins behind what the one before it stored, so those of a node are,
+too; but where a hub was restored, and the disk that came first did not keep what it lacks, a copy of that disk or an older
+one may bring it later. It is taken then, behind what followed it: it was stated as gone, and nobody else has it.
 """
 
 from __future__ import annotations

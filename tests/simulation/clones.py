@@ -73,6 +73,7 @@ class Clones:
         if not edge.serving or edge.name in self._affairs:
             return
         affair = _Affair(edge, Twin(edge, edge.disk.files()))
+        self._world.oracle.copied(edge)
         self._affairs[edge.name] = affair
         affair.twin.boot()
         affair.publisher = Publisher(self._world, affair.twin, f"{affair.twin.name}-pub", wants_hub=True)

@@ -112,8 +112,11 @@ class Damages:
 
     # --- what may be missing ------------------------------------------------------------------------------------------
 
-    def whole_messages(self, hub: sqlite3.Connection) -> Iterator[tuple[str, int]]:
-        """(producer, number) of what the hub's log holds, in order. What it gave up, or will, must have been hit."""
+    def whole_messages(self, hub: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
+        """(producer, number, epoch) of what the hub's log holds, in order; the epoch is that of the process that stored it.
+
+        What the hub gave up, or will, must have been hit.
+        """
         log_id = logs.log_state(hub, MESSAGES).log_id
         after = 0
         while True:
@@ -131,7 +134,7 @@ class Damages:
                 whole = not has_skew(self._world.seed) or segment.payload.count(FUTURE) == segment.count
                 self._world.check(whole, "messages lost on their way what is not known here")
                 try:
-                    yield from messages_of(segment.payload)
+                    yield from ((*message, segment.origin_epoch) for message in messages_of(segment.payload))
                 except (DecodeError, ValueError):
                     self._world.fail(f"no publisher made what the hub has: {segment}")
                     return

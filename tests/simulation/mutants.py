@@ -340,6 +340,17 @@ def write_anew_what_is_carried(patch: Patch) -> None:
     patch.setattr(SqliteMessageStore, "_new_segments", meddling)
 
 
+def store_a_batch_backwards(patch: Patch) -> None:
+    """A hub stores what came last first."""
+    honest = SqliteMessageStore._new_segments
+
+    def backwards(self: SqliteMessageStore, *arguments: Any) -> Any:
+        segments, *rest = honest(self, *arguments)
+        return segments[::-1], *rest
+
+    patch.setattr(SqliteMessageStore, "_new_segments", backwards)
+
+
 def compare_no_versions(patch: Patch) -> None:
     """Whoever greets is let in, whatever it speaks."""
     patch.setattr(Greeting, "_agree", lambda _self, _lowest, highest: highest)
@@ -370,6 +381,8 @@ MUTANTS: dict[str, Mutant] = {
     # Those below are seen by subscribers only, where versions differ only, or in trees only.
     "let go of what the parent lacks": Mutant(let_go_of_what_the_parent_lacks, ("parent hub down",), 3),
     "take what came another way": Mutant(take_what_came_another_way, ("hub restored",), 11),
+    # Where a copy and a restored hub excuse much.
+    "store a batch backwards": Mutant(store_a_batch_backwards, ("cloned edge", "hub restored")),
     "take what was sent for dealt with": Mutant(take_what_was_sent_for_dealt_with, ("subscriber crash",), 5),
     "end the session at what is not known": Mutant(end_the_session_at_what_is_not_known, ("other version",), 4),
     "write anew what is carried": Mutant(write_anew_what_is_carried, ("other version",), 4),

@@ -187,6 +187,28 @@ async def test_without_retention_a_hub_that_was_set_back_is_not_refilled_but_say
     await world.close()
 
 
+async def test_what_was_stated_as_gone_and_an_older_disk_holds_is_taken_late_and_once(world: World) -> None:
+    """The older disk may as well be a copy that is up beside the other."""
+    await world.copy("hub")
+    await world.publish(10)
+    await world.copy("north")
+    await world.publish(5)
+    await world.sync()
+    size = len(message_pb2.MessageBatch(messages=[message_pb2.Message(topic="t", key="10")]).SerializeToString())
+    world.retention = Retention(acked_bytes=5 * size, acked_seconds=3600)
+    await world.set_back("hub")
+    await world.outbox.trim()
+    await world.sync()
+    assert await world.at_hub() == list(range(10, 15))
+    assert await world.gaps() == 10
+    world.retention = KEEP_ALL
+    await world.set_back("north")
+    for _ in range(2):
+        await world.sync()
+    assert await world.at_hub() == [*range(10, 15), *range(10)]
+    assert await world.gaps() == 10
+
+
 # --- who has forgotten, as the greeting shows it ---
 
 
