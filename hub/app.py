@@ -259,6 +259,7 @@ def parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
         address=membership.address,
         open_channel=membership.open_channel,
         unreachable=membership.unreachable,
+        refusal=lambda: membership.refusal,
         generation=lambda: membership.identity.generation,
         settings=DialingSettings(
             initial_backoff=config.reconnect_min_seconds, max_backoff=config.reconnect_max_seconds

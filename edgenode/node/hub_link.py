@@ -111,7 +111,7 @@ class HubLink:
 
     def status(self) -> admin_pb2.LinkStatus:
         """How the link is."""
-        return link_status(self._membership.address, self.uplink.status())
+        return link_status(self._membership.address, self.uplink.status(), self._membership.refusal)
 
     def _keep_rejected(self, connection: sqlite3.Connection, lane: Lane, rejections: Sequence[Rejection]) -> None:
         dead_letters.add_rejected(

@@ -59,6 +59,7 @@ class ParentPorts:
     address: str
     open_channel: Callable[[], Awaitable[grpc.aio.Channel]]
     unreachable: Callable[[], None]
+    refusal: Callable[[], Problem | None]
     generation: Callable[[], int]
     settings: DialingSettings
 
@@ -141,7 +142,7 @@ class Uplink(LinkEvents):
 
     def status(self) -> admin_pb2.LinkStatus:
         """How the link is."""
-        return link_status(self.ports.address, self._dialing.status())
+        return link_status(self.ports.address, self._dialing.status(), self.ports.refusal())
 
     @property
     def connected(self) -> bool:

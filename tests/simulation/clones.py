@@ -1,8 +1,9 @@
 """A disk that is copied, identity and all, and a second machine that starts with it, while the first one is up as well.
 
 The hub must find that out and keep both out, without letting in now the one and now the other. Then the operator ends the
-copy and releases the node, and the fleet goes on: what the first one acknowledged is there, and of what the copy did, all
-that it was told the hub has. Work that both had when they parted may run on both.
+copy and releases the node, or joins it anew if the copy has renewed its identity, and the fleet goes on: what the first one
+acknowledged is there, and of what the copy did, all that it was told the hub has. Work that both had when they parted may run
+on both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.clients import Publisher
 from tests.simulation.disk import Files
+from tests.simulation.fleet import join
 from tests.simulation.machines import Edge, Machine
 
 if TYPE_CHECKING:
@@ -39,12 +41,6 @@ class Twin(Edge):
         self.node = None
         self.served = None
 
-    @property
-    def outdated(self) -> bool:
-        """Whether it was told that the other one has renewed the identity meanwhile, as a clock that was set makes it do."""
-        link = self.node._link if self.node is not None and self.serving else None
-        return link is not None and link.status().last_problem.reason == "STALE_GENERATION"
-
 
 @dataclasses.dataclass
 class _Affair:
@@ -54,6 +50,7 @@ class _Affair:
     kept_out_time: float | None = None  # since when, as the operator saw it
     ended: bool = False
     released: bool = False
+    joined_anew: bool = False
 
 
 class Clones:
@@ -95,11 +92,13 @@ class Clones:
         world.loop.later(INTERVAL, self._operate, affair, rng)
         if not affair.ended and affair.publisher is not None:
             affair.publisher.publish(rng.choice((1, 3)), 20)
-        if not affair.ended and affair.twin.outdated:
+        if not affair.ended and _outdated(affair.twin):
             world.note(affair.twin.name, "is outdated")
             self._end_twin(affair)
         if hub.core is None or not hub.serving or hub.disk.sql is None:
             return
+        if world.calm and not affair.joined_anew and _outdated(affair.edge):
+            self._join_anew(affair)
         if affair.edge.name not in quarantined(hub.disk.sql):
             affair.kept_out_time = None
             late = world.calm and world.loop.now > world.storm + FOUND_OUT
@@ -124,6 +123,22 @@ class Clones:
             self._world.note(affair.edge.name, "is released")
             affair.released = True
             hub.process.start(hub.core._clones.release(affair.edge.name))  # what `edgehub nodes release` asks for
+
+    def _join_anew(self, affair: _Affair) -> None:
+        """What `edgehub token create NAME --rejoin` and `edgenode join` do."""
+        edge, hub = affair.edge, affair.edge.hub
+        if not affair.ended:
+            self._end_twin(affair)
+        affair.joined_anew = True
+        self._world.note(edge.name, "joins anew")
+        edge.crash(power=False, silent=False)
+        assert hub.core is not None
+        assert hub.process is not None
+        store = hub.core.enrollment
+        joined = hub.process.start(
+            join(edge.directory, edge.name, hub.fleet.authority, store, hub.fleet.clock, rejoin=True)
+        )
+        joined.add_done_callback(lambda _: self._world.loop.soon(edge.boot))
 
     def _end_twin(self, affair: _Affair) -> None:
         affair.ended = True
@@ -157,6 +172,12 @@ class Clones:
                 missing = set(range(1, produced.hub_acked + 1)) - set(numbers)
                 excused = self._world.oracle.hub_excused or self._world.damages.hub_was_hit
                 self._world.check(not missing or excused, f"{name}: at the hub as it was told, and is not: {missing}")
+
+
+def _outdated(edge: Edge) -> bool:
+    """Whether it was told that the other one has renewed the identity meanwhile, as a clock that was set makes it do."""
+    link = edge.node._link if edge.node is not None and edge.serving else None
+    return link is not None and link.status().last_problem.reason == "STALE_GENERATION"
 
 
 def quarantined(hub: sqlite3.Connection) -> set[str]:

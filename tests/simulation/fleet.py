@@ -29,10 +29,10 @@ from edgenode.link.identity.certificates import (
 from edgenode.link.identity.tokens import hash_secret
 from edgenode.link.parent import identity
 from edgenode.link.parent.identity import Facts, IdentityDirectory
-from edgenode.link.store.database import Database
 from edgenode.node.config import NodeConfig
 from edgenode.node.store import open_store
 from hub.ca.authority import Authority, init_authority
+from hub.ca.ports import EnrollmentStore
 from hub.services.enrollment import create_join_token
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.schema import open_database
@@ -135,7 +135,7 @@ async def _make(directory: Path, hub: str, nodes: Sequence[str]) -> Fleet:
     database = await open_database(hub_dir / "edgehub.db", 1 << 30)
     for node in nodes:
         (directory / node).mkdir()
-        await _join(directory / node, node, authority, database, clock)
+        await join(directory / node, node, authority, SqliteEnrollmentStore(database), clock)
     await database.close()
     store = await open_store(NodeConfig(state_dir=directory))
     await store.close()
@@ -149,9 +149,11 @@ async def _make(directory: Path, hub: str, nodes: Sequence[str]) -> Fleet:
     )
 
 
-async def _join(state_dir: Path, node: str, authority: Authority, database: Database, clock: FixedClock) -> None:
-    store = SqliteEnrollmentStore(database)
-    token, _ = await create_join_token(authority, store, clock, node)
+async def join(
+    state_dir: Path, node: str, authority: Authority, store: EnrollmentStore, clock: FixedClock, *, rejoin: bool = False
+) -> None:
+    """An operator makes a token on the hub and joins the node with it; `rejoin`: anew."""
+    token, _ = await create_join_token(authority, store, clock, node, rejoin=rejoin)
     key = new_key()
     csr = make_csr(key)
     issued = await store.claim_token(
@@ -168,7 +170,7 @@ async def _join(state_dir: Path, node: str, authority: Authority, database: Data
         sync_address="hub.example:7443",
         enrollment_address="hub.example:7444",
         token_id=token.token_id,
-        generation=1,
+        generation=issued.generation,
         not_before=issued.not_before,
         expire_time=issued.expire_time,
     )

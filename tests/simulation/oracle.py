@@ -90,7 +90,7 @@ class Oracle:
         self.abandoned: set[str] = set()  # tasks whose agent forgot that it works on them
         self.excused_edges: set[str] = set()  # whose disk lost what was acknowledged
         self.excused_hubs: set[str] = set()  # likewise
-        self._old_disks: dict[str, dict[str, int]] = {}  # by machine: at most how far each producer is on one that came back
+        self._old_disks: dict[str, dict[str, int]] = {}  # by machine that had two: how far producers had come
         self.entry_count = 0  # messages at the root
         self._tasks: dict[str, Submitted] = {}
         self._attempts: dict[str, list[Attempt]] = {}
@@ -294,8 +294,8 @@ class Oracle:
         for edge in world.edges:
             if edge.node is not None and any(live.finishing for live in edge.node.rooms.engine.book.live.values()):
                 return f"{edge.name} stores how a task ended"
-        if clones := world.clones.unsettled():
-            return clones
+        if elsewhere := world.clones.unsettled() or bounds.waiting(world):
+            return elsewhere
         waiting = (self._waits(dialer) for dialer in world.dialers)
         lacking = (subscriber.lacks() for subscriber in world.subscribers)
         return next(filter(None, itertools.chain(waiting, lacking)), "")
@@ -459,7 +459,8 @@ class Oracle:
         """
         if produced.edge in self.excused_edges:
             return
-        late = [number for number, greatest in zip(numbers, itertools.accumulate(numbers, max)) if number < greatest]
+        greatest = itertools.accumulate(numbers, max)
+        late = [number for number, before in zip(numbers, greatest, strict=True) if number < before]
         old = [self._old_disks[machine.name] for machine in passed if machine.name in self._old_disks]
         held = max((disk.get(produced.producer, 0) for disk in old), default=0)
         filled_up = self._excuses(hub) or self.world.damages.in_segments

@@ -12,6 +12,7 @@ import grpc
 
 from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.model.problem import Problem
 from edgenode.link.parent.identity import NodeIdentity, Renewer
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.wire.channels import MAX_LINK_MESSAGE_BYTES, ChannelSettings, OpenChannel, open_channel
@@ -46,6 +47,12 @@ class Membership:
     def identity(self) -> NodeIdentity:
         """The identity in use."""
         return self._renewer.identity
+
+    @property
+    def refusal(self) -> Problem | None:
+        """Why the parent will not renew the certificate, if it said so: only an operator can change that."""
+        problem = self._renewer.problem
+        return None if problem is None or problem.retryable else problem
 
     def start(self) -> None:
         """Begin to watch the certificate's age."""
@@ -90,16 +97,21 @@ class Membership:
             _log.warning("could not move the link to the renewed certificate: %s", error)
 
 
-def link_status(parent: str, status: DialingStatus) -> admin_pb2.LinkStatus:
-    """How the link to `parent` (HOST:PORT) is."""
+def link_status(parent: str, status: DialingStatus, refusal: Problem | None) -> admin_pb2.LinkStatus:
+    """How the link to `parent` (HOST:PORT) is.
+
+    A certificate that has run out ends a dial in its handshake, which looks like a network that is down. So where the parent
+    would not renew it (`refusal`), that is why the link is down.
+    """
     message = admin_pb2.LinkStatus(
         parent=parent,
         state=status.state,
         state_time=timestamp_to_pb(status.since),
         session_count=status.session_count,
     )
-    if status.last_problem is not None:
-        message.last_problem.CopyFrom(problem_to_pb(status.last_problem))
+    problem = status.last_problem if refusal is None or status.state == "established" else refusal
+    if problem is not None:
+        message.last_problem.CopyFrom(problem_to_pb(problem))
     if status.next_dial is not None:
         message.next_dial_duration.CopyFrom(duration_to_pb(status.next_dial))
     return message

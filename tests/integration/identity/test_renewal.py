@@ -27,6 +27,8 @@ from edgenode.link.identity.files import write_private_file
 from edgenode.link.identity.lifetime import renewal_time
 from edgenode.link.parent import enrolling
 from edgenode.link.parent.identity import IdentityDirectory, NodeIdentity, Renewer, join, load_identity
+from edgenode.link.parent.membership import Membership, link_status
+from edgenode.link.wire.dialing import DialingStatus
 from hub.ca.authority import Authority
 
 if TYPE_CHECKING:
@@ -317,3 +319,28 @@ async def test_the_renewer_says_why_it_is_refused(tmp_path: Path, fleet: "Fleet"
         await eventually(lambda: renewer.problem is not None)
     assert renewer.problem is not None
     assert renewer.problem.reason == "REVOKED"
+
+
+async def test_while_the_link_is_down_its_status_says_why_renewal_is_refused(
+    tmp_path: Path, fleet: "Fleet", north: NodeIdentity
+) -> None:
+    """The handshake with a certificate that has run out looks like a network that is down."""
+
+    async def redial() -> None:
+        """There is no link."""
+
+    membership = Membership(tmp_path, north, "", fleet.clock, random.Random(1), redial)
+    unreachable = Unavailable("UNREACHABLE", "connection reset").problem
+
+    def reason(state: str) -> str:
+        status = DialingStatus(state, 0.0, unreachable, None, 1)
+        return link_status(membership.address, status, membership.refusal).last_problem.reason
+
+    assert reason("waiting") == "UNREACHABLE"
+    await fleet.store.revoke("north")
+    fleet.clock.offset = 5 * DAY
+    membership.start()
+    await eventually(lambda: membership.refusal is not None)
+    await membership.stop()
+    assert reason("waiting") == "REVOKED"
+    assert reason("established") == "UNREACHABLE"
