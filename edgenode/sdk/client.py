@@ -181,7 +181,7 @@ class Client:
             timeout -= await self._wait_for_room(size, timeout)
         entry = submitter.call(skill, data, content_type, deadline, timeout, options)  # type: ignore[arg-type]
         try:
-            outcome = await entry.answer
+            outcome = await entry.wait()
         except asyncio.CancelledError:
             submitter.forget(entry)
             raise
@@ -272,11 +272,11 @@ class Client:
         entry = submitter.submit(skill, data, content_type, due, request_id or self._request_id(), options)  # type: ignore[arg-type]
         assert entry.receipt is not None
         try:
-            task_id, level = await entry.receipt
+            await entry.receipt
         except asyncio.CancelledError:
             entry.abandoned = True
             raise
-        handle = TaskHandle(self, task_id, level, entry.answer)
+        handle = TaskHandle(self, entry.task_id, entry.level, entry)
         submitter.follow(entry, handle)
         return handle
 

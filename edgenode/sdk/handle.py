@@ -18,6 +18,7 @@ from edgenode.sdk.streaming import read_pieces
 
 if TYPE_CHECKING:
     from edgenode.sdk.client import Client
+    from edgenode.sdk.submitter import Entry, Outcome
 
 Ending = task_pb2.Task | task_service_pb2.SubmissionOutcome
 
@@ -42,7 +43,8 @@ class TaskUpdate:
 def result_of(ending: Ending, task_id: str, expected: Any = Any) -> Any:
     """The decoded result of a completed task or call; raises the error of any other ending."""
     if ending.state == task_pb2.TASK_STATE_COMPLETED:
-        return decode(ending.output.data, ending.output.content_type, expected)
+        output = ending.output
+        return decode(output.data, output.content_type, expected)
     if ending.HasField("problem"):
         raise from_problem(problem_from_pb(ending.problem))
     if ending.state == task_pb2.TASK_STATE_CANCELED:
@@ -54,17 +56,13 @@ def result_of(ending: Ending, task_id: str, expected: Any = Any) -> Any:
 class TaskHandle:
     """A submitted task. Keep it to get the result without asking; the task itself does not depend on it."""
 
-    def __init__(
-        self,
-        client: Client,
-        task_id: str,
-        level: Level,
-        outcome: asyncio.Future[task_service_pb2.SubmissionOutcome | EdgenodeError] | None = None,
-    ) -> None:
+    __slots__ = ("__weakref__", "_client", "_entry", "level", "task_id")
+
+    def __init__(self, client: Client, task_id: str, level: Level, entry: Entry | None = None) -> None:
         self.task_id = task_id
         self.level = level
         self._client = client
-        self._outcome = outcome
+        self._entry = entry  # on the client's stream, which brings the outcome unasked
 
     def __repr__(self) -> str:
         return f"TaskHandle({self.task_id!r}, {self.level.name})"
@@ -75,7 +73,11 @@ class TaskHandle:
         Raises the task's own problem, DeadlineExceeded (WAIT_OVER) after `timeout` - the task goes on -, and Unavailable
         when the node is out of reach; asking again is always possible.
         """
-        return result_of(await self.ending(timeout), self.task_id, type)
+        if timeout is None and (entry := self._entry) is not None:
+            ending: Ending = self._told(await entry.wait() if entry.outcome is None else entry.outcome)
+        else:
+            ending = await self.ending(timeout)
+        return result_of(ending, self.task_id, type)
 
     async def ending(self, timeout: float | None = None) -> Ending:
         """How it ended: its state, and its output or problem as the contract has them.
@@ -83,7 +85,7 @@ class TaskHandle:
         Raises DeadlineExceeded (WAIT_OVER) and Unavailable as `result` does.
         """
         try:
-            if timeout is None or (self._outcome is not None and self._outcome.done()):
+            if timeout is None or (self._entry is not None and self._entry.outcome is not None):
                 return await self._ending()
             async with asyncio.timeout(timeout):
                 return await self._ending()
@@ -102,18 +104,19 @@ class TaskHandle:
         return [ref_from_pb(ref) for ref in ending.output.blobs]
 
     async def _ending(self) -> Ending:
-        if self._outcome is not None:
-            # Several may wait for one outcome, and one who gives up must not end the others' wait.
-            done = self._outcome.done()
-            outcome = self._outcome.result() if done else await asyncio.shield(self._outcome)
-            if not isinstance(outcome, EdgenodeError):
-                return outcome
-            self._outcome = None
-            raise from_problem(outcome.problem)
+        if (entry := self._entry) is not None:
+            return self._told(await entry.wait() if entry.outcome is None else entry.outcome)
         async for update in self.watch():
             if update.task is not None and TaskState(update.task.state).terminal:
                 return update.task
         raise Internal("NO_END", f"the watch of task {self.task_id} ended before the task", task_id=self.task_id)
+
+    def _told(self, outcome: Outcome) -> task_service_pb2.SubmissionOutcome:
+        """What the stream brought. Raises where that is no outcome of the task; who asks again asks the node."""
+        if isinstance(outcome, EdgenodeError):
+            self._entry = None
+            raise from_problem(outcome.problem)
+        return outcome
 
     def watch(self) -> AsyncGenerator[TaskUpdate, None]:
         """Its changes, from the first that is kept to the terminal state."""

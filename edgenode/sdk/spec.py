@@ -65,9 +65,9 @@ def fill_spec(
         if content_type:
             spec.content_type = content_type
         if deadline:
-            whole = int(deadline)
-            spec.deadline_time.seconds = whole
-            spec.deadline_time.nanos = int((deadline - whole) * 1e9)
+            time, whole = spec.deadline_time, int(deadline)
+            time.seconds = whole
+            time.nanos = int((deadline - whole) * 1e9)
         if options:
             _fill_options(spec, options)
         if MARK in data and is_json(content_type):

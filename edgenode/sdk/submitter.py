@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from edgenode.api.task.v1 import task_service_pb2 as pb
 from edgenode.link.errors import DeadlineExceeded, EdgenodeError, Unavailable, from_problem
@@ -31,57 +31,96 @@ _OVERHEAD = 96  # bytes a submission takes beside its input, roughly
 _WINDOW_COUNT = 16 * 1024
 _WINDOW_BYTES = 32 * 1024 * 1024
 
+_LEVELS = {level.value: level for level in Level}
+
 Outcome = pb.SubmissionOutcome | EdgenodeError
 
 
-class Accepted(NamedTuple):
-    """A task is stored."""
-
-    task_id: str
-    level: Level
-
-
 class Entry:
-    """One submission. A call has only `answer`; a durable one first `receipt`, then `answer` (never an exception)."""
+    """One submission. A call has an `outcome`; a durable one first a receipt, then an `outcome`.
+
+    Thousands may wait, and the garbage collector looks at all they consist of: there is nothing here that nobody asked for.
+    """
 
     __slots__ = (
         "abandoned",
-        "answer",
         "correlation_id",
         "counted",
+        "durable",
         "handle",
+        "index",
+        "level",
+        "loop",
+        "outcome",
         "prompt",
         "receipt",
+        "request",
         "sent",
         "size",
-        "submission",
+        "task_id",
         "timeout",
+        "waiters",
     )
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         correlation_id: int,
-        submission: pb.Submission,
+        request: pb.SubmitTasksRequest,
+        index: int,
         size: int,
         durable: bool,
         prompt: bool,
     ) -> None:
-        self.prompt = prompt  # goes before others
+        self.loop = loop
         self.correlation_id = correlation_id
-        self.submission = submission
+        self.request: pb.SubmitTasksRequest | None = request  # the frame it is in, until it has its outcome
+        self.index = index  # in that frame
         self.size = size
+        self.durable = durable
+        self.prompt = prompt  # goes before others
         self.sent = False  # on the present stream
         self.counted = True  # takes room in the window: a call without answer, a durable one without receipt
         self.abandoned = False  # nobody waits for the receipt any more
-        self.answer: asyncio.Future[Outcome] = loop.create_future()
-        self.receipt: asyncio.Future[Accepted] | None = loop.create_future() if durable else None
+        self.receipt: asyncio.Future[None] | None = loop.create_future() if durable else None  # until there is one
+        self.task_id = ""  # and `level`, with the receipt
+        self.level = Level.ACCEPTED
+        self.outcome: Outcome | None = None
+        self.waiters: Sequence[asyncio.Future[Outcome]] = ()
         self.handle: weakref.ref[Any] | None = None
         self.timeout = 0.0  # seconds, of a call
 
     def followed(self) -> bool:
         """Whether somebody may still ask for the outcome."""
         return not self.abandoned and (self.handle is None or self.handle() is not None)
+
+    def wait(self) -> asyncio.Future[Outcome]:
+        """For the outcome, which is not there yet. Several may wait, and who gives up takes nothing from the others."""
+        waiter: asyncio.Future[Outcome] = self.loop.create_future()
+        self.waiters = [*(other for other in self.waiters if not other.done()), waiter] if self.waiters else (waiter,)
+        return waiter
+
+    def accept(self, task_id: str, level: Level) -> None:
+        """Here is its receipt."""
+        self.task_id, self.level = task_id, level
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None and not receipt.done():
+            receipt.set_result(None)
+
+    def refuse(self, error: EdgenodeError) -> None:
+        """There will be no receipt, if there is none yet."""
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None and not receipt.done():
+            receipt.set_exception(error)
+
+    def end(self, outcome: Outcome) -> None:
+        """Here is its outcome."""
+        self.outcome = outcome
+        self.request = None
+        waiters, self.waiters = self.waiters, ()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
 
 
 class _Batch:
@@ -106,7 +145,7 @@ class Submitter:
         self._last_id = 0
         self._owed = 0
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines[Entry](lambda entry: entry.answer.done(), self._expire)
+        self._deadlines = Deadlines[int, Entry](self._entries, self._expire)
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
         self.wake: Callable[[], None] = lambda: None
 
@@ -116,7 +155,7 @@ class Submitter:
         """Adds a call for which room was taken; it is answered or fails within `timeout` seconds."""
         entry = self._add(skill, data, content_type, deadline, options, "")
         entry.timeout = timeout
-        self._deadlines.add(self._loop.time() + timeout, entry)
+        self._deadlines.add(self._loop.time() + timeout, entry.correlation_id)
         return entry
 
     def submit(
@@ -139,24 +178,28 @@ class Submitter:
         batch = self._forming(batches, size)
         self._last_id += 1
         correlation_id = self._last_id
-        if request_id:
-            submission = batch.add(correlation_id=correlation_id, want_outcome=True, request_id=request_id)
-        else:
-            submission = batch.add(correlation_id=correlation_id, call=True)
+        entries = batch.entries
+        submission = batch.add()
+        submission.correlation_id = correlation_id
         try:
+            if request_id:
+                submission.want_outcome = True
+                submission.request_id = request_id
+            else:
+                submission.call = True
             fill_spec(submission.spec, skill, data, content_type, deadline, **options)
         except Exception:  # whatever it was, the frame must not keep half a submission
-            del batch.request.submissions[len(batch.entries) :]
-            if not batch.entries:
+            del batch.request.submissions[len(entries) :]
+            if not entries:
                 batches.pop()
             self.window.give(1, size)
             raise
-        entry = Entry(self._loop, correlation_id, submission, size, bool(request_id), prompt)
-        batch.entries.append(entry)
+        entry = Entry(self._loop, correlation_id, batch.request, len(entries), size, bool(request_id), prompt)
         batch.size += size
         self._entries[correlation_id] = entry
-        if len(batch.entries) == 1:
+        if not entries:
             self.wake()
+        entries.append(entry)
         return entry
 
     def _forming(self, batches: deque[_Batch], size: int) -> _Batch:
@@ -185,13 +228,13 @@ class Submitter:
 
     def _expire(self, entry: Entry) -> None:
         self.forget(entry)
-        entry.answer.set_result(no_answer(entry.timeout))
+        entry.end(no_answer(entry.timeout))
 
     def _release(self, entry: Entry) -> None:
         if entry.counted:
             entry.counted = False
             self.window.give(1, entry.size)
-            if entry.sent and entry.receipt is not None:
+            if entry.sent and entry.durable:
                 self._owed -= 1
 
     # --- the conversation ---
@@ -205,7 +248,7 @@ class Submitter:
             request = batch.request
             for entry in batch.entries:
                 entry.sent = True
-                if entry.counted and entry.receipt is not None:
+                if entry.counted and entry.durable:
                     self._owed += 1
         elif self._cancels:
             request = pb.SubmitTasksRequest()
@@ -222,34 +265,25 @@ class Submitter:
         count = size = 0
         for receipt in frame.receipts:
             entry = entries.get(receipt.correlation_id)
-            if entry is None or entry.receipt is None:
-                continue
-            if entry.counted:
+            if entry is not None and entry.receipt is not None:
                 self._release(entry)
-            if not entry.receipt.done():
-                entry.receipt.set_result(Accepted(receipt.task_id, Level(receipt.level)))
+                entry.accept(receipt.task_id, _LEVELS[receipt.level])
         for outcome in frame.outcomes:
             entry = entries.pop(outcome.correlation_id, None)
             if entry is None:
                 continue
-            if entry.receipt is None:  # the hot path: a call's answer
+            if not entry.durable:
                 count += 1
                 size += entry.size
-            else:
+            elif entry.receipt is not None:
                 self._release(entry)
-                if not entry.receipt.done():
-                    self._settle_receipt(entry.receipt, outcome)
-            if not entry.answer.done():
-                entry.answer.set_result(outcome)
+                if task_id := outcome.task_id:
+                    entry.accept(task_id, Level.DONE)
+                else:
+                    entry.refuse(from_problem(problem_from_pb(outcome.problem)))
+            entry.end(outcome)
         if count:
             self.window.give(count, size)
-
-    @staticmethod
-    def _settle_receipt(receipt: asyncio.Future[Accepted], outcome: pb.SubmissionOutcome) -> None:
-        if outcome.task_id:
-            receipt.set_result(Accepted(outcome.task_id, Level.DONE))
-        else:
-            receipt.set_exception(from_problem(problem_from_pb(outcome.problem)))
 
     def wanted(self) -> bool:
         """See Conversation."""
@@ -266,7 +300,7 @@ class Submitter:
         for entry in list(self._entries.values()):
             if not entry.sent:
                 continue
-            if entry.receipt is None or not entry.followed():
+            if not entry.durable or not entry.followed():
                 self._end(entry, lost)
             else:
                 entry.sent = False
@@ -284,9 +318,9 @@ class Submitter:
             if batch is None or len(batch.entries) >= MAX_FRAME_COUNT or batch.size + entry.size > MAX_FRAME_BYTES:
                 batch = _Batch()
                 batches.append(batch)
-            submission = batch.add()
-            submission.CopyFrom(entry.submission)
-            entry.submission = submission
+            assert entry.request is not None
+            batch.add().CopyFrom(entry.request.submissions[entry.index])
+            entry.request, entry.index = batch.request, len(batch.entries)
             batch.entries.append(entry)
             batch.size += entry.size
         waiting.extendleft(reversed(batches))
@@ -295,10 +329,8 @@ class Submitter:
         del self._entries[entry.correlation_id]
         self._release(entry)
         error = from_problem(error.problem)
-        if entry.receipt is not None and not entry.receipt.done():
-            entry.receipt.set_exception(error)
-        if not entry.answer.done():
-            entry.answer.set_result(error)
+        entry.refuse(error)
+        entry.end(error)
 
     def recovers(self, error: EdgenodeError) -> bool:
         """See Conversation."""

@@ -68,7 +68,6 @@ class _Attempt:
     __slots__ = (
         "context",
         "key",
-        "over",
         "pb_key",
         "piece_room",
         "pieces",
@@ -92,7 +91,6 @@ class _Attempt:
         self.skill = skill
         self.timeout = timeout  # seconds
         self.reported = False
-        self.over = False
         self.stopping: EdgenodeError | None = None  # why the handler is being cancelled
         self.task: asyncio.Task[None] | None = None
 
@@ -121,7 +119,7 @@ class Worker:
         self._results = Results()
         self._updates: dict[tuple[str, int, int, str], pb.AttemptUpdate] = {}
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines[_Attempt](lambda attempt: attempt.over, self._time_out)
+        self._deadlines = Deadlines[Key, _Attempt](self._running, self._time_out)
         self._idle = asyncio.Event()
         self._idle.set()
         self._flushed = asyncio.Event()
@@ -351,7 +349,7 @@ class Worker:
         attempt = _Attempt(key, assignment, skill, timeout, context)
         self._running[key] = attempt
         self._idle.clear()
-        self._deadlines.add(expires, attempt)
+        self._deadlines.add(expires, key)
         attempt.task = self._loop.create_task(self._work(attempt, arguments))
 
     async def _work(self, attempt: _Attempt, arguments: dict[str, Any]) -> None:
@@ -377,7 +375,6 @@ class Worker:
             _log.exception("skill %s failed on task %s", attempt.skill.id, attempt.key[0])
             self._report_attempt(attempt, self._handler_error(attempt, error))
         finally:
-            attempt.over = True
             del self._running[attempt.key]
             if not self._running:
                 self._idle.set()
