@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
+from operator import attrgetter
 from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
@@ -64,7 +65,7 @@ class Dispatcher:
         self._registry = registry
         self._rng = rng
         self._to_hub = to_hub
-        self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_workers, rng, load_of, UNSENT_BYTES)
+        self._scheduler: Scheduler[LiveTask] = Scheduler(self._fit_agents, rng, attrgetter("load"), UNSENT_BYTES)
         self._streams: dict[str, WorkerStream] = {}
         self._parked: set[Demand] = set()  # demands nobody here fits
         self._settled = 0.0  # until then agents of before the restart may come back
@@ -104,8 +105,13 @@ class Dispatcher:
             self._park(live.demand, [live])
             if live.holder or not self._book.has(live):
                 return
+        self.push(live, first=first)
+
+    def push(self, live: LiveTask, *, first: bool = False) -> None:
+        """Let it wait for an agent here; that somebody here fits was looked at."""
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
-        self._kick(now=live.prompt)
+        if not (self._pump_now if live.prompt else self._pump_due):
+            self._kick(now=live.prompt)
 
     def fits(self, demand: Demand) -> bool:
         """Whether an agent of this node may take such a task now or soon."""
@@ -139,33 +145,37 @@ class Dispatcher:
         """Hand out a slice, what is urgent first."""
         if self._closed:
             return
-        stored: list[tuple[LiveTask, Worker]] = []
         assigned = self._scheduler.assign(self._book.clock.monotonic(), SLICE)
-        for live, worker in assigned:
-            noted = self._begin(live, worker)
-            if live.call or (live.spec.on_lost is OnLost.RETRY and not noted):
-                self._hand_over(live, worker)
-            else:
-                stored.append((live, worker))
+        stored = [pair for worker, lives in assigned.items() for pair in self._begin(worker, lives)]
         if stored:
             self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
-        if len(assigned) == SLICE:
+        if sum(map(len, assigned.values())) == SLICE:
             self._kick(now=False)
 
-    def _begin(self, live: LiveTask, worker: Worker) -> bool:
-        """Whether the skill wants the attempt stored first."""
-        live.attempts += 1
-        live.progress, live.pieces_told = None, 0
+    def _begin(self, worker: Worker, lives: Sequence[LiveTask]) -> list[tuple[LiveTask, Worker]]:
+        """Begin an attempt of each and hand them over, but for those returned: they are to be stored first."""
+        now, now_time = self._book.clock.monotonic(), self._book.clock.wall()
         agent = self._registry.get(worker.name)
-        if agent is not None:
-            live.agent, live.agent_instance = agent.resource, agent.instance_id
-        else:
-            live.agent, live.agent_instance = agent_resource(self._book.node, worker.name), ""
-        live.started = self._book.clock.monotonic()
-        live.apply(TaskEvent.ASSIGN, self._book.clock.wall())
+        instance, noted = (agent.instance_id, agent.attempts_stored) if agent is not None else ("", ())
+        resource = agent_resource(self._book.node, worker.name)
+        ready: list[LiveTask] = []
+        stored: list[tuple[LiveTask, Worker]] = []
+        for live in lives:
+            live.attempts += 1
+            live.progress, live.pieces_told = None, 0
+            live.agent, live.agent_instance = resource, instance
+            live.worker = worker
+            live.started = now
+            live.apply(TaskEvent.ASSIGN, now_time)
+            spec = live.spec
+            if live.call or (spec.on_lost is OnLost.RETRY and spec.skill not in noted):
+                ready.append(live)
+            else:
+                stored.append((live, worker))
         self.on_load(worker.name)
-        return agent is not None and live.spec.skill in agent.attempts_stored
+        self._hand_over(worker, ready)
+        return stored
 
     async def _hand_over_stored(self, pairs: Sequence[tuple[LiveTask, Worker]]) -> None:
         """Work that must not run twice, or not without its agent's knowing, is known to the store before an agent sees it."""
@@ -178,11 +188,12 @@ class Dispatcher:
         for live, worker in pairs:
             wanted = self._book.has(live)
             if wanted and not self._closed and self._scheduler.find_worker(worker.name) is worker:
-                self._hand_over(live, worker)
+                self._hand_over(worker, [live])
                 continue
             # It ended or went elsewhere meanwhile, or the agent did: no agent has seen it.
+            live.worker = None
             self._scheduler.finished(worker, None, self._book.clock.monotonic())
-            self._scheduler.add_room(worker, load_of(live))
+            self._scheduler.add_room(worker, live.load)
             self._add_credits(worker, 1)
             if wanted:
                 self._untouched(live)
@@ -193,29 +204,34 @@ class Dispatcher:
     def _untouched(self, live: LiveTask) -> None:
         """No agent has seen the attempt."""
         live.attempts -= 1
+        live.worker = None
         live.agent = live.agent_instance = ""
         live.apply(TaskEvent.RELEASE, self._book.clock.wall())
         self.enqueue(live, first=True)
 
-    def _hand_over(self, live: LiveTask, worker: Worker) -> None:
+    def _hand_over(self, worker: Worker, lives: Sequence[LiveTask]) -> None:
         stream = self._streams[worker.name]
         agent = self._registry.get(worker.name)
-        timeout = live.spec.attempt_timeout or (agent.skill_timeouts.get(live.spec.skill, 0.0) if agent else 0.0)
-        timeout = timeout or self._book.settings.attempt_timeout
-        live.sink = stream
-        left = math.inf if live.deadline_timer is None else live.deadline_timer.when - self._book.clock.monotonic()
-        if timeout < left:  # else it ends before at its deadline
-            live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
-        elif live.spec.deadline:
-            timeout = max(left, 0.001)
-        stream.assign(live, timeout)
-        if live.fence and self._book.uplink is not None:
-            self._book.uplink.send_progress(live)
-        self._book.raise_level(live, Level.DELIVERED)
+        timeouts = agent.skill_timeouts if agent is not None else {}
+        now = self._book.clock.monotonic()
+        for live in lives:
+            spec, deadline = live.spec, live.deadline_timer
+            timeout = spec.attempt_timeout or timeouts.get(spec.skill, 0.0) or self._book.settings.attempt_timeout
+            live.sink = stream
+            left = math.inf if deadline is None else deadline.when - now
+            if timeout < left:  # else it ends before at its deadline
+                live.timer = self._book.after(timeout, partial(self._timed_out, live, timeout))
+            elif spec.deadline:
+                timeout = max(left, 0.001)
+            stream.assign(live, timeout)
+            if live.fence and self._book.uplink is not None:
+                self._book.uplink.send_progress(live)
+            if live.level < Level.DELIVERED:
+                self._book.raise_level(live, Level.DELIVERED)
 
-    def _fit_agents(self, demand: Demand) -> list[LocalAgent]:
+    def _fit_agents(self, demand: Demand) -> list[str]:
         return [
-            agent
+            agent.name
             for agent in self._registry.with_skill(demand.skill)
             if agent.health in _WORKING_HEALTH and self._unfit_reason(agent, demand) is None
         ]
@@ -236,9 +252,6 @@ class Dispatcher:
             return f"no agent has skill {demand.skill}"
         reasons = [self._unfit_reason(agent, demand) or f"{agent.name} is {agent.health.name}" for agent in agents]
         return "; ".join(sorted(reasons)[:3])
-
-    def _fit_workers(self, demand: Demand) -> list[str]:
-        return [agent.name for agent in self._fit_agents(demand)]
 
     def _agent_changed(self, agent: str) -> None:
         stream = self._streams.get(agent)
@@ -324,9 +337,10 @@ class Dispatcher:
         live.attempts = attempt
         live.agent = agent_resource(self._book.node, agent)
         live.agent_instance = ""  # it was seen
+        live.worker = self._scheduler.worker(agent)
         live.sink = stream
         live.started = self._book.clock.monotonic()
-        self._scheduler.worker(agent).in_flight += 1
+        live.worker.in_flight += 1
         timeout = live.spec.attempt_timeout or self._book.settings.attempt_timeout
         live.timer = self._book.after(timeout, lambda: self._timed_out(live, timeout))
         return live
@@ -438,10 +452,14 @@ class Dispatcher:
         output: task_pb2.TaskOutput | None,
         problem: Problem | None,
     ) -> bool:
-        """An attempt ended. True: `commit_outcomes` must store that before the agent may forget it."""
+        """An attempt ended, as its sink says. True: `commit_outcomes` must store that before the agent may forget it.
+
+        The sink tells of the load (`on_load`), once for all it has heard.
+        """
         if live.finishing or live.sink is None:
             return False
-        self._stop_attempt(live, failed=state is TaskState.FAILED)
+        live.sink = None  # which has brought it
+        self._attempt_over(live, failed=state is TaskState.FAILED)
         if state is TaskState.COMPLETED:
             return self._book.decide(live, TaskEvent.SUCCEED, output=output)
         if problem is None:
@@ -451,17 +469,21 @@ class Dispatcher:
         return self._failed(live, problem)
 
     def _stop_attempt(self, live: LiveTask, *, failed: bool = False, measured: bool = True) -> None:
-        if live.timer is not None:
-            live.timer.cancel()
-            live.timer = None
         if live.sink is not None:
             live.sink.over(live)
             live.sink = None
-        worker = self._scheduler.find_worker(live.agent.rpartition("/")[2])
+        if live.worker is not None:
+            self.on_load(live.worker.name)
+        self._attempt_over(live, failed=failed, measured=measured)
+
+    def _attempt_over(self, live: LiveTask, *, failed: bool, measured: bool = True) -> None:
+        if live.timer is not None:
+            live.timer.cancel()
+            live.timer = None
+        worker, live.worker = live.worker, None
         if worker is not None:
             now = self._book.clock.monotonic()
             self._scheduler.finished(worker, now - live.started if measured else None, now, failed=failed)
-            self.on_load(worker.name)
 
     def _failed(self, live: LiveTask, problem: Problem) -> bool:
         """True: `commit_outcomes` must store it."""
@@ -530,7 +552,7 @@ class Dispatcher:
         """
         if live.spec.deadline:
             left = max(live.spec.deadline - max(self._book.clock.wall(), live.submit_time), 0.0)
-            live.deadline_timer = self._book.after(left, lambda: self.expire(live))
+            live.deadline_timer = self._book.after(left, partial(self.expire, live))
 
     def expire(self, live: LiveTask) -> None:
         """Its deadline passed."""
@@ -566,11 +588,6 @@ class Dispatcher:
         if live.holder or live.state not in _RUNNING:
             live.state = TaskState.WORKING
         self._book.decide(live, TaskEvent.FAIL if output is None else TaskEvent.SUCCEED, output=output, problem=problem)
-
-
-def load_of(live: LiveTask) -> int:
-    """What a task counts for on its way to an agent: about its bytes."""
-    return len(live.spec.wire) + 64
 
 
 def _without_result(live: LiveTask) -> Problem:

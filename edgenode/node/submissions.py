@@ -31,7 +31,7 @@ from edgenode.link.wire.status import Context
 from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held, Unread, answers_unread
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node.task_state import LiveTask
-from edgenode.node.tasks import NewTask, Submitted, TaskEngine
+from edgenode.node.tasks import NewTask, TaskEngine
 from edgenode.node.turns import SLICE, slices
 
 MAX_FRAME = 1024
@@ -62,7 +62,8 @@ class SubmitStream:
         self._uncommitted = Held(UNCOMMITTED_BYTES)
         self._turns = engine.book.turns
         self._ready = asyncio.Event()
-        self._sending = False  # what is there is sent in a turn to come
+        self._woken = False  # the writer goes on
+        self._sending = False  # ... in a turn to come
         self._slots = asyncio.Semaphore(FRAMES_IN_FLIGHT)
         self._frames: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, LiveTask | None] = {}
@@ -80,7 +81,7 @@ class SubmitStream:
             if self._frames:
                 await asyncio.wait(self._frames)
             self._closing = True
-            self._ready.set()
+            self._wake()
             await writer
         finally:
             writer.cancel()
@@ -124,12 +125,10 @@ class SubmitStream:
         try:
             spec = self._read_spec(submission.spec)
             if submission.call:
-                self._waiting[number] = None
                 self._waiting[number] = self._engine.start_call(spec, partial(self._ended, number), prompt=few)
                 return
             request_id = checks.short(submission.request_id, 128, "request_id")
         except EdgenodeError as error:
-            self._waiting.pop(number, None)
             self._refused(number, error.problem)
             return
         on_end = None
@@ -173,16 +172,17 @@ class SubmitStream:
             level = submitted.live.level if submitted.live is not None else Level.DONE
             self._out.receipts.add(correlation_id=number, task_id=submitted.task_id, level=int(level))
             self._unread.answer()
-            if new.on_end is not None and number in self._waiting:
-                await self._follow(number, submitted)
+            if new.on_end is None or number not in self._waiting:
+                continue
+            if submitted.live is not None:
+                self._waiting[number] = submitted.live
+            else:
+                await self._follow_ended(number, submitted.task_id)
         self._send(now=urgent)
 
-    async def _follow(self, number: int, submitted: Submitted) -> None:
-        if submitted.live is not None:
-            self._waiting[number] = submitted.live
-            return
+    async def _follow_ended(self, number: int, task_id: str) -> None:
         try:
-            await self._read_outcome(number, submitted.task_id)
+            await self._read_outcome(number, task_id)
         finally:
             self._waiting.pop(number, None)
 
@@ -203,22 +203,31 @@ class SubmitStream:
         if number not in self._waiting:
             return
         del self._waiting[number]
-        if live.output is not None and not live.call and self._unread.full:
-            self._stored.append((number, live.task_id))
-            self._send(now=live.prompt)
-            return
-        if live.output is not None and live.call and self._unread.overfull:
-            self._refused(number, answers_unread(self._unread.size).problem)
+        output = live.output
+        if output is not None and self._unread.full and self._does_not_fit(number, live):
             return
         outcome = self._out.outcomes.add(correlation_id=number, state=int(live.state))
         if not live.call:
             outcome.task_id = live.task_id
-        if live.output is not None:
-            outcome.output.CopyFrom(live.output)
+        if output is not None:
+            outcome.output.CopyFrom(output)
+            self._unread.answer(len(output.data))
         else:
             outcome.problem.CopyFrom(problem_to_pb(problem_of(live)))
-        self._unread.answer(len(outcome.output.data))
-        self._send(now=live.prompt)
+            self._unread.answer()
+        if not self._woken and (live.prompt or not self._sending):
+            self._send(now=live.prompt)
+
+    def _does_not_fit(self, number: int, live: LiveTask) -> bool:
+        """Too much waits for the caller to read: results of tasks wait in the store, in the end those of calls are refused."""
+        if not live.call:
+            self._stored.append((number, live.task_id))
+            self._send(now=live.prompt)
+        elif self._unread.overfull:
+            self._refused(number, answers_unread(self._unread.size).problem)
+        else:
+            return False
+        return True
 
     def _refused(self, number: int, problem: Problem) -> None:
         self._out.outcomes.add(correlation_id=number, problem=problem_to_pb(problem))
@@ -228,19 +237,24 @@ class SubmitStream:
     def _send(self, *, now: bool) -> None:
         """Let the writer go on: now, or behind the bulk work that waits for its turn."""
         if now:
-            self._ready.set()
+            self._wake()
         elif not self._sending:
             self._sending = True
             self._turns.gathered(self._send_gathered)
 
     def _send_gathered(self) -> None:
         self._sending = False
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken = True
         self._ready.set()
 
     async def _write(self) -> None:
         while not (self._closing and not self._waiting and not self._unsent()):
             await self._ready.wait()
             self._ready.clear()
+            self._woken = False
             while self._unsent():
                 while self._stored and not self._unread.full:
                     await self._read_outcome(*self._stored.popleft())

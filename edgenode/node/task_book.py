@@ -95,6 +95,7 @@ class TaskBook:
         self.clock = clock
         self.settings = settings
         self.live: dict[str, LiveTask] = {}
+        self.call_bytes = 0  # of the inputs of calls that have not ended
         self.turns = Turns()
         self.uplink: TaskUplink | None = None
         self.stopped = False
@@ -164,8 +165,12 @@ class TaskBook:
         if self.live.get(live.task_id) is not live:
             return
         del self.live[live.task_id]
-        self.tell_watchers(live)
-        self._tell_level(live)
+        if live.call:
+            self.call_bytes -= len(live.spec.wire)
+        if live.watchers:
+            self.tell_watchers(live)
+        if live.level_waiters:
+            self._tell_level(live)
         for listener in live.listeners:
             listener(live)
 
@@ -257,7 +262,8 @@ class TaskBook:
         """The task has come so far; levels never fall."""
         if level > live.level:
             live.level = level
-            self._tell_level(live)
+            if live.level_waiters:
+                self._tell_level(live)
 
     def _tell_level(self, live: LiveTask) -> None:
         for waiter in tuple(live.level_waiters):

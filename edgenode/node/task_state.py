@@ -11,8 +11,8 @@ from edgenode.link.model import dead_letter
 from edgenode.link.model.dead_letter import DeadLetter
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import URGENT, Level, TaskSpec, TaskState
-from edgenode.link.protocol.scheduler import Demand
-from edgenode.link.protocol.tasks import TaskEvent, next_state
+from edgenode.link.protocol.scheduler import Demand, Worker
+from edgenode.link.protocol.tasks import TRANSITIONS, TaskEvent, next_state
 from edgenode.link.protocol.timers import Timer
 from edgenode.link.wire import pieces
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
@@ -22,6 +22,7 @@ HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
 OnPieces = Callable[[Sequence[task_pb2.TaskPiece]], None]
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
+_LOAD = 64  # bytes of an assignment beside its spec, roughly
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
 SEQUENCE_SKIP = 1 << 16
@@ -73,6 +74,7 @@ class LiveTask:
         "level",
         "level_waiters",
         "listeners",
+        "load",
         "next_attempt_time",
         "offer_sequence",
         "on_pieces",
@@ -96,6 +98,7 @@ class LiveTask:
         "timer",
         "update_time",
         "watchers",
+        "worker",
     )
 
     def __init__(self, task_id: str, spec: TaskSpec, origin: str, now_time: float, *, call: bool = False) -> None:
@@ -104,6 +107,7 @@ class LiveTask:
         self.prompt = call or spec.priority >= URGENT  # somebody waits for it now: it goes before others
         self.origin = origin
         self.call = call
+        self.load = len(spec.wire) + _LOAD  # what it counts for on its way to an agent: about its bytes
         self.demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
         self.state = TaskState.QUEUED
         self.reason = ""
@@ -135,6 +139,7 @@ class LiveTask:
         self.deadline_timer: Timer | None = None
         self.timer: Timer | None = None  # of the present attempt, or of the next
         self.sink: AttemptSink | None = None
+        self.worker: Worker | None = None  # of the present attempt, until it is over
         self.started = 0.0
         self.finishing = False
         self.request_id = ""
@@ -148,7 +153,8 @@ class LiveTask:
 
     def apply(self, event: TaskEvent, now_time: float, reason: str = "") -> None:
         """Change state by the table and note it. Raises FailedPrecondition where the table has no such change."""
-        self.enter(next_state(self.state, event), now_time, reason)
+        after = TRANSITIONS[self.state].get(event)
+        self.enter(next_state(self.state, event) if after is None else after, now_time, reason)
 
     def enter(self, state: TaskState, now_time: float, reason: str = "") -> None:
         """Take a state that was decided already (by the table here, or by the holder elsewhere), and note it."""
@@ -156,22 +162,23 @@ class LiveTask:
         self.reason = reason
         self.sequence += 1
         self.update_time = now_time
-        self.note()
+        if not self.call:
+            self.note()
 
     def note(self) -> None:
-        """Add the present state to the history."""
-        if self.call:
-            return
+        """Add the present state to the history; calls have none."""
         if len(self.history) >= HISTORY_LIMIT:
             del self.history[1]
         self.history.append((self.sequence, self.update_time, self.state, self.reason, self.attempts, self.agent))
 
     def clear_timers(self) -> None:
         """Nothing is due for it any more."""
-        for timer in (self.timer, self.deadline_timer):
-            if timer is not None:
-                timer.cancel()
-        self.timer = self.deadline_timer = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.deadline_timer is not None:
+            self.deadline_timer.cancel()
+            self.deadline_timer = None
 
     def dead_letter(self, now_time: float) -> DeadLetter:
         """What is kept of it when it is given up: its row has the rest."""

@@ -107,7 +107,6 @@ class TaskEngine:
         self._refusals = Refusals(database, task_store.COUNTER)
         self._accepting = False
         self._calls = 0
-        self._call_bytes = 0  # of the inputs of those that have not ended
 
     async def start(self, uplink: TaskUplink | None = None) -> None:
         """Take up what the store holds. `uplink` is set when the node has joined a hub."""
@@ -260,11 +259,10 @@ class TaskEngine:
         DeadlineExceeded (PAST_DEADLINE).
         """
         self._check_accepting(1)
-        size = len(spec.wire)
-        if self._call_bytes + size > MAX_CALL_BYTES:
+        if self.book.call_bytes + len(spec.wire) > MAX_CALL_BYTES:
             raise ResourceExhausted(
                 "QUEUE_FULL",
-                f"the calls that wait hold {self._call_bytes} bytes",
+                f"the calls that wait hold {self.book.call_bytes} bytes",
                 hint="wait for some to end, or submit it: tasks wait in the store",
                 retry_after=1.0,
                 limit=MAX_CALL_BYTES,
@@ -284,15 +282,11 @@ class TaskEngine:
         if not self.dispatcher.fits(live.demand):
             self._forward_call(live, timeout, forward)
         self.book.live[live.task_id] = live
-        self._call_bytes += size
-        live.listeners.append(self._call_ended)
+        self.book.call_bytes += len(spec.wire)
         live.deadline_timer = self.book.after(timeout, partial(self.dispatcher.expire, live))
         if not live.holder:
-            self.dispatcher.enqueue(live)
+            self.dispatcher.push(live)
         return live
-
-    def _call_ended(self, live: LiveTask) -> None:
-        self._call_bytes -= len(live.spec.wire)
 
     def _forward_call(self, live: LiveTask, timeout: float, forward: bool) -> None:
         spec = live.spec
@@ -349,7 +343,8 @@ class TaskEngine:
     def _queue(self, live: LiveTask) -> None:
         """Let it wait for an agent, unless it ended while it waited for this."""
         if self.book.has(live):
-            self.dispatcher.watch_deadline(live)
+            if live.spec.deadline:
+                self.dispatcher.watch_deadline(live)
             if not live.holder:
                 self.dispatcher.enqueue(live)
 
@@ -404,7 +399,7 @@ class TaskEngine:
     def cancel_call(self, live: LiveTask) -> None:
         """Nobody waits for the call any more."""
         if not live.finishing:
-            live.listeners[:] = [self._call_ended]
+            live.listeners.clear()
             self.dispatcher.withdraw(live)
             self.book.decide(live, TaskEvent.CANCEL, problem=Cancelled("CANCELLED", "the caller went away").problem)
 

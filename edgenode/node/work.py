@@ -22,12 +22,10 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.overtaking import Overtaking
-from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
 from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held
 from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb, set_duration
-from edgenode.node.dispatch import load_of
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
@@ -82,14 +80,14 @@ class FrameQueue:
 
     def open(self, size: int, *, prompt: bool = False, load: int = 0) -> task_service_pb2.WorkTasksResponse:
         """The frame that takes `size` more bytes, and assignments that count for `load`."""
-        if prompt:
-            self._waiting.set()
-        elif not self._due:
-            self._due = True
-            self._turns.gathered(self._leave)
         frames = self._frames.prompt if prompt else self._frames.others
         if not frames or frames[-1].size + size > FRAME_BYTES:
             frames.append(_Frame())
+            if prompt:
+                self._waiting.set()
+            elif not self._due:
+                self._due = True
+                self._turns.gathered(self._leave)
         frame = frames[-1]
         frame.size += size
         frame.load += load
@@ -169,8 +167,7 @@ class WorkStream:
     def assign(self, live: LiveTask, timeout: float) -> None:
         """See WorkerStream."""
         self._credits -= 1
-        load = load_of(live)
-        frame = self._frames.open(load, prompt=live.prompt, load=load)
+        frame = self._frames.open(live.load, prompt=live.prompt, load=live.load)
         assignment = frame.assignments.add()
         set_duration(assignment.timeout_duration, timeout)
         assignment.spec.ParseFromString(live.spec.wire)
@@ -308,6 +305,7 @@ class WorkStream:
             if len(request.results) > SLICE:
                 await self._turns.take(len(results))
             self._take_results(results, size * len(results) // len(request.results))
+            self._engine.dispatcher.on_load(self.agent)
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 
@@ -323,9 +321,10 @@ class WorkStream:
         urgent: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
         others: tuple[list[task_service_pb2.AttemptKey], list[LiveTask]] = [], []
         for result in results:
-            live = self._take_result(result)
+            key = result.key
+            live = self._take_result(key, result)
             keys, changed = others if live is None or not live.urgent else urgent
-            keys.append(result.key)
+            keys.append(key)
             if live is not None:
                 changed.append(live)
         for keys, changed in (urgent, others):
@@ -335,25 +334,26 @@ class WorkStream:
             elif keys:  # calls: their callers have the answers, and the agent has no reason to hurry
                 self._frames.later(keys)
 
-    def _take_result(self, result: task_service_pb2.AttemptResult) -> LiveTask | None:
+    def _take_result(self, key: task_service_pb2.AttemptKey, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if what this result makes of it must be committed."""
         reach(Failpoint.RESULT_RECEIVED)
-        live = self._attempts.pop(_attempt_id(result.key), None)
+        live = self._attempts.pop((key.task_id, key.attempt_number, key.fence), None)
         if live is None or live.sink is not self:
-            self._refuse(result.key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
+            self._refuse(key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
             return None
-        state, output = _ENDS.get(result.state), None
-        problem = problem_from_pb(result.problem) if result.HasField("problem") else None
+        state, output, problem = _ENDS.get(result.state), None, None
         try:
-            if state is None:
-                raise FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
             if state is TaskState.COMPLETED:
                 output = result.output
-                check_output(output, limits=self._engine.book.settings.limits)
-                if output.blobs and (lacking := self._engine.lacks_blobs(map(ref_from_pb, output.blobs))) is not None:
+                blobs = check_output(output, limits=self._engine.book.settings.limits)
+                if blobs and (lacking := self._engine.lacks_blobs(blobs)) is not None:
                     raise lacking
+            elif state is None:
+                raise FailedPrecondition("BAD_RESULT", f"state {result.state} does not end an attempt")
+            elif result.HasField("problem"):
+                problem = problem_from_pb(result.problem)
         except EdgenodeError as error:
-            self._refuse(result.key, error.problem)
+            self._refuse(key, error.problem)
             state, output, problem = TaskState.FAILED, None, error.problem
         return live if self._engine.dispatcher.result(live, state, output, problem) else None
 

@@ -6,7 +6,8 @@ away what it tests: that is how we know that it tests it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -135,7 +136,7 @@ def hand_over_without_a_note() -> None:
 
     async def careless(self: Dispatcher, pairs: Any) -> None:
         for live, worker in pairs:
-            self._hand_over(live, worker)
+            self._hand_over(worker, [live])
 
     Dispatcher._hand_over_stored = careless  # type: ignore[method-assign]
 
@@ -226,12 +227,13 @@ def time_attempts_by_the_wall_clock() -> None:
 
     honest = Dispatcher._hand_over
 
-    def careless(self: Dispatcher, live: LiveTask, worker: Any) -> None:
-        if live.deadline_timer is not None:
-            live.deadline_timer.cancel()
-            left = max(live.spec.deadline - self._book.clock.wall(), 0.0)
-            live.deadline_timer = self._book.after(left, lambda: self.expire(live))
-        honest(self, live, worker)
+    def careless(self: Dispatcher, worker: Any, lives: Sequence[LiveTask]) -> None:
+        for live in lives:
+            if live.deadline_timer is not None:
+                live.deadline_timer.cancel()
+                left = max(live.spec.deadline - self._book.clock.wall(), 0.0)
+                live.deadline_timer = self._book.after(left, partial(self.expire, live))
+        honest(self, worker, lives)
 
     Dispatcher._hand_over = careless  # type: ignore[method-assign]
 

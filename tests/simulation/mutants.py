@@ -170,7 +170,7 @@ def hand_over_without_a_note(patch: Patch) -> None:
 
     async def careless(self: Dispatcher, pairs: Any) -> None:
         for live, worker in pairs:
-            self._hand_over(live, worker)
+            self._hand_over(worker, [live])
 
     patch.setattr(Dispatcher, "_hand_over_stored", careless)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from edgenode.link.ports import Rng
@@ -63,7 +63,7 @@ class PeakEwma:
 class Worker:
     """One that takes tasks: an attached agent, or a node as the hub sees it."""
 
-    __slots__ = ("credits", "demands", "in_flight", "latency", "name", "room")
+    __slots__ = ("_weighed", "_weight", "credits", "demands", "in_flight", "latency", "name", "room")
 
     def __init__(self, name: str, room: float) -> None:
         self.name = name
@@ -72,10 +72,20 @@ class Worker:
         self.in_flight = 0
         self.latency = PeakEwma()
         self.demands: set[Demand] = set()  # those it is known to fit
+        self._weight = _FLOOR
+        self._weighed = math.nan  # when that was looked at
 
     def load(self, now: float) -> float:
         """Smaller is better."""
-        return max(self.latency.at(now), _FLOOR) * (self.in_flight + 1)
+        if now != self._weighed:
+            self._weight = max(self.latency.at(now), _FLOOR)
+            self._weighed = now
+        return self._weight * (self.in_flight + 1)
+
+    def observe(self, latency: float, now: float) -> None:
+        """Take a sample."""
+        self.latency.observe(latency, now)
+        self._weighed = math.nan
 
 
 class _Queue(Generic[T]):
@@ -112,10 +122,18 @@ class _Queue(Generic[T]):
             del self._by_priority[priority]
         return None
 
-    def pop(self, priority: int) -> tuple[str, T]:
-        _, key, item = self._by_priority[priority].popleft()
-        del self._keys[key]
-        return key, item
+    def take(self, priority: int, last: float) -> Iterator[tuple[str, T]]:
+        """Those of a priority, one by one, up to the order `last`. Each is out of the queue once it is given."""
+        items, keys = self._by_priority[priority], self._keys
+        while items:
+            order, key, item = items[0]
+            waits = keys.get(key) == order
+            if waits and order > last:
+                return
+            items.popleft()
+            if waits:
+                del keys[key]
+                yield key, item
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -228,41 +246,49 @@ class Scheduler(Generic[T]):
         queue = self._queues.get(demand)
         return queue.items() if queue is not None else []
 
-    def assign(self, now: float, limit: int = 1024) -> list[tuple[T, Worker]]:
+    def assign(self, now: float, limit: int = 1024) -> dict[Worker, list[T]]:
         """Match queued tasks and credits: highest priority first, then oldest. Takes the credits; at most `limit`."""
         ready: list[tuple[int, int, Demand]] = []
         for demand in self._dirty:
             self._offer(ready, demand)
         self._dirty.clear()
-        assigned: list[tuple[T, Worker]] = []
-        while ready:
-            if len(assigned) >= limit:
-                self._dirty.update(demand for _, _, demand in ready)
-                break
+        assigned: dict[Worker, list[T]] = {}
+        while ready and limit > 0:
             negative_priority, _, demand = heapq.heappop(ready)
-            worker = self._choose(demand, now)
-            if worker is None:
-                continue
+            free = self._free(demand)
+            # As many as go before any other demand's.
+            last = ready[0][1] if ready and ready[0][0] == negative_priority else math.inf
             queue = self._queues[demand]
-            key, item = queue.pop(-negative_priority)
-            del self._demand_of[key]
-            worker.credits -= 1
-            worker.in_flight += 1
-            worker.room -= self._weigh(item)
-            assigned.append((item, worker))
-            if queue:
-                self._offer(ready, demand)
-            else:
+            for key, item in queue.take(-negative_priority, last) if free else ():
+                worker = free[0] if len(free) == 1 else self._choose(free, now)
+                del self._demand_of[key]
+                worker.credits -= 1
+                worker.in_flight += 1
+                worker.room -= self._weigh(item)
+                limit -= 1
+                if worker in assigned:
+                    assigned[worker].append(item)
+                else:
+                    assigned[worker] = [item]
+                if worker.credits <= 0 or worker.room <= 0:
+                    free.remove(worker)
+                if not free or limit <= 0:
+                    break
+            if not queue:
                 del self._queues[demand]
+            elif free:
+                self._offer(ready, demand)
+        self._dirty.update(demand for _, _, demand in ready)
         return assigned
 
     def finished(self, worker: Worker, latency: float | None, now: float, *, failed: bool = False) -> None:
         """An attempt ended after `latency` seconds (None: not known, e.g. it was lost)."""
-        worker.in_flight = max(worker.in_flight - 1, 0)
+        if worker.in_flight:
+            worker.in_flight -= 1
         if failed:
             latency = max(latency or 0.0, FAILURE_LATENCY)
         if latency is not None:
-            worker.latency.observe(latency, now)
+            worker.observe(latency, now)
 
     def _offer(self, ready: list[tuple[int, int, Demand]], demand: Demand) -> None:
         queue = self._queues.get(demand)
@@ -270,16 +296,18 @@ class Scheduler(Generic[T]):
         if head is not None:
             heapq.heappush(ready, (-head[0], head[1], demand))
 
-    def _choose(self, demand: Demand, now: float) -> Worker | None:
+    def _free(self, demand: Demand) -> list[Worker]:
+        """The workers that may take such a task now."""
         fit = self._fit_cache.get(demand)
         if fit is None:
             names = self._fits(demand)
             fit = self._fit_cache[demand] = [self._workers[name] for name in names if name in self._workers]
             for worker in fit:
                 worker.demands.add(demand)
-        free = [worker for worker in fit if worker.credits > 0 and worker.room > 0]
-        if len(free) <= 1:
-            return free[0] if free else None
+        return [worker for worker in fit if worker.credits > 0 and worker.room > 0]
+
+    def _choose(self, free: Sequence[Worker], now: float) -> Worker:
+        """The better of two of several."""
         first = int(self._rng.random() * len(free))
         second = int(self._rng.random() * (len(free) - 1))
         if second >= first:

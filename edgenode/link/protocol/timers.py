@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
+_FEW = 64  # cancelled timers that do no harm
+
 
 class Timer:
     """A callback that is due at `when` (monotonic seconds) unless cancelled."""
@@ -20,7 +22,9 @@ class Timer:
         """Never fire. Safe to call twice and after it fired."""
         if self.callback is not None:
             self.callback = None
-            self._timers.cancelled_one()
+            self._timers.cancelled += 1
+            if self._timers.cancelled > self._timers.few:
+                self._timers.tidy()
 
 
 class Timers:
@@ -29,7 +33,8 @@ class Timers:
     def __init__(self, on_earlier: Callable[[float], None]) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._number = 0  # of the newest timer: those for one time fire in the order they came
-        self._cancelled = 0
+        self.cancelled = 0  # of those in the heap
+        self.few = _FEW  # of them that are no reason to look
         self._on_earlier = on_earlier
 
     def at(self, when: float, callback: Callable[[], None]) -> Timer:
@@ -48,7 +53,7 @@ class Timers:
             timer = heapq.heappop(self._heap)[2]
             callback, timer.callback = timer.callback, None
             if callback is None:
-                self._cancelled -= 1
+                self.cancelled -= 1
             else:
                 callback()
 
@@ -56,16 +61,16 @@ class Timers:
         """When the next callback is due; None without any."""
         while self._heap and self._heap[0][2].callback is None:
             heapq.heappop(self._heap)
-            self._cancelled -= 1
+            self.cancelled -= 1
         return self._heap[0][0] if self._heap else None
 
     def __len__(self) -> int:
-        return len(self._heap) - self._cancelled
+        return len(self._heap) - self.cancelled
 
-    def cancelled_one(self) -> None:
-        """A timer in the heap was cancelled."""
-        self._cancelled += 1
-        if self._cancelled > 64 and self._cancelled * 2 > len(self._heap):
+    def tidy(self) -> None:
+        """Build the heap anew if most of it was cancelled."""
+        if self.cancelled * 2 > len(self._heap):
             self._heap = [due for due in self._heap if due[2].callback is not None]
             heapq.heapify(self._heap)
-            self._cancelled = 0
+            self.cancelled = 0
+        self.few = max(len(self._heap) // 2, _FEW)

@@ -11,8 +11,8 @@ ended fails with TASK_DAMAGED, one that has is refused with it to whoever asks.
 
 from __future__ import annotations
 
-import zlib
 from typing import Final
+from zlib import crc32
 
 from edgenode.link.errors import DataLoss
 
@@ -20,7 +20,7 @@ SEAL_BYTES: Final = 4
 TASK_DAMAGED: Final = "TASK_DAMAGED"
 
 _COLUMNS = ("spec", "output", "problem", "input_request", "answers", "history", "outcome")
-_STARTS = {column: zlib.crc32(column.encode()) for column in _COLUMNS}
+_STARTS = {column: crc32(column.encode()) for column in _COLUMNS}
 
 
 class TaskDamaged(DataLoss):
@@ -37,12 +37,14 @@ class TaskDamaged(DataLoss):
 
 def checksum(task_id: str, column: str, content: bytes) -> int:
     """Over a blob of a task and its place."""
-    return zlib.crc32(content, zlib.crc32(task_id.encode(), _STARTS[column]))
+    return crc32(content, crc32(task_id.encode(), _STARTS[column]))
 
 
 def seal(task_id: str, column: str, content: bytes) -> bytes:
     """The blob to store."""
-    return content + checksum(task_id, column, content).to_bytes(SEAL_BYTES, "big") if content else b""
+    if not content:
+        return b""
+    return content + crc32(content, crc32(task_id.encode(), _STARTS[column])).to_bytes(SEAL_BYTES, "big")
 
 
 def is_whole(task_id: str, column: str, stored: bytes | None) -> bool:

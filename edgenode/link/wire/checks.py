@@ -43,9 +43,14 @@ def at_most(count: int, limit: int, field: str) -> None:
 def fits(size: int, limit: int, field: str, reason: str = "TOO_LARGE") -> None:
     """Raises ResourceExhausted (`reason`), not retryable, beyond `limit` bytes."""
     if size > limit:
-        raise ResourceExhausted(
-            reason, f"{field} has {size} bytes", hint=f"at most {limit}", retryable=False, field=field, limit=limit
-        )
+        raise too_large(size, limit, field, reason)
+
+
+def too_large(size: int, limit: int, field: str, reason: str) -> ResourceExhausted:
+    """The refusal of what has more than `limit` bytes, not retryable."""
+    return ResourceExhausted(
+        reason, f"{field} has {size} bytes", hint=f"at most {limit}", retryable=False, field=field, limit=limit
+    )
 
 
 @lru_cache(256)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model import selector
+from edgenode.link.model.blob import BlobRef
 from edgenode.link.model.names import agent_resource, check_skill, parse_agent_resource
 from edgenode.link.model.task import PRIORITY, OnLost, RetryPolicy, Scope, TaskSpec
 from edgenode.link.protocol.tasks import is_past, past_deadline
@@ -41,8 +42,10 @@ def task_spec_from_proto(
     its full name on `node`, in `wire` as well, because the task may run elsewhere. Raises InvalidArgument naming the field,
     ResourceExhausted (INPUT_TOO_LARGE) and DeadlineExceeded (PAST_DEADLINE).
     """
+    # This is done for every task and call: what most of them do not have costs a look and no more.
     size = len(message.input)
-    checks.fits(size, limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
+    if size > limits.max_input_bytes:
+        raise checks.too_large(size, limits.max_input_bytes, f"{field}.input", "INPUT_TOO_LARGE")
     skill = check_skill(message.skill, f"{field}.skill")
     if message.selector:
         selector.parse(message.selector, f"{field}.selector")
@@ -57,7 +60,7 @@ def task_spec_from_proto(
     if message.HasField("cost_limit"):
         cost_limit = message.cost_limit
         checks.in_range(cost_limit, 0, math.inf, f"{field}.cost_limit")
-    wire = _serialised(message, agent)
+    wire = _serialised(message, agent) if agent or message.annotations else message.SerializeToString()
     checks.media_type(message.content_type, f"{field}.content_type")
     if len(wire) - size > _SHORT:  # else no text is longer
         _check_texts(message, field)
@@ -67,13 +70,15 @@ def task_spec_from_proto(
         selector=message.selector,
         agent=agent,
         priority=priority,
-        deadline=_deadline(message, now, field),
-        scope=checks.choice(Scope, message.scope, Scope.LOCAL, f"{field}.scope"),
+        deadline=_deadline(message, now, field) if message.HasField("deadline_time") else 0.0,
+        scope=checks.choice(Scope, scope, Scope.LOCAL, f"{field}.scope") if (scope := message.scope) else Scope.LOCAL,
         retry=_retry_policy(message.retry_policy, f"{field}.retry_policy")
         if message.HasField("retry_policy")
         else _DEFAULT_RETRY,
-        on_lost=checks.choice(OnLost, message.on_lost, OnLost.RETRY, f"{field}.on_lost"),
-        attempt_timeout=_attempt_timeout(message, field),
+        on_lost=checks.choice(OnLost, lost, OnLost.RETRY, f"{field}.on_lost")
+        if (lost := message.on_lost)
+        else OnLost.RETRY,
+        attempt_timeout=_attempt_timeout(message, field) if message.HasField("attempt_timeout_duration") else 0.0,
         idempotency_key=message.idempotency_key,
         context_id=message.context_id,
         cost_limit=cost_limit,
@@ -81,12 +86,14 @@ def task_spec_from_proto(
     )
 
 
-def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str = "output") -> None:
-    """Raises ResourceExhausted (RESULT_TOO_LARGE) or InvalidArgument for a result or answer that cannot be taken."""
-    checks.fits(len(output.data), limits.max_output_bytes, field, "RESULT_TOO_LARGE")
+def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str = "output") -> tuple[BlobRef, ...]:
+    """The blobs a result or answer refers to. Raises ResourceExhausted (RESULT_TOO_LARGE) or InvalidArgument for one that
+    cannot be taken."""
+    size = len(output.data)
+    if size > limits.max_output_bytes:
+        raise checks.too_large(size, limits.max_output_bytes, field, "RESULT_TOO_LARGE")
     checks.media_type(output.content_type, f"{field}.content_type")
-    if output.blobs:
-        refs_from_pb(output.blobs, f"{field}.blobs")
+    return refs_from_pb(blobs, f"{field}.blobs") if (blobs := output.blobs) else ()
 
 
 def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
@@ -100,8 +107,6 @@ def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
 
 
 def _deadline(message: task_pb2.TaskSpec, now: float | None, field: str) -> float:
-    if not message.HasField("deadline_time"):
-        return 0.0
     # 0 stands for none.
     deadline = max(timestamp_from_pb(message.deadline_time, f"{field}.deadline_time"), _EARLIEST)
     if now is not None and is_past(deadline, now):
@@ -110,8 +115,6 @@ def _deadline(message: task_pb2.TaskSpec, now: float | None, field: str) -> floa
 
 
 def _attempt_timeout(message: task_pb2.TaskSpec, field: str) -> float:
-    if not message.HasField("attempt_timeout_duration"):
-        return 0.0
     timeout = duration_from_pb(message.attempt_timeout_duration, f"{field}.attempt_timeout_duration")
     checks.in_range(timeout, 0.001, 30 * _DAY, f"{field}.attempt_timeout_duration")
     return timeout

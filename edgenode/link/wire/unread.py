@@ -49,7 +49,7 @@ class Unread(Held):
 
     def answer(self, contents: int = 0) -> None:
         """One more waits, with so many bytes of contents."""
-        self.add(_ANSWER_BYTES + contents)
+        self.size += _ANSWER_BYTES + contents
 
     @property
     def overfull(self) -> bool:

@@ -58,7 +58,7 @@ class TestScheduler:
         self.scheduler.add_credits(self.scheduler.worker(name), count)
 
     def assigned(self) -> list[tuple[str, str]]:
-        return [(item, worker.name) for item, worker in self.scheduler.assign(0.0)]
+        return [(item, worker.name) for worker, items in self.scheduler.assign(0.0).items() for item in items]
 
     def test_priority_then_arrival_across_demands(self) -> None:
         self.push("old", "b", 5)
@@ -94,12 +94,12 @@ class TestScheduler:
             weighed.push(key, Demand("a"), 5, key)
         worker = weighed.worker("w1")
         weighed.add_credits(worker, 9)
-        assert [item for item, _ in weighed.assign(0.0)] == ["four", "seven77"]
+        assert weighed.assign(0.0) == {worker: ["four", "seven77"]}
         assert not weighed.add_room(worker, 1)  # what is on its way fills it still
-        assert weighed.assign(0.0) == []
+        assert weighed.assign(0.0) == {}
         assert weighed.add_room(worker, 3)
         assert not weighed.add_room(worker, 7)
-        assert [item for item, _ in weighed.assign(0.0)] == ["one", "two"]
+        assert weighed.assign(0.0) == {worker: ["one", "two"]}
 
     def test_discarded_tasks_are_not_assigned(self) -> None:
         self.push("gone")
@@ -113,8 +113,9 @@ class TestScheduler:
         for number in range(10):
             self.push(f"t{number}")
         self.credit("w1", 10)
-        assert len(self.scheduler.assign(0.0, limit=4)) == 4
-        assert len(self.scheduler.assign(0.0)) == 6
+        (four,) = self.scheduler.assign(0.0, limit=4).values()
+        assert len(four) == 4
+        assert len(self.assigned()) == 6
 
     def test_slow_and_failing_workers_shed_load_and_are_probed_back(self) -> None:
         slow, fast = self.scheduler.worker("w1"), self.scheduler.worker("w2")
@@ -128,7 +129,7 @@ class TestScheduler:
                 self.push(f"{now}-{number}")
                 self.credit("w1", 1)
                 self.credit("w2", 1)
-                ((_, worker),) = self.scheduler.assign(now)
+                (worker,) = self.scheduler.assign(now)
                 taken += worker is slow
                 self.scheduler.finished(worker, None, now)
             return taken / 100
