@@ -15,23 +15,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import httpx2
 import mcp_types as types
+import msgspec
 from mcp import Client
 from mcp.client.session import ClientRequestContext
-from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import SubscriptionLost
-from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
+from mcp_types.methods import parse_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 import edgenode
@@ -41,6 +41,7 @@ from edgenode.bridges.mcp.oauth.authorization import Authorization, AuthorizedCl
 from edgenode.bridges.mcp.oauth.errands import Errands
 from edgenode.bridges.mcp.oauth.kept import Kept
 from edgenode.bridges.mcp.oauth.settings import read_settings
+from edgenode.bridges.mcp.pipe import Pipe, Progress, ServerLost
 from edgenode.bridges.mcp.tls import tls
 from edgenode.link.errors import EdgenodeError, FailedPrecondition, Unavailable
 from edgenode.link.ports import SystemClock
@@ -58,20 +59,19 @@ _log = logging.getLogger(__name__)
 _asking: ContextVar[Ask | None] = ContextVar("asking", default=None)
 
 
-class ServerLost(Exception):
-    """The server went away. `sent`: whether the request may have reached it."""
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
 class Refused(Exception):
     """A request was not done for want of a token; `problem` says which."""
 
     def __init__(self, problem: EdgenodeError) -> None:
         super().__init__(str(problem))
         self.problem = problem
+
+
+class ToolResult(NamedTuple):
+    """What a tool gave: as JSON, and read."""
+
+    text: bytes
+    read: types.CallToolResult
 
 
 class Connection:
@@ -87,6 +87,7 @@ class Connection:
         self._authorization: Authorization | None = None
         self._on_tools = on_tools
         self._client: Client | None = None
+        self._pipe: Pipe | None = None  # to a server that is a program
         self._task: asyncio.Task[None] | None = None
         self._opened = asyncio.Event()
         self._closing = asyncio.Event()
@@ -174,8 +175,8 @@ class Connection:
         return tools
 
     async def call(
-        self, tool: str, arguments: dict[str, Any], meta: dict[str, Any], progress: ProgressFnT, ask: Ask
-    ) -> types.CallToolResult:
+        self, tool: str, arguments: dict[str, Any], meta: dict[str, Any], progress: Progress, ask: Ask
+    ) -> ToolResult:
         """What the tool gives; cancelling this cancels it there. `ask` answers the server's questions of this call.
 
         Raises ServerLost, Refused, MCPError for what the server refuses, FailedPrecondition (BAD_RESULT) for what is no
@@ -184,15 +185,11 @@ class Connection:
         client = self._present()
         self._calls.add(ask)
         token = _asking.set(ask)
+        call = partial(self._by_session if self._pipe is None else self._past_session, client, tool, arguments, meta)
         try:
             while True:
                 try:
-                    return await client.call_tool(
-                        tool,
-                        arguments,
-                        progress_callback=progress,
-                        meta=meta or None,  # type: ignore[arg-type]
-                    )
+                    return await call(progress)
                 except MCPError as error:
                     if self._authorization is not None and (refusal := self._authorization.refusal_of(error)):
                         raise Refused(refusal) from error
@@ -201,6 +198,9 @@ class Connection:
                     if error.code != types.URL_ELICITATION_REQUIRED:
                         raise
                     await self._visit(error, ask)
+        except ServerLost as error:
+            self._lose(str(error))
+            raise
         except (httpx2.TransportError, OSError) as error:
             self._lose(_plain(error))
             raise ServerLost(_plain(error), sent=not isinstance(error, httpx2.ConnectError)) from error
@@ -212,6 +212,46 @@ class Connection:
         finally:
             _asking.reset(token)
             self._calls.discard(ask)
+
+    async def _by_session(
+        self,
+        client: Client,
+        tool: str,
+        arguments: dict[str, Any],
+        meta: dict[str, Any],
+        progress: Progress,
+        **answers: Any,
+    ) -> ToolResult:
+        """As the SDK does it. `answers`: what the server asked for before it gives a result."""
+
+        async def tell(done: float, total: float | None, message: str | None) -> None:
+            progress(done, total, message)
+
+        result = await client.call_tool(tool, arguments, progress_callback=tell, meta=meta or None, **answers)  # type: ignore[arg-type]
+        return ToolResult(result.model_dump_json(by_alias=True, exclude_unset=True).encode(), result)
+
+    async def _past_session(
+        self, client: Client, tool: str, arguments: dict[str, Any], meta: dict[str, Any], progress: Progress
+    ) -> ToolResult:
+        """The same straight over the pipe, with the same checks. What the server asks in its answer the SDK goes on with."""
+        assert self._pipe is not None
+        text = await self._pipe.request("tools/call", {"name": tool, "arguments": arguments}, meta, progress)
+        result = parse_server_result("tools/call", client.protocol_version, msgspec.json.decode(text))
+        if isinstance(result, types.CallToolResult):
+            if not result.is_error:
+                await client.session.validate_tool_result(tool, result)
+            return ToolResult(text, result)
+        asked = cast(types.InputRequiredResult, result)
+        answers = {key: await _answer(client, key, request) for key, request in (asked.input_requests or {}).items()}
+        return await self._by_session(
+            client,
+            tool,
+            arguments,
+            meta,
+            progress,
+            input_responses=answers or None,
+            request_state=asked.request_state,
+        )
 
     async def _visit(self, error: MCPError, ask: Ask) -> None:
         """Have the submitter visit the addresses a server of revision 2025-11-25 wants visited before it does the call."""
@@ -305,49 +345,17 @@ class Connection:
     # --- transports -------------------------------------------------------------------------------------------------
 
     def _transport(self) -> AbstractAsyncContextManager[Any]:
-        kind = self._mount.WhichOneof("server")
-        return self._stdio(self._mount.mcp_stdio) if kind == "mcp_stdio" else self._http(self._mount.mcp_http)
+        if self._mount.WhichOneof("server") != "mcp_stdio":
+            return self._http(self._mount.mcp_http)
+        server = self._mount.mcp_stdio
+        self._pipe = Pipe(server.arguments, server.environment, server.working_directory, self._take_error_line)
+        return self._pipe
 
-    @asynccontextmanager
-    async def _stdio(self, server: admin_pb2.McpStdioServer) -> AsyncIterator[Any]:
-        reading, writing = os.pipe()
-        with os.fdopen(writing, "w") as errors:
-            reader = asyncio.create_task(self._read_errors(os.fdopen(reading, "rb", buffering=0)))
-            try:
-                parameters = StdioServerParameters(
-                    command=server.arguments[0],
-                    args=list(server.arguments[1:]),
-                    env=dict(server.environment),
-                    cwd=server.working_directory or None,
-                )
-                async with stdio_client(parameters, errlog=errors) as streams:
-                    errors.close()
-                    yield streams
-            finally:
-                errors.close()
-                # The server is gone; a program it left behind may hold the pipe for good.
-                await asyncio.wait([reader], timeout=0.5)
-                reader.cancel()
-                await asyncio.wait([reader])
-
-    async def _read_errors(self, source: Any) -> None:
-        loop = asyncio.get_running_loop()
-        stream = asyncio.StreamReader(limit=MAX_ERROR_LINE * 64)
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), source)
-        try:
-            while True:
-                try:
-                    line = await stream.readline()
-                except ValueError:
-                    continue  # a line longer than the limit was let go
-                if not line:
-                    return
-                text = line.decode(errors="replace").rstrip()[:MAX_ERROR_LINE]
-                if text:
-                    self.error_lines.append(text)
-                    _log.info("%s: %s", self._mount.name, text)
-        finally:
-            transport.close()
+    def _take_error_line(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()[:MAX_ERROR_LINE]
+        if text:
+            self.error_lines.append(text)
+            _log.info("%s: %s", self._mount.name, text)
 
     @asynccontextmanager
     async def _http(self, server: admin_pb2.McpHttpServer) -> AsyncIterator[Any]:
@@ -411,6 +419,16 @@ class _WatchedStream:
     async def __aexit__(self, *exception: Any) -> bool | None:
         passed: bool | None = await self._stream.__aexit__(*exception)
         return passed
+
+
+async def _answer(client: Client, key: str, request: types.InputRequest) -> Any:
+    """What is asked in the answer to a call. Raises MCPError where that is not answered."""
+    meta = request.params.meta if request.params else None
+    context = ClientRequestContext(session=client.session, request_id=key, meta=meta)
+    answer = await client.session.dispatch_input_request(context, request)
+    if isinstance(answer, types.ErrorData):
+        raise MCPError.from_error_data(answer)
+    return answer
 
 
 def _plain(error: BaseException) -> str:

@@ -25,12 +25,12 @@ from typing import Any
 
 import mcp_types as types
 import msgspec
-from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 
 from edgenode.api.admin.v1 import admin_pb2
-from edgenode.bridges.mcp.connection import Connection, Refused, ServerLost
+from edgenode.bridges.mcp.connection import Connection, Refused
 from edgenode.bridges.mcp.oauth.kept import Kept
+from edgenode.bridges.mcp.pipe import Progress, ServerLost
 from edgenode.bridges.mcp.skills import payload_of, repeatable, skills_of
 from edgenode.bridges.mounting import Report
 from edgenode.bridges.mounts import Unsent, bounds_of, refusals
@@ -268,7 +268,7 @@ class Mounted:
                 result = await connection.call(
                     tool, arguments, _meta(ctx), _progress_to(ctx), lambda question: _answer(ctx, question)
                 )
-                return payload_of(result)
+                return payload_of(result.text, result.read)
             except ServerLost as error:
                 raise self._lost(ctx, tool, error, again) from error
             except Refused as error:
@@ -325,8 +325,8 @@ def _meta(ctx: Context) -> dict[str, Any]:
     return {key: text for key, text in said.items() if text}
 
 
-def _progress_to(ctx: Context) -> ProgressFnT:
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
+def _progress_to(ctx: Context) -> Progress:
+    def tell(progress: float, total: float | None, message: str | None) -> None:
         fraction = min(max(progress / total, 0.0), 1.0) if total is not None and total > 0 else None
         ctx.progress(fraction, message or ("" if fraction is not None else f"{progress:g}"))
 

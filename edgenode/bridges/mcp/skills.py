@@ -77,9 +77,8 @@ def repeatable(skill: registry_pb2.Skill) -> bool:
     return skill.annotations.idempotent_hint or skill.annotations.read_only_hint
 
 
-def payload_of(result: types.CallToolResult) -> Payload:
-    """The result of a call that went well. Raises FailedPrecondition (TOOL_ERROR) for one with `isError`."""
-    whole = result.model_dump_json(by_alias=True, exclude_unset=True).encode()
+def payload_of(whole: bytes, result: types.CallToolResult) -> Payload:
+    """The result of a call that went well, as JSON and read. Raises FailedPrecondition (TOOL_ERROR) for one with `isError`."""
     if not result.is_error:
         return Payload(whole, MCP_RESULT)
     text = " ".join(block.text for block in result.content if isinstance(block, types.TextContent)).strip()

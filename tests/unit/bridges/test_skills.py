@@ -12,7 +12,7 @@ from edgenode.bridges.mcp.skills import payload_of, skills_of
 from edgenode.bridges.skill_ids import skill_ids
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.model.names import check_skill
-from edgenode.sdk.encoding import MCP_RESULT, decode
+from edgenode.sdk.encoding import MCP_RESULT, Payload, decode
 
 NAMES = ["add", "Add", "ADD", "read file", "read/file", "read-file", "x" * 300, "x" * 301, "日本", "---", "a.b", "_"]
 
@@ -26,6 +26,10 @@ def test_ids_are_valid_distinct_and_do_not_depend_on_order() -> None:
     shuffled = list(NAMES)
     random.Random(1).shuffle(shuffled)
     assert skill_ids(shuffled, "files") == ids
+
+
+def read(result: types.CallToolResult) -> Payload:
+    return payload_of(result.model_dump_json(by_alias=True, exclude_unset=True).encode(), result)
 
 
 def tool(name: str = "t", **fields: object) -> types.Tool:
@@ -70,21 +74,21 @@ def test_results_keep_everything_and_read_as_their_structured_content() -> None:
         "structuredContent": {"sum": 3},
         "_meta": {"k": [1]},
     }
-    payload = payload_of(types.CallToolResult.model_validate(whole))
+    payload = read(types.CallToolResult.model_validate(whole))
     assert payload.content_type == MCP_RESULT
     assert {key: value for key, value in json.loads(payload.data).items() if key in whole} == whole
     assert decode(payload.data, payload.content_type) == {"sum": 3}
     assert decode(payload.data, payload.content_type, dict[str, int]) == {"sum": 3}
     assert decode(payload.data, payload.content_type, bytes) == payload.data
-    plain = payload_of(types.CallToolResult(content=[types.TextContent(text="hi")]))
+    plain = read(types.CallToolResult(content=[types.TextContent(text="hi")]))
     assert decode(*plain)["content"][0]["text"] == "hi"
-    null = payload_of(types.CallToolResult.model_validate({"content": [], "structuredContent": None}))
+    null = read(types.CallToolResult.model_validate({"content": [], "structuredContent": None}))
     assert decode(*null) is None
 
 
 def test_results_that_are_errors_are_failures_that_keep_their_content() -> None:
     with pytest.raises(FailedPrecondition) as caught:
-        payload_of(types.CallToolResult(is_error=True, content=[types.TextContent(text="no disk")]))
+        read(types.CallToolResult(is_error=True, content=[types.TextContent(text="no disk")]))
     problem = caught.value.problem
     assert (problem.reason, problem.message, problem.retryable) == ("TOOL_ERROR", "no disk", False)
     assert json.loads(problem.metadata["mcp_result"])["isError"] is True
