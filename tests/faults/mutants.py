@@ -193,9 +193,9 @@ def join_whatever_comes() -> None:
 
 def believe_the_page_cache() -> None:
     """A file that was opened anew after a failed sync is taken for what is on disk."""
-    from edgenode.link.store.database import Database
+    from edgenode.link.store.wal import WriteAheadLog
 
-    Database._rewrite_log = lambda self: None  # type: ignore[method-assign]
+    WriteAheadLog.write_again = lambda self: None  # type: ignore[method-assign]
 
 
 def keep_no_ballast() -> None:

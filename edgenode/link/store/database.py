@@ -40,11 +40,12 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store.budget import Budget, Measure, Measured
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
-from edgenode.link.store.disk import Ballast, settle, write_again
+from edgenode.link.store.disk import Ballast, settle
 from edgenode.link.store.failures import is_full, open_error, translated
 from edgenode.link.store.mark import Mark, Position, open_mark
 from edgenode.link.store.migrating import migrate, set_up
 from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
+from edgenode.link.store.wal import WriteAheadLog
 from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back
 from edgenode.link.store.writes import Statement as Statement
 
@@ -52,7 +53,6 @@ T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
-CHECKPOINT_BYTES = 8 * 1024 * 1024
 VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
 REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
@@ -88,7 +88,9 @@ class Database:
         self._store_id = ""
         self._number = 0  # of the last transaction known to be in the file
         self._failed: Exception | None = None  # why the file cannot be opened, while what it holds is unknown
-        self._wal_bytes = 0  # size of the WAL at the last checkpoint
+        self._log = WriteAheadLog(path, PAGE_BYTES)
+        self._log_full = False  # it is to be moved into the file
+        self._put_off = False  # that was put off once
         self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
         self._descriptor: int | None = None
         self._measured = (0, 0)  # bytes in use, and of messages; noted when what is on its way is taken off
@@ -223,7 +225,8 @@ class Database:
     @property
     def _busy(self) -> bool:
         """Whether there is something to do: a file that stands still gives nothing back."""
-        return bool(self._pending) or self._refill_due or (self._untidy and not self._closing and not self.stands_still)
+        tidy = not self._untidy or self._closing or self.stands_still
+        return bool(self._pending) or self._log_full or self._refill_due or not tidy
 
     def _commit_soon(self) -> None:
         if self._committer is None and self._busy:
@@ -297,6 +300,10 @@ class Database:
     async def _commit_pending(self) -> None:
         try:
             while self._busy:
+                if self._log_full and (self._put_off or not self._pending.urgent):
+                    await self._move_log()
+                    continue
+                self._put_off = self._log_full
                 if not self._pending:
                     await (self._lay_ballast() if self._refill_due else self._tidy())
                     continue
@@ -327,10 +334,19 @@ class Database:
                         write.future.set_result(value)
                     else:
                         write.future.set_exception(failure)
-                if self._doubtful:
-                    await self._open_anew(Unavailable("STORE_FAILED", "it could not be tended", hint="check the disk"))
+                await self._clear_doubts()
         finally:
             self._committer = None
+
+    async def _move_log(self) -> None:
+        """Move the log into the file: whoever waited for a commit has been told, what is urgent has gone before."""
+        self._log_full = self._put_off = False
+        await self._hop(lambda connection: self._tend(connection, self._checkpoint))
+        await self._clear_doubts()
+
+    async def _clear_doubts(self) -> None:
+        if self._doubtful:
+            await self._open_anew(Unavailable("STORE_FAILED", "it could not be tended", hint="check the disk"))
 
     async def _find_out(self, unsure: Unsure, count: int) -> list[Result]:
         """The results of `count` writes, one of whose commits failed; returns once it is known whether it is in the file."""
@@ -449,16 +465,16 @@ class Database:
         self._number += 1
         reach(Failpoint.COMMIT_DONE)
         self.commits += 1
-        self._tend(connection)
+        self._tend(connection, self._look)
         return results
 
-    def _tend(self, connection: sqlite3.Connection) -> None:
-        """`_look`; what was committed is durable, whatever goes wrong after it."""
+    def _tend(self, connection: sqlite3.Connection, step: Statement[None]) -> None:
+        """A step after commits: what was committed is durable, whatever goes wrong in it."""
         try:
-            self._look(connection)
+            step(connection)
         except (sqlite3.Error, OSError) as error:
             if self._make_room(connection, error):
-                return self._tend(connection)
+                return self._tend(connection, step)
             _log.error("the store could not be tended: %s", error)
             # Without room nothing is in doubt: the log is longer than it should be, and is moved once there is some.
             self._doubtful = not is_full(error)
@@ -485,7 +501,7 @@ class Database:
         return done
 
     def _look(self, connection: sqlite3.Connection) -> None:
-        """Measure what is in use, and bound the WAL."""
+        """Measure what is in use, and how far the log is."""
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         free = connection.execute("PRAGMA freelist_count").fetchone()[0]
         measured = self._measure(connection) if self._measure is not None else Measured()
@@ -495,25 +511,15 @@ class Database:
         if self._path == IN_MEMORY:
             return
         self._untidy = free > (VACUUM_PAGES if self._untidy else FREE_PAGES)
-        wal_bytes = self._measure_wal()
-        if self._log_limit is not None:
-            if wal_bytes <= self._log_limit:
-                return
+        if self._log_limit is not None and self._log.size() > self._log_limit:
             self._log_limit = None
-        # After a checkpoint the file is written again from its start, which costs less than growing it anew: it is full
-        # when it grows past what it was.
-        if wal_bytes > max(CHECKPOINT_BYTES, self._wal_bytes):
-            reach(Failpoint.CHECKPOINT_DUE)
-            mode = "RESTART" if wal_bytes <= 2 * CHECKPOINT_BYTES else "TRUNCATE"
-            connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-            reach(Failpoint.CHECKPOINT_DONE)
-            self._wal_bytes = self._measure_wal()
+        self._log_full = self._log_limit is None and self._log.full()
 
-    def _measure_wal(self) -> int:
-        try:
-            return os.stat(self._path + "-wal").st_size
-        except FileNotFoundError:
-            return 0
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        if not self.stands_still:  # else it is from a moment ago on
+            reach(Failpoint.CHECKPOINT_DUE)
+            self._log.move(connection)
+            reach(Failpoint.CHECKPOINT_DONE)
 
     async def _tidy(self) -> None:
         """Give back some free pages; the last step also gives back what the WAL takes."""
@@ -534,7 +540,7 @@ class Database:
         self._look(connection)
         if not self._untidy:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            self._wal_bytes = 0
+            self._log_full = False
 
     async def _hop(self, function: Statement[T]) -> T:
         connection = self._connection
@@ -545,7 +551,6 @@ class Database:
     async def _connect(self) -> None:
         if self._closing:
             raise Unavailable("STORE_CLOSED", "the store is closing", hint="start the node again")
-        self._wal_bytes = 0
         self._doubtful = False
         connection = await self._open_connection(self._path)
         try:
@@ -565,9 +570,11 @@ class Database:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
-        self._log_limit = None  # closing moves the WAL into the file
+        self._log_limit = None  # closing moves the log into the file
+        self._log_full = self._put_off = False
         if connection is not None:
             await connection.close()
+        self._log.close()
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         reach(Failpoint.STORE_OPENED)
@@ -575,25 +582,18 @@ class Database:
         connection.execute(f"PRAGMA max_page_count = {_page_limit(self.limit_bytes)}").fetchall()
         roll_back(connection)
         connection.execute("BEGIN IMMEDIATE")
-        self._rewrite_log()  # not before the lock is ours
+        self._log.write_again()  # not before the lock is ours
         self._migrate(connection)
         self._store_id, self._number = connection.execute("SELECT store_id, commit_number FROM store_mark").fetchone()
         if self._mark is not None:
             self._mark.check(self._store_id, self._number)
         reach(Failpoint.STORE_READY)
-        self._tend(connection)
+        self._tend(connection, self._look)
         if self._path != IN_MEMORY:
             self._ballast.lay()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         migrate(connection, self._path, self._migrations, self._application_id)
-
-    def _rewrite_log(self) -> None:
-        """See `disk`: what is read from the log is on disk from here on. Raises sqlite3.OperationalError."""
-        try:
-            write_again(self._path + "-wal")
-        except OSError as error:
-            raise sqlite3.OperationalError(f"the write-ahead log cannot be written: {error}") from error
 
 
 def _page_limit(limit_bytes: int) -> int:

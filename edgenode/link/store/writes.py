@@ -72,6 +72,11 @@ class WriteQueue:
         """How many ask for a transaction."""
         return len(self._urgent) + len(self._others) + (len(self._patient) if self._due else 0)
 
+    @property
+    def urgent(self) -> bool:
+        """Whether something urgent waits."""
+        return bool(self._urgent)
+
     def add(self, write: Write[Any]) -> None:
         """At the end of its kind."""
         (self._urgent if write.urgent else self._others).append(write)

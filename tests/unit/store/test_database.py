@@ -12,7 +12,8 @@ from edgenode.link.errors import DataLoss, FailedPrecondition, NotFound, Resourc
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store.database import Database
 from edgenode.link.store.quarantine import Salvage
-from edgenode.link.store.writes import TRANSACTION_ROWS
+from edgenode.link.store.wal import LOG_BYTES, WriteAheadLog
+from edgenode.link.store.writes import TRANSACTION_ROWS, Result, Write
 
 SCHEMA = ["CREATE TABLE item (item_id INTEGER PRIMARY KEY, body BLOB) STRICT;\n"]
 
@@ -263,6 +264,64 @@ async def test_the_wal_is_bounded_and_used_again(tmp_path: Path) -> None:
     again = await open_database(tmp_path / "a.db")
     assert await again.read(count) == 64
     await again.close()
+
+
+async def test_the_log_is_moved_early_and_keeps_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = 0
+
+    def counted(self: WriteAheadLog, connection: sqlite3.Connection) -> None:
+        nonlocal moved
+        moved += 1
+        move(self, connection)
+
+    move = WriteAheadLog.move
+    monkeypatch.setattr(WriteAheadLog, "move", counted)
+    database = await open_database(tmp_path / "a.db")
+    for _ in range(100):
+        await database.write(insert(os.urandom(100_000)))
+        assert (tmp_path / "a.db-wal").stat().st_size < LOG_BYTES + 200_000
+    assert 100 * 100_000 // (LOG_BYTES + 200_000) <= moved <= 100 * 130_000 // LOG_BYTES
+    await database.close()
+    assert not (tmp_path / "a.db-wal").exists()
+
+
+async def test_the_log_is_moved_after_its_writers_were_told_and_after_what_is_urgent_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = await open_database(tmp_path / "a.db")
+    loop, committed, queued = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    told: list[str] = []
+    move, run = WriteAheadLog.move, database._run
+
+    def noted_move(self: WriteAheadLog, connection: sqlite3.Connection) -> None:
+        told.append("moved")
+        move(self, connection)
+
+    def noted_commit(connection: sqlite3.Connection, batch: list[Write[object]], **how: bool) -> list[Result]:
+        results = run(connection, batch, **how)
+        told.append("committed")
+        loop.call_soon_threadsafe(committed.set)
+        assert queued.wait(10)
+        return results
+
+    async def write(name: str, size: int = 1, then: str = "") -> None:
+        await database.write(insert(bytes(size)), urgent=size == 1)
+        told.append(name)
+        if then:
+            await write(then)
+
+    monkeypatch.setattr(WriteAheadLog, "move", noted_move)
+    monkeypatch.setattr(database, "_run", noted_commit)
+    large = asyncio.create_task(write("large", LOG_BYTES + 100_000))
+    await committed.wait()
+    first = asyncio.create_task(write("first", then="second"))
+    await asyncio.sleep(0)
+    assert database._pending.urgent
+    queued.set()
+    await asyncio.gather(large, first)
+    await drain(database)
+    assert told == ["committed", "large", "committed", "first", "moved", "committed", "second"]
+    await database.close()
 
 
 async def test_reads_while_the_file_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
