@@ -80,6 +80,12 @@ class HubConfig:
     blob_disk_share: float = setting(
         "what of the space that blobs have and the disk has free blobs may take", default=0.5, low=0.01, high=0.95
     )
+    blob_edge_share: float = setting(
+        "what of the room for blobs those that came from one edge, child hub or parent may take",
+        default=0.5,
+        low=0.01,
+        high=1.0,
+    )
     max_blob_bytes: int = setting("largest blob", default=_GIB, low=1 << 16)
     max_queued_tasks: int = setting("tasks of the fleet waiting or running", default=1_000_000, low=1, high=100_000_000)
     dead_letter_limit: int = setting("dead letters kept; the oldest go first", default=100_000, low=1, high=10_000_000)
@@ -115,7 +121,9 @@ class HubConfig:
     @property
     def blob_limits(self) -> BlobLimits:
         """All bounds on blobs. One that no task refers to is of no use here."""
-        return BlobLimits(self.blob_bytes, self.max_blob_bytes, self.blob_disk_share, 60.0)
+        return BlobLimits(
+            self.blob_bytes, self.max_blob_bytes, self.blob_disk_share, 60.0, peer_share=self.blob_edge_share
+        )
 
     @property
     def dead_letter_bounds(self) -> LetterBounds:

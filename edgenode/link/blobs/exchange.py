@@ -27,12 +27,14 @@ from typing import Any
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.blobs import rows
 from edgenode.link.blobs.room import BLOB_ELSEWHERE, BLOB_PENDING, BLOB_UNKNOWN, Blobs
+from edgenode.link.blobs.taken import BLOB_SHARE_FULL, BLOB_TOO_LARGE
 from edgenode.link.blobs.writing import BlobWriter
 from edgenode.link.errors import EdgenodeError, Internal, ResourceExhausted, Unavailable, from_problem
 from edgenode.link.model.blob import PIECE_BYTES, BlobRef, check_digest
 from edgenode.link.model.lanes import Lane
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.flight import Flight
+from edgenode.link.store.budget import STORE_FULL
 from edgenode.link.store.database import Database
 from edgenode.link.wire.values import problem_from_pb, problem_to_pb
 
@@ -45,7 +47,9 @@ RETRY_SECONDS = 60.0
 INTERESTS = 10_000  # blobs a peer asked for in vain, of which it is told
 MOST_REQUESTS = 4096  # of a peer that wait
 LINK_DOWN = "LINK_DOWN"
-_LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", "BLOB_TOO_LARGE"})
+_LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", BLOB_TOO_LARGE})
+_NO_ROOM = frozenset({STORE_FULL, BLOB_SHARE_FULL})
+_MAY_COME = _NO_ROOM | {BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING}
 
 _log = logging.getLogger(__name__)
 
@@ -101,6 +105,7 @@ class BlobExchange:
         self._retry: asyncio.TimerHandle | None = None
         self._stopped = False
         blobs.why_not = self._why_not
+        blobs.held_up = self._no_room_for
         blobs.arrived = self._arrived
         blobs.swept = self.look
 
@@ -259,7 +264,7 @@ class BlobExchange:
                 offset = min(self._blobs.partial_bytes(want.digest), want.size)
                 if offset < want.size:  # no room is taken for what is not there
                     await self._answered(peer, (await self._ask(peer, want.digest, offset, 1))[1])
-                writer = await self._blobs.put(digest=want.digest, size=want.size, offset=offset)
+                writer = await self._blobs.put(digest=want.digest, size=want.size, offset=offset, peer=peer.name)
                 try:
                     await self._transfer(peer, want, writer)
                     await writer.finish()
@@ -371,7 +376,7 @@ class BlobExchange:
                     answer.data = await self._blobs.piece(request.digest, request.offset, request.size_bytes)
                 except EdgenodeError as error:
                     answer.problem.CopyFrom(problem_to_pb(error.problem))
-                    if error.reason in (BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING) and len(peer.interests) < INTERESTS:
+                    if error.reason in _MAY_COME and len(peer.interests) < INTERESTS:
                         peer.interests.add(request.digest)
                         self._interested.setdefault(request.digest, set()).add(peer.name)
                 await self._send_surely(peer, answer)
@@ -398,6 +403,12 @@ class BlobExchange:
                 return
             del peer.news[digest]
         self._forget_idle(peer)
+
+    def _no_room_for(self, digest: str) -> EdgenodeError | None:
+        """See Blobs.held_up: whoever asks for it is told that there is no room for it here."""
+        wants = (peer.wants.get(digest) for peer in self._peers.values())
+        problems = (want.problem for want in wants if want is not None and want.problem is not None)
+        return next((problem for problem in problems if problem.reason in _NO_ROOM), None)
 
     def _why_not(self, digest: str) -> EdgenodeError | None:
         """See Blobs.why_not."""

@@ -11,7 +11,8 @@ differs the blob is noted as damaged and refused from then on, until somebody pu
 
 Room is bounded by bytes and by a share of the disk (`BlobLimits`). What is on its way counts in full from its first byte, as
 far as its size is known. A blob counts as 64 KiB at least, which bounds their number. What is refused says so (STORE_FULL):
-nothing that was accepted is pushed out by something new.
+nothing that was accepted is pushed out by something new. Of what tasks of other nodes refer to, each peer that brings it has a
+share (BLOB_SHARE_FULL), so that none fills the room of all (`taken`).
 
 A blob that a task of this node refers to stays as long as the node knows the task; references are rows, written with the
 task's (`rows`). Any other stays for `retention_seconds` after it was last put, read or looked at by a submission. A submission
@@ -23,6 +24,7 @@ What a task from another node refers to is brought by `exchange`; who reads it b
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Sequence
@@ -34,6 +36,7 @@ from typing import Any, TypeVar
 from edgenode.link.blobs import rows
 from edgenode.link.blobs.files import Folder, read_piece, read_whole
 from edgenode.link.blobs.rows import Stored
+from edgenode.link.blobs.taken import Taken, too_large
 from edgenode.link.blobs.writing import BlobWriter, raise_storage
 from edgenode.link.errors import (
     DataLoss,
@@ -41,7 +44,6 @@ from edgenode.link.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    ResourceExhausted,
     Unavailable,
     from_problem,
 )
@@ -49,7 +51,6 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.blob import PIECE_BYTES, PREFIX, BlobRef
 from edgenode.link.ports import Clock
 from edgenode.link.store import run_time
-from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
 from edgenode.link.store.database import Database
 
 LEAST_CHARGE = 64 * 1024  # bytes a blob counts as at least
@@ -67,12 +68,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BlobLimits:
-    """Bounds: bytes of all, bytes of one, what of the disk's free space they may take, seconds unused ones stay."""
+    """Bounds: bytes of all, bytes of one, what of the disk's free space they may take, seconds unused ones stay, and what of
+    all of it may be from one peer.
+    """
 
     total_bytes: int
     each_bytes: int
     disk_share: float
     retention_seconds: float
+    peer_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +98,10 @@ class Blobs:
         self._limits = limits
         self._clock = clock
         self._stored: dict[str, Stored] = {}
-        self._partials: dict[str, tuple[int, float]] = {}  # what nobody writes: (bytes, when it was left) by file name
+        # What nobody writes: (bytes, when it was left, who brought it) by file name.
+        self._partials: dict[str, tuple[int, float, str]] = {}
         self._writing: set[str] = set()  # file names
-        self._used = 0  # bytes that all of that counts as
+        self._taken = Taken(limits.peer_share)  # by all of that
         self._looked_at: dict[str, float] = {}
         self._names = 0
         self._placing = asyncio.Lock()  # held while a file and its row come or go
@@ -104,8 +109,9 @@ class Blobs:
         self._sweeper: asyncio.Task[None] | None = None
         self._awaited: dict[str, set[asyncio.Future[None]]] = {}  # by those who want to read what is on its way
         # Set by whoever brings what is not here: why a blob that a task refers to does not come (None: it is on its way),
-        # who is told of each that is here whole, and what is looked at again with each sweep.
+        # why it has to wait, who is told of each that is here whole, and what is looked at again with each sweep.
         self.why_not: Callable[[str], EdgenodeError | None] = _elsewhere
+        self.held_up: Callable[[str], EdgenodeError | None] = lambda _digest: None
         self.arrived: Callable[[str], None] = lambda _digest: None
         self.swept: Callable[[], Awaitable[None]] | None = None
 
@@ -132,8 +138,10 @@ class Blobs:
             await self._database.write(lambda connection: rows.put(connection, changed))
         now = self._clock.monotonic()
         for entry in folder.partials():
-            self._partials[entry.name] = entry.stat().st_size, now
-            self._used += entry.stat().st_size
+            digest, size = PREFIX + entry.name, entry.stat().st_size
+            peer = await self._database.read(functools.partial(rows.source, digest=digest))
+            self._partials[entry.name] = size, now, peer
+            self._taken.add(size, peer)
         if self._stored or self._partials:
             self.begin_sweeping()
 
@@ -150,12 +158,12 @@ class Blobs:
     @property
     def used_bytes(self) -> int:
         """What all blobs count as."""
-        return self._used
+        return self._taken.all
 
     @property
     def limit_bytes(self) -> int:
         """What they may count as now."""
-        share = int((self._place().free_bytes() + self._used) * self._limits.disk_share)
+        share = int((self._place().free_bytes() + self._taken.all) * self._limits.disk_share)
         return min(self._limits.total_bytes, share)
 
     def whole(self, digest: str) -> Stored | None:
@@ -205,16 +213,17 @@ class Blobs:
 
     # --- putting ------------------------------------------------------------------------------------------------------
 
-    async def put(self, *, digest: str = "", size: int | None = None, offset: int = 0) -> BlobWriter:
+    async def put(self, *, digest: str = "", size: int | None = None, offset: int = 0, peer: str = "") -> BlobWriter:
         """Begin to write content of that digest and size, as far as they are known, behind `offset` bytes that are here.
+        `peer`: who brings it, if it is not put here.
 
-        Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL), FailedPrecondition (BLOB_OFFSET, NOT_DURABLE), Unavailable
-        (STORE_FAILED).
+        Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL, BLOB_SHARE_FULL), FailedPrecondition (BLOB_OFFSET, NOT_DURABLE),
+        Unavailable (STORE_FAILED).
         """
         folder = await self._prepare()
         name = folder.partial(digest).name if digest else ""
         kept = self._partials.get(name)
-        partial = kept[0] if kept is not None else 0
+        partial, brought_by = (kept[0], kept[2]) if kept is not None else (0, "")
         if offset and (offset > partial or (size is not None and offset > size)):
             raise FailedPrecondition(
                 "BLOB_OFFSET",
@@ -224,12 +233,12 @@ class Blobs:
             )
         if not name or name in self._writing:
             name = self._new_name()  # two write the same, or the digest is not known
-        writer = BlobWriter(self, digest, size, name)
-        self._used -= partial
+        writer = BlobWriter(self, digest, size, name, peer)
+        self._taken.add(-partial, brought_by)
         try:
             writer.charge(max(size or 0, offset, LEAST_CHARGE))
         except BaseException:
-            self._used += partial  # it stays for another time
+            self._taken.add(partial, brought_by)  # it stays for another time
             raise
         self._partials.pop(name, None)
         self._writing.add(name)
@@ -259,26 +268,12 @@ class Blobs:
         await self._database.write(lambda connection: rows.touch(connection, [digest]))
         return stored.ref if self.whole(digest) is not None else None
 
-    def charge(self, more: int, total: int) -> None:
-        """Count `more` bytes for a blob that has `total` then. Raises ResourceExhausted (BLOB_TOO_LARGE, STORE_FULL)."""
+    def charge(self, more: int, total: int, peer: str) -> None:
+        """Count `more` bytes for a blob of a peer's that has `total` then. Raises as `put`."""
         if total > self._limits.each_bytes:
-            raise ResourceExhausted(
-                "BLOB_TOO_LARGE",
-                f"the content has {total} bytes or more",
-                hint=f"at most {self._limits.each_bytes}: split it, or raise max_blob_bytes",
-                retryable=False,
-                limit=self._limits.each_bytes,
-            )
-        limit = self.limit_bytes
-        if more > 0 and self._used + more > limit:
-            raise ResourceExhausted(
-                STORE_FULL,
-                f"blobs take {self._used} of the {limit} bytes they may have, {more} more do not fit",
-                hint="remove some (edgenode blob list), raise blob_bytes, or free space on the disk",
-                retry_after=RETRY_SECONDS,
-                limit_bytes=limit,
-            )
-        self._used += more
+            raise too_large(total, self._limits.each_bytes, "raise max_blob_bytes")
+        self._taken.check(more, total, peer, self.limit_bytes)
+        self._taken.add(more, peer)
 
     def place(self, writer: BlobWriter, ref: BlobRef, checks: bytes) -> asyncio.Task[tuple[BlobRef, bool]]:
         """What was written is whole and synced: (what it is called, whether it was here before). Once begun it goes on."""
@@ -292,7 +287,7 @@ class Blobs:
                 await self._database.write(lambda connection: rows.touch(connection, [ref.digest]))
                 self.left(writer, keep=False)
                 return known.ref, True
-            stored = Stored(ref, checks, False, self._clock.wall())
+            stored = Stored(ref, checks, False, self._clock.wall(), writer.peer)
             try:
                 await asyncio.to_thread(self._place().adopt, writer.path, ref.digest)
             except OSError as error:
@@ -313,10 +308,10 @@ class Blobs:
         if writer.name not in self._writing:
             return
         self._writing.discard(writer.name)
-        self._used -= writer.charged
+        self._taken.add(-writer.charged, writer.peer)
         if keep:
-            self._partials[writer.name] = writer.size, self._clock.monotonic()
-            self._used += writer.size
+            self._partials[writer.name] = writer.size, self._clock.monotonic(), writer.peer
+            self._taken.add(writer.size, writer.peer)
             self.begin_sweeping()
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -405,9 +400,10 @@ class Blobs:
         if digest not in self._stored:
             error = await self._why_not(digest)
             if error is not None or digest not in self._stored:
-                raise error or Unavailable(
+                pending = Unavailable(
                     BLOB_PENDING, f"{digest} is on its way here", hint="it is told when it has come", digest=digest
                 )
+                raise error or self.held_up(digest) or pending
         _, pieces = await self.read(digest, offset)
         async with aclosing(pieces):
             async for piece in pieces:
@@ -416,7 +412,7 @@ class Blobs:
 
     def partial_bytes(self, digest: str) -> int:
         """How much came of a transfer that broke."""
-        return self._partials.get(self._place().partial(digest).name, (0, 0.0))[0]
+        return self._partials.get(self._place().partial(digest).name, (0,))[0]
 
     async def _arrival(self, digest: str) -> None:
         if (error := await self._why_not(digest)) is not None:
@@ -473,7 +469,7 @@ class Blobs:
             finally:
                 self._stored |= {digest: stored for digest, stored in leaving.items() if digest not in gone}
             for digest in gone:
-                self._used -= _charge(leaving[digest].ref.size)
+                self._taken.add(-_charge(leaving[digest].ref.size), leaving[digest].peer)
                 self._looked_at.pop(digest, None)
             try:
                 for digest in gone:
@@ -514,10 +510,10 @@ class Blobs:
             await asyncio.shield(self._spawn(self._remove(found, unless_looked_at=True)))
         if self.swept is not None:
             await self.swept()
-        for name, (size, left) in list(self._partials.items()):
+        for name, (size, left, peer) in list(self._partials.items()):
             coming = PREFIX + name not in self._stored and self.why_not(PREFIX + name) is None
             if now - left >= PARTIAL_SECONDS and not coming and self._partials.pop(name, None) is not None:
-                self._used -= size
+                self._taken.add(-size, peer)
                 self._writing.add(name)  # nobody else begins with it while it goes
                 try:
                     await asyncio.to_thread(self.partial(name).unlink, True)
@@ -528,8 +524,9 @@ class Blobs:
 
     def _hold(self, stored: Stored) -> None:
         known = self._stored.get(stored.ref.digest)
-        if known is None:
-            self._used += _charge(stored.ref.size)
+        if known is not None:
+            self._taken.add(-_charge(known.ref.size), known.peer)
+        self._taken.add(_charge(stored.ref.size), stored.peer)
         self._stored[stored.ref.digest] = stored
 
     def _place(self) -> Folder:

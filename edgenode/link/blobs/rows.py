@@ -2,7 +2,8 @@
 
 A reference says that a task of this node refers to a blob, whether or not that is here, and from which peer it is to come if
 it is not (`source`; empty for what was here when the task was accepted). It is void once the task's row is gone, so nothing
-has to be done where tasks end or are forgotten. `used_seconds` is by the store's running time.
+has to be done where tasks end or are forgotten. A blob's `peer` is who brought it. `used_seconds` is by the store's running
+time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ CREATE TABLE blob (
     checks BLOB NOT NULL,
     damaged INTEGER NOT NULL,
     put_time REAL NOT NULL,
-    used_seconds REAL NOT NULL
+    used_seconds REAL NOT NULL,
+    peer TEXT NOT NULL
 ) STRICT;
 CREATE TABLE blob_reference (
     digest TEXT NOT NULL,
@@ -41,26 +43,29 @@ _VOID = "NOT EXISTS (SELECT 1 FROM task WHERE task.task_id = blob_reference.task
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A blob that is or was here. `checks`: CRC-32 of each of its pieces, 4 bytes each; empty: not compared with its digest
-    since the store learned of it. `put_time` is wall clock, seconds."""
+    since the store learned of it. `put_time` is wall clock, seconds. `peer`: who brought it; empty for what was put here."""
 
     ref: BlobRef
     checks: bytes
     damaged: bool
     put_time: float
+    peer: str = ""
 
 
 def load(connection: sqlite3.Connection) -> list[Stored]:
     """All of them."""
-    rows = connection.execute("SELECT digest, size, media_type, name, checks, damaged, put_time FROM blob").fetchall()
-    return [Stored(BlobRef(*row[:4]), row[4], bool(row[5]), row[6]) for row in rows]
+    rows = connection.execute(
+        "SELECT digest, size, media_type, name, checks, damaged, put_time, peer FROM blob"
+    ).fetchall()
+    return [Stored(BlobRef(*row[:4]), row[4], bool(row[5]), *row[6:]) for row in rows]
 
 
 def put(connection: sqlite3.Connection, stored: Iterable[Stored]) -> None:
     """They are here, as said; whatever was known of them before."""
     connection.executemany(
-        f"INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, {run_time.NOW})",
+        f"INSERT OR REPLACE INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, {run_time.NOW}, ?)",
         [
-            (s.ref.digest, s.ref.size, s.ref.media_type, s.ref.name, s.checks, s.damaged, s.put_time)
+            (s.ref.digest, s.ref.size, s.ref.media_type, s.ref.name, s.checks, s.damaged, s.put_time, s.peer)
             for s in stored
         ],
     )  # fmt: skip
@@ -87,6 +92,14 @@ def wanted(connection: sqlite3.Connection) -> list[tuple[str, str, int]]:
         "SELECT DISTINCT source, digest, size FROM blob_reference WHERE source <> '' AND NOT EXISTS"
         f" (SELECT 1 FROM blob WHERE blob.digest = blob_reference.digest AND NOT damaged) AND NOT {_VOID}"
     ).fetchall()
+
+
+def source(connection: sqlite3.Connection, digest: str) -> str:
+    """The peer a blob is to come from; empty where there is none."""
+    row = connection.execute(
+        "SELECT source FROM blob_reference WHERE digest = ? AND source <> '' LIMIT 1", (digest,)
+    ).fetchone()
+    return row[0] if row is not None else ""
 
 
 def referred(connection: sqlite3.Connection, digest: str) -> tuple[int, int]:

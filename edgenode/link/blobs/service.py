@@ -123,4 +123,5 @@ def _to_pb(standing: Standing, digest: str) -> blob_pb2.Blob:
         stored_bytes=0 if stored.damaged else stored.ref.size,
         task_count=standing.task_count,
         put_time=timestamp_to_pb(stored.put_time),
+        peer=stored.peer,
     )

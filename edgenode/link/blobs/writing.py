@@ -22,11 +22,12 @@ T = TypeVar("T")
 class BlobWriter:
     """`write` it in order, then `finish`; `abandon` in any case at the end, which is safe after both."""
 
-    def __init__(self, room: Blobs, digest: str, size: int | None, name: str) -> None:
+    def __init__(self, room: Blobs, digest: str, size: int | None, name: str, peer: str) -> None:
         self._room = room
         self._digest = digest
         self._expected = size
         self.name = name
+        self.peer = peer  # who brings it; empty for what is put here
         self.charged = 0
         self._incoming: Incoming | None = None
         self._work: asyncio.Future[Any] | None = None  # what a thread does for it
@@ -44,7 +45,7 @@ class BlobWriter:
     def charge(self, size: int) -> None:
         """Count it as `size` bytes at least. Raises as Blobs.charge."""
         if size > self.charged:
-            self._room.charge(size - self.charged, size)
+            self._room.charge(size - self.charged, size, self.peer)
             self.charged = size
 
     async def open(self, offset: int) -> None:

@@ -60,7 +60,7 @@ async def show_blobs(target: str, output: str) -> None:
     def text() -> str:
         columns = [
             col("digest"), col("size", form=human_bytes, right=True), col("state"), col("tasks", right=True),
-            col("age", form=human_seconds, right=True), col("type"), col("name"),
+            col("age", form=human_seconds, right=True), col("from"), col("type"), col("name"),
         ]  # fmt: skip
         taken = f"{human_bytes(page.used_bytes)} of {human_bytes(page.limit_bytes)} taken"
         return f"{table(map(_row, found), columns, 'no blobs')}\n{taken}"
@@ -76,6 +76,7 @@ def _row(item: blob_pb2.Blob) -> dict[str, Any]:
         "state": blob_pb2.BlobState.Name(item.state).removeprefix("BLOB_STATE_").lower(),
         "tasks": item.task_count,
         "age": max(time.time() - item.put_time.seconds, 0.0),
+        "from": item.peer,
         "type": item.ref.media_type,
         "name": item.ref.name,
     }

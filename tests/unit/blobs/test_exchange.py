@@ -13,7 +13,8 @@ import pytest
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.blobs import exchange, rows
 from edgenode.link.blobs.exchange import FETCHES, PATIENCE, UNDER_WAY_BYTES, BlobExchange
-from edgenode.link.blobs.room import Blobs
+from edgenode.link.blobs.room import BlobLimits, Blobs
+from edgenode.link.blobs.taken import Taken
 from edgenode.link.errors import EdgenodeError, Unimplemented
 from edgenode.link.model.blob import PIECE_BYTES, BlobRef
 from edgenode.link.wire.values import problem_to_pb
@@ -247,6 +248,31 @@ async def test_whoever_finds_a_full_link_goes_on_once_it_has_room(link: Link) ->
     assert link.there.refused > 1  # who has news
     has_room(link.there)
     await link.fetched(refs[1])
+
+
+async def test_whoever_asks_for_what_has_no_room_is_told_why_and_when_it_has_come(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(link.here.blobs, "_limits", BlobLimits(2_000_000, 2_000_000, 0.9, 60.0, peer_share=0.5))
+    monkeypatch.setattr(link.here.blobs, "_taken", Taken(0.5))
+    first, second = await put(link.there.blobs, BIG), await put(link.there.blobs, BIG[1:])
+    link.up()
+    await link.here.refer("t1", first)
+    await link.fetched(first)
+    await link.here.refer("t2", second)
+    told: list[sync_pb2.BlobExchange] = []
+    link.lie = told.append
+    peers = link.here.exchange._peers
+    await link.run(lambda: peers["peer"].wants[second.digest].problem is not None)
+    link.here.exchange.established("another")
+    request = sync_pb2.BlobPieceRequest(digest=second.digest, size_bytes=10)
+    link.here.exchange.receive("another", sync_pb2.BlobExchange(exchange_id=1, request=request))
+    await link.run(lambda: any(message.problem.reason == "BLOB_SHARE_FULL" for message in told))
+    await link.here.rig.forget("t1")
+    await link.here.blobs.sweep()
+    await link.here.blobs.remove(first.digest)
+    await link.run(lambda: any(message.ready_digest == second.digest for message in told))
 
 
 async def test_no_more_than_a_few_come_at_once(link: Link) -> None:

@@ -59,10 +59,10 @@ class Rig:
             await blobs.close()
             await self.database.close()
 
-    async def refer(self, task_id: str, ref: BlobRef) -> None:
+    async def refer(self, task_id: str, ref: BlobRef, peer: str = "") -> None:
         def run(connection: object) -> None:
             connection.execute("INSERT INTO task VALUES (?)", (task_id,))  # type: ignore[attr-defined]
-            rows.refer(connection, [(task_id, ref)])  # type: ignore[arg-type]
+            rows.refer(connection, [(task_id, ref)], peer)  # type: ignore[arg-type]
 
         await self.database.write(run)
 
@@ -241,6 +241,31 @@ async def test_bounds_of_one_of_all_and_of_the_disk(rig: Rig) -> None:
     rig.limits = BlobLimits(1 << 60, 1 << 60, 1e-9, DAY)
     async with rig.opened() as blobs:
         assert await reason_of(lambda: blobs.put(size=1 << 20)) == "STORE_FULL"
+
+
+async def test_each_peer_has_a_share_of_the_room(rig: Rig) -> None:
+    rig.limits = BlobLimits(3_000_000, 3_000_000, 0.95, DAY, peer_share=1 / 3)
+    async with rig.opened() as blobs:
+        first = await put(blobs, BIG, peer="a")
+        assert await reason_of(lambda: blobs.put(size=600_000, peer="a")) == "BLOB_SHARE_FULL"
+        assert await reason_of(lambda: blobs.put(size=1_000_001, peer="b")) == "BLOB_TOO_LARGE"
+        assert await reason_of(lambda: blobs.put(size=2_400_000)) == "STORE_FULL"  # put here: bounded by all there is
+        assert await put(blobs, BIG, peer="b") == first  # it stays with whoever brought it
+        writer = await blobs.put(digest=digest_of(BIG[1:]), size=900_000, peer="b")
+        await writer.write(BIG[1:])
+        await writer.abandon()  # what came of it counts as well, also behind a restart
+        await rig.refer("t1", BlobRef(digest_of(BIG[1:]), 900_000), "b")
+    async with rig.opened() as blobs:
+        assert await reason_of(lambda: blobs.put(size=600_000, peer="a")) == "BLOB_SHARE_FULL"
+        assert await reason_of(lambda: blobs.put(size=600_000, peer="b")) == "BLOB_SHARE_FULL"
+        await blobs.remove(first.digest)
+        await (await blobs.put(size=600_000, peer="a")).abandon()
+        await (await blobs.put(digest=digest_of(BIG[1:]), size=900_000, offset=1, peer="b")).abandon()
+        await rig.forget("t1")
+        await rig.pass_time(PARTIAL_SECONDS + 60)
+        await blobs.sweep()
+        assert blobs.used_bytes == 0
+        await (await blobs.put(size=999_999, peer="b")).abandon()
 
 
 async def test_what_a_task_refers_to_stays_and_the_rest_goes_after_a_time(rig: Rig) -> None:

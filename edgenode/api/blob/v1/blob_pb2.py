@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64genode/api/blob/v1/blob.proto\x12\x14\x65\x64genode.api.blob.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x07\x42lobRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\"\xba\x01\n\x04\x42lob\x12*\n\x03ref\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.blob.v1.BlobRef\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.edgenode.api.blob.v1.BlobState\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x12\x12\n\ntask_count\x18\x04 \x01(\x03\x12,\n\x08put_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x87\x01\n\tBlobState\x12\x1a\n\x16\x42LOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42LOB_STATE_WHOLE\x10\x01\x12\x16\n\x12\x42LOB_STATE_PARTIAL\x10\x02\x12\x18\n\x14\x42LOB_STATE_ELSEWHERE\x10\x03\x12\x16\n\x12\x42LOB_STATE_DAMAGED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65\x64genode/api/blob/v1/blob.proto\x12\x14\x65\x64genode.api.blob.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"I\n\x07\x42lobRef\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x12\n\nmedia_type\x18\x03 \x01(\t\x12\x0c\n\x04name\x18\x04 \x01(\t\"\xc8\x01\n\x04\x42lob\x12*\n\x03ref\x18\x01 \x01(\x0b\x32\x1d.edgenode.api.blob.v1.BlobRef\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.edgenode.api.blob.v1.BlobState\x12\x14\n\x0cstored_bytes\x18\x03 \x01(\x03\x12\x12\n\ntask_count\x18\x04 \x01(\x03\x12,\n\x08put_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04peer\x18\x06 \x01(\t*\x87\x01\n\tBlobState\x12\x1a\n\x16\x42LOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x42LOB_STATE_WHOLE\x10\x01\x12\x16\n\x12\x42LOB_STATE_PARTIAL\x10\x02\x12\x18\n\x14\x42LOB_STATE_ELSEWHERE\x10\x03\x12\x16\n\x12\x42LOB_STATE_DAMAGED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgenode.api.blob.v1.blob_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BLOBSTATE']._serialized_start=355
-  _globals['_BLOBSTATE']._serialized_end=490
+  _globals['_BLOBSTATE']._serialized_start=369
+  _globals['_BLOBSTATE']._serialized_end=504
   _globals['_BLOBREF']._serialized_start=90
   _globals['_BLOBREF']._serialized_end=163
   _globals['_BLOB']._serialized_start=166
-  _globals['_BLOB']._serialized_end=352
+  _globals['_BLOB']._serialized_end=366
 # @@protoc_insertion_point(module_scope)

@@ -35,15 +35,17 @@ class BlobRef(_message.Message):
     def __init__(self, digest: _Optional[str] = ..., size: _Optional[int] = ..., media_type: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class Blob(_message.Message):
-    __slots__ = ("ref", "state", "stored_bytes", "task_count", "put_time")
+    __slots__ = ("ref", "state", "stored_bytes", "task_count", "put_time", "peer")
     REF_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
     TASK_COUNT_FIELD_NUMBER: _ClassVar[int]
     PUT_TIME_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
     ref: BlobRef
     state: BlobState
     stored_bytes: int
     task_count: int
     put_time: _timestamp_pb2.Timestamp
-    def __init__(self, ref: _Optional[_Union[BlobRef, _Mapping]] = ..., state: _Optional[_Union[BlobState, str]] = ..., stored_bytes: _Optional[int] = ..., task_count: _Optional[int] = ..., put_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    peer: str
+    def __init__(self, ref: _Optional[_Union[BlobRef, _Mapping]] = ..., state: _Optional[_Union[BlobState, str]] = ..., stored_bytes: _Optional[int] = ..., task_count: _Optional[int] = ..., put_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., peer: _Optional[str] = ...) -> None: ...
