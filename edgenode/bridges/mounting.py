@@ -13,7 +13,8 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -56,15 +57,17 @@ class Mounted(Protocol):
 
 
 Make = Callable[[admin_pb2.Mount, Client, Report, Rng], Mounted]
+Tidy = Callable[[Collection[str]], None]  # told once, at the start, which mounts there are
 
 
 class Mounting:
     """Makes what runs the same as what is mounted."""
 
-    def __init__(self, client: Client, kind: admin_pb2.MountKind, make: Make) -> None:
+    def __init__(self, client: Client, kind: admin_pb2.MountKind, make: Make, tidy: Tidy | None = None) -> None:
         self._client = client
         self._kind = kind
         self._make = make
+        self._tidy = tidy
         self._rng = system_rng()
         self._admin = admin_service_pb2_grpc.AdminServiceStub(client.channel)
         self._running: dict[str, tuple[Mounted, asyncio.Task[None]]] = {}
@@ -78,6 +81,9 @@ class Mounting:
             try:
                 async for response in self._admin.WatchMounts(admin_service_pb2.WatchMountsRequest(kind=self._kind)):
                     backoff.established(loop.time())
+                    if self._tidy is not None:
+                        tidy, self._tidy = self._tidy, None
+                        tidy({mount.name for mount in response.mounts})
                     await self.follow({mount.name: mount for mount in response.mounts})
                     for name in response.retried_names:
                         self._running[name][0].retry()
@@ -125,10 +131,10 @@ class Mounting:
             _log.debug("the node was not told of mount %s: %s", name, error.details())
 
 
-async def serve(socket: str, kind: admin_pb2.MountKind, make: Make) -> None:
+async def serve(socket: str, kind: admin_pb2.MountKind, make: Make, tidy: Tidy | None = None) -> None:
     """Until SIGTERM, SIGINT or the end of standard input."""
     async with Client(socket=socket) as client:
-        mounting = Mounting(client, kind, make)
+        mounting = Mounting(client, kind, make, tidy)
         with StopSignal() as stop:
             waits = [
                 asyncio.ensure_future(mounting.run()),
@@ -160,8 +166,13 @@ async def _end_of_input() -> None:
         transport.close()
 
 
-def main(program: str, kind: admin_pb2.MountKind, make: Callable[[Path], Make]) -> None:
-    """`python -m PROGRAM --socket PATH --state PATH`. `make` is told the node's state directory."""
+def main(
+    program: str,
+    kind: admin_pb2.MountKind,
+    make: Callable[[Path], Make],
+    tidy: Callable[[Path, Collection[str]], None] | None = None,
+) -> None:
+    """`python -m PROGRAM --socket PATH --state PATH`. `make` and `tidy` are told the node's state directory."""
     parser = argparse.ArgumentParser(prog=program, description="Runs what is mounted on a node.")
     parser.add_argument("--socket", required=True, help="the node's Unix socket")
     parser.add_argument("--state", required=True, type=Path, help="the node's state directory")
@@ -171,5 +182,6 @@ def main(program: str, kind: admin_pb2.MountKind, make: Callable[[Path], Make]) 
     configure_logging(given.log_level)
     calm_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        run_on(given.event_loop, lambda: serve(given.socket, kind, make(given.state)))
+        clean = partial(tidy, given.state) if tidy is not None else None
+        run_on(given.event_loop, lambda: serve(given.socket, kind, make(given.state), clean))
     sys.exit(0)

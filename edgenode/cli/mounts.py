@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
+from edgenode.bridges.mcp.oauth.kept import forget
 from edgenode.cli.place import node_target
 from edgenode.link.errors import NotFound
 from edgenode.link.model.names import make_id
@@ -104,6 +105,10 @@ def remove_mount(state: Path, name: str) -> None:
             await ask(stub.RemoveMount, admin_service_pb2.RemoveMountRequest(request_id=_request_id(), name=name))
 
     run(work())
+    try:
+        forget(state, name)  # a bridge that is down does not see that it goes
+    except OSError as error:
+        click.echo(f"the tokens of {name} are still there: {error}", err=True)
     click.echo(f"removed {name}")
 
 

@@ -23,11 +23,11 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.blobs.exchange import BlobExchange
 from edgenode.link.blobs.room import Blobs
-from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented
+from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented, from_problem
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
-from edgenode.link.model.problem import Problem
+from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import Clock, Rng
 from edgenode.link.protocol.events import MOVE_GRACE, MOVED
 from edgenode.link.protocol.timers import Timer
@@ -318,8 +318,14 @@ class Uplink(LinkEvents):
     async def list_agents(
         self, request: registry_service_pb2.ListAgentsRequest
     ) -> registry_service_pb2.ListAgentsResponse | None:
-        """A page of the hub's registry; None when it cannot be asked now."""
+        """A page of the hub's registry; None when it cannot be asked now. Raises InvalidArgument, e.g. for a token of another
+        listing.
+        """
         answer = await self._ask(sync_pb2.FindExchange(list_request=request))
+        if answer is not None and answer.HasField("problem"):
+            problem = problem_from_pb(answer.problem)
+            if problem.code is Code.INVALID_ARGUMENT:
+                raise from_problem(problem)
         return answer.list_response if answer is not None and answer.HasField("list_response") else None
 
     async def _ask(self, question: sync_pb2.FindExchange) -> sync_pb2.FindExchange | None:

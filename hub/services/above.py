@@ -33,6 +33,9 @@ class FromParent(Above):
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
         self._handlers.session_began(PARENT)
+
+    def up(self) -> None:
+        """See Above."""
         self._dispatcher.parent_back()
 
     def room(self, link: LinkConnection) -> None:

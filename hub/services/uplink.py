@@ -70,6 +70,9 @@ class Above(LinkEvents):
     def path_changed(self, path: tuple[str, ...]) -> None:
         """These hubs are above, from the root down to the parent."""
 
+    def up(self) -> None:
+        """The session that was established counts as up: what is sent goes out."""
+
     def lost(self) -> None:
         """What lives as long as a session is lost."""
 
@@ -217,6 +220,7 @@ class Uplink(LinkEvents):
         """See LinkEvents."""
         self._end_move()
         self._move_to(link.peer.path)
+        self._above.established(link)
         # On the next turn: the session counts as up only once this returned.
         asyncio.get_running_loop().call_soon(self._up, link)
 
@@ -232,7 +236,7 @@ class Uplink(LinkEvents):
 
     def _up(self, link: LinkConnection) -> None:
         if link.established:
-            self._above.established(link)
+            self._above.up()
 
     def room(self, link: LinkConnection) -> None:
         """See LinkEvents."""

@@ -7,13 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from edgenode.api.registry.v1 import registry_pb2
+from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.bridges.mcp.catalog import Catalog
+from edgenode.link.errors import InvalidArgument
 from edgenode.link.model.agent import AgentView
 from edgenode.link.ports import SystemClock
 from edgenode.link.wire.connection import LinkConnection
-from edgenode.sdk import Agent, parent
+from edgenode.sdk import Agent, Client, parent
 from edgenode.sdk.testing import LocalNode
 from hub.services.finder import MAX_ANSWER_BYTES, Finder
 from hub.services.view import FleetView, KnownAgent
@@ -27,6 +28,15 @@ def known(number: int, version: int = 1) -> KnownAgent:
     agent = registry_pb2.Agent(name=name, card=registry_pb2.AgentCard(name="a", skills=[skill]))
     view = AgentView(name, frozenset({skill.id}))
     return KnownAgent(f"n{number:04}", view, agent.SerializeToString(), 1, version)
+
+
+async def _refused(client: Client) -> None:
+    """What the hub says of a page token reaches whoever gave it."""
+    stub = registry_service_pb2_grpc.RegistryServiceStub(client.channel)
+    request = registry_service_pb2.ListAgentsRequest(scope=registry_service_pb2.SCOPE_FLEET, page_token="/x")
+    with pytest.raises(InvalidArgument) as refused:
+        await client.unary(stub.ListAgents, request)
+    assert (refused.value.reason, refused.value.problem.metadata["field"]) == ("BAD_PAGE_TOKEN", "page_token")
 
 
 async def test_all_are_listed_and_none_again_while_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +71,7 @@ async def test_all_are_listed_and_none_again_while_nothing_changes(monkeypatch: 
             await catalog.refresh()
             assert [each.list_response.unchanged for each in answers] == [True]
             assert answers[0].ByteSize() < 64
+            await _refused(client)
             view.apply([known(7, version=2)], ["nodes/n0008/agents/a"])
             await catalog.refresh()
             assert len(catalog.offers.tools) == AGENTS

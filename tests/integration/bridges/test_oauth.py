@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_pb2
@@ -83,7 +84,10 @@ class House:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def house() -> AsyncIterator[House]:
     async with site() as served, LocalNode() as node, node.client() as client:
-        yield House(node, client, served)
+        made = House(node, client, served)
+        # Of a mount that was removed while the bridge was down.
+        Kept(made.state, "stale", "https://gone.example").change(lambda record: replace(record, expires_at=1.0))
+        yield made
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -99,6 +103,7 @@ async def test_a_person_lets_the_node_in_and_nobody_else_reads_of_it(house: Hous
     await house.add()
     status = await house.comes_to(admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
     assert (status.last_problem.reason, status.last_problem.hint) == ("AUTH_REQUIRED", f"edgenode mcp login {NAME}")
+    assert not house.kept.with_name("stale.json").exists()
     waiting = await house.client.submit(f"{NAME}.echo")  # before anybody knows that there is such a skill
     code, said = await house.log_in_by_command()
     assert code == 0, said

@@ -81,7 +81,11 @@ def test_nobody_logs_in_to_a_program(edgenode: Run, node: FakeNode) -> None:
 
 def test_removing(edgenode: Run, node: FakeNode) -> None:
     edgenode("mcp", "add", "files", "--state", str(node.state), "--", "program")
+    tokens = node.state / "mcp" / "oauth" / "files.json"
+    tokens.parent.mkdir(parents=True)
+    tokens.touch()
     assert edgenode("mcp", "remove", "files", state=node.state).stdout == "removed files\n"
+    assert not tokens.exists()
     result = edgenode("mcp", "remove", "files", state=node.state)
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (3, "reason: UNKNOWN_MOUNT (exit 3)")
     assert edgenode("mcp", "list", state=node.state).stdout == "no mounts\n"

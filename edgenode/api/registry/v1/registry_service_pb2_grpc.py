@@ -108,7 +108,8 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """All agents in pages, by name; with scope FLEET an edge's own first, then the rest of the fleet.
+        """All agents in pages, by name; with scope FLEET an edge's own first, then the rest of the fleet. Errors: INVALID_ARGUMENT
+        (BAD_PAGE_TOKEN, BAD_NAME, OUT_OF_RANGE), also where it is the hub that says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

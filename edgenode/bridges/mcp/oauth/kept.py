@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Kept:
     """The file of the mount `name` below the node's state directory, for the server at a URL."""
 
     def __init__(self, state: Path, name: str, server: str) -> None:
-        self._path = state / DIRECTORY / f"{name}.json"
+        self._path = _place(state, name)
         self._server = server
 
     def read(self) -> Record:
@@ -103,6 +103,22 @@ class Kept:
         with open(self._path.with_name(".lock"), "w", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def forget(state: Path, name: str) -> None:
+    """Removes what is kept of one mount, for whatever server."""
+    _place(state, name).unlink(missing_ok=True)
+
+
+def forget_others(state: Path, names: Collection[str]) -> None:
+    """Removes what is kept of mounts that are not among `names`: they were removed while nobody was there to see it."""
+    for path in (state / DIRECTORY).glob("*.json"):
+        if path.stem not in names:
+            path.unlink(missing_ok=True)
+
+
+def _place(state: Path, name: str) -> Path:
+    return state / DIRECTORY / f"{name}.json"
 
 
 def _private(path: str, flags: int) -> int:
