@@ -97,6 +97,7 @@ class SubmitStream:
             raise InvalidArgument(
                 "TOO_MANY", f"{len(request.submissions)} submissions in a frame", hint=f"at most {MAX_FRAME}"
             )
+        size = request.ByteSize()
         stored: list[tuple[int, NewTask]] = []
         few = len(request.submissions) <= SLICE
         for submissions in slices(request.submissions):
@@ -106,7 +107,6 @@ class SubmitStream:
                 self._accept(submission, stored, few)
         cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
         if stored or cancels:
-            size = request.ByteSize()
             self._uncommitted.add(size)
             self._spawn(self._store(stored, cancels, size))
         else:
@@ -122,8 +122,9 @@ class SubmitStream:
                 hint="give each submission of a stream a number of its own",
                 field="correlation_id",
             )
+        message = submission.spec
         try:
-            spec = self._read_spec(submission.spec)
+            spec = self._read_spec(message)
             if submission.call:
                 self._waiting[number] = self._engine.start_call(spec, partial(self._ended, number), prompt=few)
                 return
@@ -135,7 +136,7 @@ class SubmitStream:
         if submission.want_outcome:
             self._waiting[number] = None
             on_end = partial(self._ended, number)
-        stored.append((number, NewTask(spec, request_id, fingerprint(submission.spec), on_end)))
+        stored.append((number, NewTask(spec, request_id, fingerprint(message), on_end)))
 
     async def _store(self, stored: list[tuple[int, NewTask]], cancels: list[LiveTask], size: int) -> None:
         try:

@@ -13,7 +13,7 @@ from edgenode.link.errors import FailedPrecondition, NotFound, from_problem
 from edgenode.link.model.task import Level, TaskSpec, TaskState
 from edgenode.link.wire import checks, pieces
 from edgenode.link.wire.status import Context
-from edgenode.link.wire.tasks import check_output, task_spec_from_proto
+from edgenode.link.wire.tasks import SpecReader, check_output, task_spec_from_proto
 from edgenode.link.wire.values import duration_from_pb, timestamp_to_pb
 from edgenode.node import task_store
 from edgenode.node.call_stream import allow_pieces
@@ -34,6 +34,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
     def __init__(self, engine: TaskEngine, registry: AgentRegistry) -> None:
         self._engine = engine
         self._registry = registry
+        self._specs = SpecReader(lambda: engine.book.settings.limits, engine.book.node)
         self._streams = 0  # calls that are read along
 
     # --- submitting -------------------------------------------------------------------------------------------------
@@ -61,7 +62,7 @@ class TaskService(task_service_pb2_grpc.TaskServiceServicer):
 
     async def SubmitTasks(self, request_iterator: object, context: Context) -> None:
         """See the contract."""
-        await SubmitStream(self._engine, context, self.spec, self.task).run()
+        await SubmitStream(self._engine, context, self._specs.read, self.task).run()
 
     async def CallAgent(
         self, request: task_service_pb2.CallAgentRequest, context: Context

@@ -94,3 +94,7 @@ class TaskSpec(NamedTuple):
     context_id: str = ""
     cost_limit: float | None = None
     blobs: tuple[BlobRef, ...] = ()
+
+    def with_content(self, wire: bytes, deadline: float) -> TaskSpec:
+        """The same but for these two; as `_replace`, at a quarter of its cost."""
+        return TaskSpec._make((self[0], wire, *self[2:5], deadline, *self[6:]))

@@ -22,14 +22,15 @@ def timestamp_to_pb(seconds: float) -> Timestamp:
 
 def timestamp_from_pb(value: Timestamp, field: str = "time") -> float:
     """Seconds since 1970. Raises InvalidArgument (BAD_TIME) outside the years 1970-9999."""
-    if not (0 <= value.seconds <= _MAX_TIMESTAMP and 0 <= value.nanos < _NANO):
+    seconds, nanos = value.seconds, value.nanos
+    if not (0 <= seconds <= _MAX_TIMESTAMP and 0 <= nanos < _NANO):
         raise InvalidArgument(
             "BAD_TIME",
-            f"{field} is {value.seconds} s and {value.nanos} ns",
+            f"{field} is {seconds} s and {nanos} ns",
             hint="expected a time in the years 1970-9999",
             field=field,
         )
-    return value.seconds + value.nanos / _NANO
+    return seconds + nanos / _NANO
 
 
 def duration_to_pb(seconds: float) -> Duration:

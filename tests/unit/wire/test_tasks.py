@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -6,7 +8,7 @@ from edgenode.api.registry.v1 import registry_service_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link import errors
 from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskSpec
-from edgenode.link.wire.tasks import TaskLimits, check_output, task_spec_from_proto
+from edgenode.link.wire.tasks import SpecReader, TaskLimits, check_output, task_spec_from_proto
 
 NOW = 1_700_000_000.0
 
@@ -142,6 +144,35 @@ def test_oversized_input_says_the_limit_and_is_not_worth_retrying() -> None:
 def test_a_deadline_that_passed() -> None:
     with pytest.raises(errors.DeadlineExceeded, match="PAST_DEADLINE"):
         read(task_pb2.TaskSpec(skill="ocr", deadline_time=Timestamp(seconds=int(NOW))))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"priority": 0, "selector": "zone=a", "cost_limit": 2.0, "attempt_timeout_duration": Duration(seconds=9)},
+        {"agent": "nodes/south/agents/reader", "scope": registry_service_pb2.SCOPE_FLEET},
+        {"agent": "reader"},
+        {"annotations": {"b": "2", "a": "1"}},
+        {"idempotency_key": "key", "context_id": "context"},
+        {"traceparent": "00-1-2-01", "parent_task_id": "T"},
+    ],
+)
+def test_one_that_reads_many_says_the_same(fields: dict[str, Any]) -> None:
+    limits = TaskLimits(max_input_bytes=4)
+    reader = SpecReader(lambda: limits, "north")
+    for content in (b"one", b"", b"two"):
+        for deadline in ({}, {"deadline_time": Timestamp(seconds=5)}, {"deadline_time": Timestamp(seconds=6, nanos=7)}):
+            message = task_pb2.TaskSpec(skill="ocr", input=content, **fields, **deadline)
+            expected = task_spec_from_proto(message, limits=limits, now=None, node="north")
+            assert reader.read(message) == expected
+            assert not expected.idempotency_key or message.input == content  # its fingerprint is still to be made
+    with pytest.raises(errors.ResourceExhausted, match="INPUT_TOO_LARGE"):
+        reader.read(task_pb2.TaskSpec(skill="ocr", input=b"12345", **fields))
+    limits = TaskLimits(max_input_bytes=5)
+    assert reader.read(task_pb2.TaskSpec(skill="ocr", input=b"12345", **fields)).skill == "ocr"
+    with pytest.raises(errors.InvalidArgument, match="BAD_NAME"):
+        reader.read(task_pb2.TaskSpec(skill="O C R", **fields))
 
 
 def test_oversized_result() -> None:
