@@ -162,8 +162,8 @@ def test_one_that_reads_many_says_the_same(fields: dict[str, Any]) -> None:
     limits = TaskLimits(max_input_bytes=4)
     reader = SpecReader(lambda: limits, "north")
     for content in (b"one", b"", b"two"):
-        for deadline in ({}, {"deadline_time": Timestamp(seconds=5)}, {"deadline_time": Timestamp(seconds=6, nanos=7)}):
-            message = task_pb2.TaskSpec(skill="ocr", input=content, **fields, **deadline)
+        for deadline in (None, Timestamp(seconds=5), Timestamp(seconds=6, nanos=7)):
+            message = task_pb2.TaskSpec(skill="ocr", input=content, deadline_time=deadline, **fields)
             expected = task_spec_from_proto(message, limits=limits, now=None, node="north")
             assert reader.read(message) == expected
             assert not expected.idempotency_key or message.input == content  # its fingerprint is still to be made
