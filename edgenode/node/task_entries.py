@@ -81,7 +81,8 @@ def restatement(connection: sqlite3.Connection, node: str, restate_id: str) -> l
         again = _reported_again(connection, task_id, node)
         if again is not None:
             entries.append(again)
-    entries.append(sync_pb2.TaskEntry(restated=sync_pb2.TaskRestated(restate_id=restate_id)))
+    restated = sync_pb2.TaskRestated(restate_id=restate_id, highest_fence=task_store.highest_fence(connection))
+    entries.append(sync_pb2.TaskEntry(restated=restated))
     return entries
 
 

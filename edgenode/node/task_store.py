@@ -310,6 +310,11 @@ def let_go(connection: sqlite3.Connection, task_id: str, fence: int, node: str, 
     return True
 
 
+def highest_fence(connection: sqlite3.Connection) -> int:
+    """Of all tasks that are kept; looks at every row."""
+    return int(connection.execute("SELECT coalesce(max(fence), 0) FROM task").fetchone()[0])
+
+
 def with_hub(connection: sqlite3.Connection) -> tuple[list[tuple[str, float, bytes]], list[str]]:
     """What this node has with the hub: (id, submit time, spec) of its own tasks that the hub has, ids of those it granted.
 

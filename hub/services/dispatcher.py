@@ -67,9 +67,9 @@ class Dispatcher:
         appended: Appended,
         settings: DispatcherSettings,
         recovery: Recovery,
-        settled: Callable[[str, str], Awaitable[None]],
+        settled: Callable[[str, str, int], Awaitable[int]],
     ) -> None:
-        """`settled(node, restate_id)` notes that a node's answer was taken in."""
+        """`settled(node, restate_id, highest_fence)` notes that a node's answer was taken in; see FleetStore."""
         self._recovery = recovery
         self._note_settled = settled
         recovery.on_change = lambda: self._wake.set()
@@ -145,9 +145,11 @@ class Dispatcher:
         committed = await self._commit(Selection(task_ids=task_ids), _referring(decide, entries), intake)
         assert committed.applied is not None
         self._tell_references(intake.node, entries)
-        if asked and any(isinstance(entry, Restated) and entry.restate_id == asked for _, entry in entries):
+        answers = (entry for _, entry in entries if isinstance(entry, Restated) and entry.restate_id == asked)
+        if asked and (answer := next(answers, None)) is not None:
             self._recovery.answered(intake.node)
-            self._background.start(self._settle(intake.node, asked), f"what {intake.node} said again")
+            settling = self._settle(intake.node, asked, answer.highest_fence)
+            self._background.start(settling, f"what {intake.node} said again")
         return committed.applied
 
     async def ask(self, node: str, restate_id: str, fence_base: int) -> None:
@@ -171,13 +173,12 @@ class Dispatcher:
         # What it offers again makes the row that is missing here, or is answered with the end that it does not know.
         await self._commit(Selection(), self._mover.ask(node, NOT_WAITED_FOR, self._clock.wall()))
 
-    async def _settle(self, node: str, asked: str) -> None:
+    async def _settle(self, node: str, asked: str, highest_fence: int) -> None:
         """The node has said all: decide what is still in doubt."""
         await self._settle_doubts(node, asked)
         if self._recovery.asked(node) != asked:
             return
-        await self._note_settled(node, asked)
-        self._recovery.settled(node)
+        self._recovery.settled(node, await self._note_settled(node, asked, highest_fence))
         if forgetful_hub(asked) and self._recovery.complete:
             await self._settle_doubts("", asked)
 

@@ -299,7 +299,7 @@ class EntryReader:
             case "answer":
                 return entry.answer.task_id, answer_event(entry.answer)
             case "restated":
-                return "", Restated(entry.restated.restate_id)
+                return "", Restated(entry.restated.restate_id, entry.restated.highest_fence)
             case other:
                 raise bad_entry(f"an entry of kind {other} does not go up")
 

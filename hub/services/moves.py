@@ -98,9 +98,10 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Restated:
-    """A node has said again all it has with the hub."""
+    """A node has said again all it has with the hub. `highest_fence` of all tasks that it knows; 0: it did not say."""
 
     restate_id: str
+    highest_fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

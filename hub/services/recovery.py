@@ -69,8 +69,9 @@ class Recovery:
         self._answered.discard(node)
         self.fence_base = max(self.fence_base, fence_base)
 
-    def settled(self, node: str) -> None:
-        """The answer was taken in."""
+    def settled(self, node: str, fence_base: int) -> None:
+        """The answer was taken in; fences begin there now."""
+        self.fence_base = max(self.fence_base, fence_base)
         self._asked.pop(node, None)
         self._answered.discard(node)
         self._awaited.discard(node)

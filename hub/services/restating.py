@@ -11,14 +11,15 @@ is granted to the node. Until then these are in doubt:
   are not offered again have ended at their origin, which was told by a hub that is forgotten: they end here, and run nowhere
   again. A node that has itself forgotten says nothing about it: its tasks go on.
 - Whether the holder has it. What it reports it has; what it does not report it has lost: it goes to others, or fails where
-  it must not run twice. A restored hub has forgotten grants as well: a report with a higher fence than the row's, up to where
-  the fences of the hub now begin, is of such a grant, and the node holds it. Reports of tasks that the hub has forgotten
-  altogether make a row that knows its holder and its outcome; the origin's offer brings the rest.
+  it must not run twice. A restored hub has forgotten grants as well: a report with a higher fence than the row's, which is
+  below where the fences of the hub now begin, is of such a grant, and the node holds it. Reports of tasks that the hub has
+  forgotten altogether make a row that knows its holder and its outcome; the origin's offer brings the rest.
 - Whether anybody has it: tasks of a restored hub that must not run twice wait until every node has answered. A restored hub
   grants nothing at all until all nodes have, or were out of reach for as long as nodes keep their tasks (`recovery`).
 
 What the hub grants from then on has a fence above all that it ever gave, so whatever a node still does under an older one is
-outdated.
+outdated. It cannot remember what it gave; the wall clock stands in for that (`raise_fences`), and where that was ahead before
+and is not now, the highest fence that a node knows, which it says with its answer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from edgenode.link.protocol.tasks import TaskEvent
 from hub.services.book import Book
 from hub.services.moves import Entry, Malformed, Offered, Reported, Restated, Unacceptable
 from hub.store.records import IN_DOUBT_AT_HOLDER, IN_DOUBT_AT_ORIGIN, TaskRecord, WaitKey
-from hub.store.restating import forgetful_hub, forgetful_node
+from hub.store.restating import HIGHEST_FENCE, forgetful_hub, forgetful_node
 
 RESTORED = "RESTORED"
 
@@ -94,7 +95,10 @@ def _reported(book: Book, node: str, report: Reported, asked: str, fence_base: i
         if report.state.terminal:
             return False
         book.decision.discarded["ENDED"] += 1
-    elif (known.holder, known.fence) == (node, report.fence) or known.fence < report.fence <= fence_base:
+    elif (known.holder, known.fence) == (node, report.fence) or (
+        known.fence <= fence_base
+        and known.fence < report.fence <= (HIGHEST_FENCE if forgetful_hub(asked) else fence_base)
+    ):
         held = replace(known, holder=node, fence=report.fence, doubt=known.doubt & ~IN_DOUBT_AT_HOLDER)
         book.reported(node, held, report)
         return True

@@ -207,9 +207,11 @@ class SqliteFleetStore:
         """See FleetStore."""
         return await self._database.read(lambda connection: restating.lacks(connection, node, task_log(node), tasks))
 
-    async def settled(self, node: str, restate_id: str) -> None:
+    async def settled(self, node: str, restate_id: str, highest_fence: int) -> int:
         """See FleetStore."""
-        await self._database.write(lambda connection: restating.settled(connection, node, restate_id))
+        return await self._database.write(
+            lambda connection: restating.settled(connection, node, restate_id, highest_fence)
+        )
 
     async def give_up(self, nodes: Collection[str]) -> None:
         """See FleetStore."""

@@ -112,8 +112,8 @@ class FleetStore(Protocol):
         """Whether this hub, and whether the node, a hub, has forgotten entries of the other's task log that are not kept."""
         ...
 
-    async def settled(self, node: str, restate_id: str) -> None:
-        """What the node was asked is known now."""
+    async def settled(self, node: str, restate_id: str, highest_fence: int) -> int:
+        """What the node was asked is known now, and the highest fence it knows; returns what that of every grant is above."""
         ...
 
     async def give_up(self, nodes: Collection[str]) -> None:

@@ -21,6 +21,8 @@ NOT_WAITED_FOR = GIVEN_UP  # a whole restate_id: what is said in answer is as if
 # Fences of grants go on from here after the hub has forgotten some: seconds since 1970 in the upper bits, so that they rise
 # from one restore to the next, also of the same backup, and so many grants of one task in between.
 FENCE_BITS = 20
+# No clock leads as far, and what a node says must not use up the numbers that are left.
+HIGHEST_FENCE = 1 << 62
 
 
 def forgetful_hub(restate_id: str) -> bool:
@@ -85,9 +87,12 @@ def note(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLan
     return restate_id
 
 
-def settled(connection: sqlite3.Connection, node: str, restate_id: str) -> None:
-    """Everything the node said was taken in."""
+def settled(connection: sqlite3.Connection, node: str, restate_id: str, highest_fence: int) -> int:
+    """Everything the node said was taken in; returns where fences begin now."""
     connection.execute("UPDATE node SET restate_id = '' WHERE node = ? AND restate_id = ?", (node, restate_id))
+    if forgetful_hub(restate_id) and highest_fence <= HIGHEST_FENCE:
+        connection.execute("UPDATE hub SET fence_base = max(fence_base, ?)", (highest_fence,))
+    return fence_base(connection)
 
 
 def give_up(connection: sqlite3.Connection, node: str) -> None:

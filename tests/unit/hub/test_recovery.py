@@ -47,9 +47,10 @@ def test_nothing_is_granted_until_all_have_answered() -> None:
     assert recovery.hearing("north") == "h-2"
     recovery.answered("north")
     assert (recovery.hearing("north"), recovery.asked("north")) == ("", "h-2")
-    recovery.settled("north")
-    assert recovery.waiting
-    recovery.settled("south")
+    recovery.settled("north", 12)
+    assert (recovery.waiting, recovery.fence_base) == (True, 12)
+    recovery.settled("south", 10)
+    assert recovery.fence_base == 12
     assert (recovery.waiting, recovery.complete, len(changes)) == (False, True, 2)
     assert recovery.asked("east") == "n-1"
 

@@ -118,6 +118,18 @@ def test_a_grant_that_the_hub_has_forgotten_stands(rows: Restored, first: str) -
     assert rows.logs["south"][-1] == "report COMPLETED"
 
 
+def test_a_grant_given_while_the_clock_was_ahead_stands(rows: Restored) -> None:
+    """Its fence is above those that the hub would give now; without that the node would pass over the next grant."""
+    rows.says("south", offered(again=True))
+    rows.says("north", reported(BASE + 9, TaskState.COMPLETED), asked="n-1")
+    assert rows.task.holder == "", "a hub that has forgotten nothing never gave it"
+    rows.says("north", reported(1 << 63, TaskState.COMPLETED))
+    assert rows.task.holder == "", "nor did any"
+    rows.says("north", reported(BASE + 9, TaskState.COMPLETED))
+    assert rows.task.state is TaskState.COMPLETED
+    assert rows.logs["south"][-1] == "report COMPLETED"
+
+
 def test_an_end_that_the_hub_has_forgotten_counts(rows: Restored) -> None:
     rows.says("north", reported(3, TaskState.COMPLETED))
     rows.says("south", offered(again=True))

@@ -216,7 +216,7 @@ async def ask(world: World, head: LaneHead | None, cursor: LaneCursor | None) ->
     """First letters of what a node with this log and this cursor is asked."""
     row = await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0, "", TaskLane(head, cursor))
     assert row is not None
-    await world.fleet.settled("north", row.restate_id)
+    await world.fleet.settled("north", row.restate_id, 0)
     return row.restate_id.partition("-")[0]
 
 
@@ -243,6 +243,19 @@ async def test_both_sides_are_found_out(world: World) -> None:
     assert await ask(world, head, LaneCursor(Lane.TASK, epoch, 6)) == "h"
     assert await ask(world, LaneHead(Lane.TASK, "other", 1, 9), LaneCursor(Lane.TASK, "unknown", 1)) == "hn"
     assert await world.fleet.fence_base() > before
+
+
+async def test_fences_go_on_above_what_nodes_saw_while_the_clock_was_ahead(world: World) -> None:
+    await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0)
+
+    async def answer(restate_id: str, fence: int) -> int:
+        return await world.fleet.settled("north", restate_id, fence)
+
+    before = await world.fleet.fence_base()
+    assert await answer("n-1", before + 9) == before, "the hub has forgotten nothing"
+    assert await answer("h-1", before + 9) == await world.fleet.fence_base() == before + 9
+    assert await answer("h-2", before + 3) == before + 9
+    assert await answer("h-3", (1 << 63) - 1) == before + 9, "no clock was ever there"
 
 
 async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) -> None:

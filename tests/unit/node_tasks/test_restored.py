@@ -84,6 +84,8 @@ def test_a_restored_edge_keeps_what_is_its_own_and_fails_what_may_have_run(db: s
 
 def test_all_that_it_has_with_the_hub_is_said_again_in_one_piece(db: sqlite3.Connection) -> None:
     fill(db)
+    put(db, "ended", "retry", origin="south", fence=7)
+    db.execute("UPDATE task SET state = 8 WHERE task_id = 'ended'")
     applier = EntryApplier("north", TASK_LOG, TaskLimits, lambda *_: None)
     absorbed = applier.apply(db, [(1, sync_pb2.TaskEntry(restate=sync_pb2.TaskRestate(restate_id="h-1")))], NOW)
     assert absorbed.steps == ()
@@ -98,7 +100,7 @@ def test_all_that_it_has_with_the_hub_is_said_again_in_one_piece(db: sqlite3.Con
         *((f"granted-{on_lost}", 3, "south") for on_lost in ON_LOST),
         *((f"back-{on_lost}", 2, "north") for on_lost in ON_LOST),
     }
-    assert entries[-1].restated.restate_id == "h-1"
+    assert entries[-1].restated == sync_pb2.TaskRestated(restate_id="h-1", highest_fence=7)
     assert absorbed.last_appended == len(entries)
 
 

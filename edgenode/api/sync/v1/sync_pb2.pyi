@@ -399,10 +399,12 @@ class TaskRestate(_message.Message):
     def __init__(self, restate_id: _Optional[str] = ...) -> None: ...
 
 class TaskRestated(_message.Message):
-    __slots__ = ("restate_id",)
+    __slots__ = ("restate_id", "highest_fence")
     RESTATE_ID_FIELD_NUMBER: _ClassVar[int]
+    HIGHEST_FENCE_FIELD_NUMBER: _ClassVar[int]
     restate_id: str
-    def __init__(self, restate_id: _Optional[str] = ...) -> None: ...
+    highest_fence: int
+    def __init__(self, restate_id: _Optional[str] = ..., highest_fence: _Optional[int] = ...) -> None: ...
 
 class TaskEntry(_message.Message):
     __slots__ = ("offer", "grant", "report", "cancel", "revoke", "answer", "returned", "restate", "restated")
