@@ -21,18 +21,17 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import httpx2
 import mcp_types as types
-import msgspec
 from mcp import Client
 from mcp.client.session import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.client.subscriptions import SubscriptionLost
 from mcp.shared.exceptions import MCPError
-from mcp_types.methods import parse_server_result
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import TypeAdapter
 
 import edgenode
 from edgenode.api.admin.v1 import admin_pb2
@@ -52,6 +51,12 @@ MAX_TOOL_PAGES = 100
 MAX_ROUNDS = 100  # questions one after the other within one call
 # A stream may be silent for as long as a tool works; attempts have their own bounds.
 _HTTP_TIMEOUT = httpx2.Timeout(30.0, read=None)
+
+# What answers a call. That a server asks before it gives a result came with 2026-07-28.
+_RESULT: TypeAdapter[types.CallToolResult] = TypeAdapter(types.CallToolResult)
+_ANSWER: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+    types.CallToolResult | types.InputRequiredResult
+)
 
 Ask = Callable[[types.ElicitRequestParams], Awaitable[types.ElicitResult]]
 
@@ -236,13 +241,13 @@ class Connection:
         """The same straight over the pipe, with the same checks. What the server asks in its answer the SDK goes on with."""
         assert self._pipe is not None
         text = await self._pipe.request("tools/call", {"name": tool, "arguments": arguments}, meta, progress)
-        result = parse_server_result("tools/call", client.protocol_version, msgspec.json.decode(text))
+        modern = client.protocol_version in MODERN_PROTOCOL_VERSIONS
+        result = (_ANSWER if modern else _RESULT).validate_json(text, by_name=False)
         if isinstance(result, types.CallToolResult):
             if not result.is_error:
                 await client.session.validate_tool_result(tool, result)
             return ToolResult(text, result)
-        asked = cast(types.InputRequiredResult, result)
-        answers = {key: await _answer(client, key, request) for key, request in (asked.input_requests or {}).items()}
+        answers = {key: await _answer(client, key, request) for key, request in (result.input_requests or {}).items()}
         return await self._by_session(
             client,
             tool,
@@ -250,7 +255,7 @@ class Connection:
             meta,
             progress,
             input_responses=answers or None,
-            request_state=asked.request_state,
+            request_state=result.request_state,
         )
 
     async def _visit(self, error: MCPError, ask: Ask) -> None:
