@@ -425,7 +425,7 @@ class Client:
         size = len(data) + OVERHEAD
         if not publisher.window.take(size):
             await publisher.window.wait(size)
-        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Receipt] = publisher.new_future()
         try:
             publisher.publish(future, topic, key, data, content_type, headers, traceparent, False)
         except InvalidArgument:

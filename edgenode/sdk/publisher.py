@@ -157,6 +157,7 @@ class Publisher:
         self._problems: dict[int, Problem] = {}
         self._epoch = ""
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
+        self.new_future = asyncio.get_running_loop().create_future
         self.wake: Callable[[], None] = lambda: None
         self.restart: Callable[[], None] = lambda: None
 
@@ -187,19 +188,18 @@ class Publisher:
             frame = _Frame(self._next)
             frames.append(frame)
             self._unsent += 1
-        add = frame.add
+        message = frame.add()
         try:
-            if headers or traceparent:
-                add(
-                    topic=topic,
-                    key=key,
-                    payload=payload,
-                    content_type=content_type,
-                    headers=headers,
-                    traceparent=traceparent,
-                )
-            else:
-                add(topic=topic, key=key, payload=payload, content_type=content_type)
+            message.topic = topic
+            message.payload = payload
+            if key:
+                message.key = key
+            if content_type:
+                message.content_type = content_type
+            if headers:
+                message.headers.update(headers)
+            if traceparent:
+                message.traceparent = traceparent
         except (TypeError, ValueError) as error:
             self._undo(frame)
             raise InvalidArgument("BAD_MESSAGE", str(error), hint="topic, key and headers are text") from error

@@ -10,12 +10,23 @@ MAX_FRAME_COUNT = 256  # the node stores what is in a frame together
 _OVERHEAD = 64  # bytes a result takes beside its output, roughly
 
 
+class _Frame:
+    """A frame that is forming."""
+
+    __slots__ = ("add", "count", "request", "size")
+
+    def __init__(self) -> None:
+        self.request = pb.WorkTasksRequest()
+        self.add = self.request.results.add
+        self.count = 0
+        self.size = 0
+
+
 class Results:
     """Frames that were not sent on this stream. Prompt results have frames of their own, which overtake the others."""
 
     def __init__(self) -> None:
-        self._frames: Overtaking[pb.WorkTasksRequest] = Overtaking()
-        self._sizes = {True: 0, False: 0}  # of the forming frames, by whether they are prompt
+        self._frames: Overtaking[_Frame] = Overtaking()
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -23,15 +34,18 @@ class Results:
     def add(self, size: int, *, prompt: bool) -> pb.AttemptResult:
         """An empty result in the frame that is forming; its output will have `size` bytes."""
         frames = self._frames.prompt if prompt else self._frames.others
-        if not frames or self._sizes[prompt] + size > MAX_FRAME_BYTES or len(frames[-1].results) >= MAX_FRAME_COUNT:
-            frames.append(pb.WorkTasksRequest())
-            self._sizes[prompt] = 0
-        self._sizes[prompt] += size + _OVERHEAD
-        return frames[-1].results.add()
+        frame = frames[-1] if frames else None
+        if frame is None or frame.size + size > MAX_FRAME_BYTES or frame.count >= MAX_FRAME_COUNT:
+            frame = _Frame()
+            frames.append(frame)
+        frame.count += 1
+        frame.size += size + _OVERHEAD
+        return frame.add()
 
     def next_frame(self) -> pb.WorkTasksRequest:
         """The next frame, an empty one if there is none."""
-        return self._frames.pop() or pb.WorkTasksRequest()
+        frame = self._frames.pop()
+        return pb.WorkTasksRequest() if frame is None else frame.request
 
     def clear(self) -> None:
         """The stream is gone."""

@@ -24,7 +24,9 @@ class Window:
 
     def take(self, size: int, count: int = 1) -> bool:
         """Takes room for `count` items of `size` bytes together if there is some and nobody waits."""
-        if self._waiters or not self._fits(size, count):
+        # Said twice, here and in `_fits`: this is once for each message, call and task.
+        taken = self._count
+        if self._waiters or (taken and (taken + count > self._max_count or self._bytes + size > self._max_bytes)):
             return False
         self._count += count
         self._bytes += size

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -56,6 +57,8 @@ _MAX_REASON = 256  # characters of a health's reason
 _DEFAULT_TIMEOUT = 300.0
 _FLUSH_TIME = 2.0
 _CLOCK_WENT_BACK = 86_400_000  # milliseconds that no two clocks of one device should be apart
+
+_PROMPT = attrgetter("prompt")
 
 Key = tuple[str, int, int]
 
@@ -253,8 +256,10 @@ class Worker:
         """See Conversation."""
         if frame.HasField("attached"):
             self._on_attach(frame.attached.node)
-        for assignment in sorted(frame.assignments, key=_not_prompt):
-            self._begin(assignment)
+        if assignments := frame.assignments:
+            now = self._loop.time()
+            for assignment in sorted(assignments, key=_PROMPT, reverse=True):
+                self._begin(assignment, now)
         for confirmation in frame.confirmations:
             self._unconfirmed.pop(_key(confirmation), None)
         for refused in frame.result_problems:
@@ -322,8 +327,8 @@ class Worker:
 
     # --- attempts ---
 
-    def _begin(self, assignment: pb.Assignment) -> None:
-        """Starts an attempt, or refuses it at once."""
+    def _begin(self, assignment: pb.Assignment, now: float) -> None:
+        """Starts an attempt at the loop's time `now`, or refuses it at once."""
         pb_key, spec = assignment.key, assignment.spec
         key = _key(pb_key)
         if key in self._running:
@@ -342,7 +347,7 @@ class Worker:
             return
         left = assignment.timeout_duration
         timeout = left.seconds + left.nanos / 1e9 or skill.timeout or _DEFAULT_TIMEOUT
-        expires = self._loop.time() + timeout
+        expires = now + timeout
         context = None
         if skill.signature.wants_context:
             context = Context(assignment, self._agent.name, self._client, expires, self._tell)
@@ -498,7 +503,3 @@ class Worker:
 
 def _key(key: pb.AttemptKey) -> Key:
     return key.task_id, key.attempt_number, key.fence
-
-
-def _not_prompt(assignment: pb.Assignment) -> bool:
-    return not assignment.prompt
