@@ -23,6 +23,7 @@ import grpc
 from edgenode.link.errors import EdgenodeError, Internal, Unavailable
 from edgenode.link.model.problem import Code
 from edgenode.link.ports import Rng
+from edgenode.link.wire.call_end import CallEnd
 from edgenode.link.wire.status import from_rpc_error
 
 Sent = TypeVar("Sent", covariant=True)
@@ -192,9 +193,11 @@ class Line:
     async def _one_stream(self, give_up_at: float) -> EdgenodeError:
         """One stream from opening to its end; returns why it ended."""
         call: Call | None = None
+        end: CallEnd | None = None
         try:
             async with asyncio.timeout_at(None if give_up_at == float("inf") else give_up_at):
                 call = await self._open_call()
+                end = CallEnd(call)
                 await call.wait_for_connection()
             self._call = call
             await self._converse(call)
@@ -202,7 +205,7 @@ class Line:
         except TimeoutError:
             error = Unavailable("CONNECT_TIMEOUT", "no connection in time")
         except grpc.aio.AioRpcError as rpc_error:
-            error = from_rpc_error(rpc_error)
+            error = from_rpc_error(rpc_error) if end is None else await end.error(rpc_error)
         except asyncio.CancelledError:
             # A call that was cancelled (by restart or silence) raises this in its reader; a cancelled task must end.
             current = asyncio.current_task()

@@ -14,7 +14,8 @@ import grpc
 
 from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
-from edgenode.link.wire.status import Context, from_rpc_error
+from edgenode.link.wire.call_end import CallEnd
+from edgenode.link.wire.status import Context
 
 SyncCall = grpc.aio.StreamStreamCall[Any, Any]
 
@@ -44,13 +45,14 @@ class DialedStream:
 
     def __init__(self, call: SyncCall) -> None:
         self._call = call
+        self._end = CallEnd(call)
 
     async def read(self) -> Sequence[sync_pb2.Frame]:
         """See Stream."""
         try:
             response: Any = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise await self._end.error(error) from error
         if response is grpc.aio.EOF:
             raise _ended("the parent")
         frames: Sequence[sync_pb2.Frame] = response.frames
@@ -61,9 +63,9 @@ class DialedStream:
         try:
             await self._call.write(sync_service_pb2.SyncRequest(frames=frames))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        except asyncio.InvalidStateError as error:
-            raise _ended("the parent") from error
+            raise await self._end.error(error) from error
+        except asyncio.InvalidStateError as error:  # it was over before
+            raise self._end.known() or _ended("the parent") from error
 
     async def finish(self) -> bool:
         """See Stream."""

@@ -63,6 +63,20 @@ async def test_a_refusal_of_the_stream_is_final(node: FakeNode) -> None:
     assert len(frames) == 1
 
 
+async def test_a_refusal_that_meets_a_write_is_still_the_refusal(node: FakeNode) -> None:
+    """What is still being written then fails, for which grpc.aio puts INTERNAL in the place of the status."""
+    frames = await broken_frames(node, PermissionDenied("NOT_YOURS", "no", hint="ask for it"))
+    async with Client(socket=node.socket) as client:
+        large = [
+            client.submit("echo", bytes(250_000)) for _ in range(100)
+        ]  # one a frame, more than a stream has room for
+        errors = await asyncio.gather(*large, return_exceptions=True)
+    assert {type(error) for error in errors} == {PermissionDenied}
+    assert {error.problem.reason for error in errors if isinstance(error, EdgenodeError)} == {"NOT_YOURS"}
+    assert {error.problem.hint for error in errors if isinstance(error, EdgenodeError)} == {"ask for it"}
+    assert len(frames) == 1
+
+
 async def test_a_frame_that_breaks_the_node_is_not_sent_for_ever(node: FakeNode) -> None:
     frames = await broken_frames(node, Internal("INTERNAL_ERROR", "a defect"))
     async with Client(socket=node.socket) as client:
