@@ -14,8 +14,9 @@ import click
 from edgenode.api.admin.v1 import admin_pb2, admin_service_pb2, admin_service_pb2_grpc
 from edgenode.bridges.mcp.oauth.kept import forget
 from edgenode.cli.place import node_target
-from edgenode.link.errors import NotFound
+from edgenode.link.errors import NotFound, Unavailable
 from edgenode.link.model.names import make_id
+from edgenode.link.model.problem import Problem
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.options import SECONDS
 from edgenode.link.terminal.output import Column, clean, emit, human_seconds, table
@@ -25,6 +26,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_from_pb
 
 _LOOK = 0.2  # seconds between two looks at a mount that starts
 _DEFAULT_WAIT = 30.0
+_SAYING = 3.0  # seconds beyond the time a server has, for its bridge to say what became of it
 _IN_TROUBLE = (admin_pb2.MOUNT_STATE_WAITING, admin_pb2.MOUNT_STATE_AUTH_REQUIRED)
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,7 +72,8 @@ def add_mount(
         async with channel_to(node_target(state)) as channel:
             stub = admin_service_pb2_grpc.AdminServiceStub(channel)
             await ask(stub.AddMount, admin_service_pb2.AddMountRequest(request_id=_request_id(), mount=mount))
-            return await _settled(stub, mount.name, 0.0 if no_wait else start_timeout or _DEFAULT_WAIT, -1)
+            wait = 0.0 if no_wait else (start_timeout or _DEFAULT_WAIT) + _SAYING
+            return await _settled(stub, mount.name, wait, -1)
 
     say_mounted(output, run(work()), no_wait=no_wait)
 
@@ -81,7 +84,9 @@ def say_mounted(output: str, record: admin_pb2.MountRecord, *, no_wait: bool = F
     emit(output, plain(record), lambda: _added(record))
     if not no_wait and status.state != admin_pb2.MOUNT_STATE_READY:
         problem = status.last_problem
-        raise Exit(ExitCode.DEGRADED, problem_from_pb(problem) if status.HasField("last_problem") else None)
+        raise Exit(
+            ExitCode.DEGRADED, problem_from_pb(problem) if status.HasField("last_problem") else _not_there(record)
+        )
 
 
 def list_mounts(state: Path, output: str, limit: int, kind: admin_pb2.MountKind) -> None:
@@ -138,6 +143,15 @@ async def find_mount(stub: Any, name: str) -> admin_pb2.MountRecord:
             found: admin_pb2.MountRecord = record
             return found
     raise NotFound("UNKNOWN_MOUNT", f"there is no mount {name}", hint="edgenode mcp list", name=name)
+
+
+def _not_there(record: admin_pb2.MountRecord) -> Problem:
+    program = "a2a" if record.mount.HasField("a2a") else "mcp"
+    return Unavailable(
+        "NOT_READY",
+        f"{record.mount.name} is {_state(plain(record))}, and nothing is known against it",
+        hint=f"it goes on; see: edgenode {program} list",
+    ).problem
 
 
 async def _settled(stub: Any, name: str, patience: float, starts: int) -> admin_pb2.MountRecord:

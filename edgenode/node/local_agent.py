@@ -10,6 +10,7 @@ from edgenode.link.errors import Aborted, AlreadyExists, NotFound
 from edgenode.link.model.agent import Health
 from edgenode.link.model.names import agent_resource
 from edgenode.link.wire.agents import Registration
+from edgenode.link.wire.mounts import MOUNTED
 
 
 class LocalAgent:
@@ -87,8 +88,20 @@ def removed_before(agent: LocalAgent, incarnation: int) -> Aborted:
     )
 
 
-def check_takeover(held: LocalAgent, agent: LocalAgent) -> None:
-    """Raises AlreadyExists (NAME_IN_USE) unless `agent` is the same instance or a newer one."""
+def check_takeover(held: LocalAgent, agent: LocalAgent, *, attached: bool) -> None:
+    """Raises AlreadyExists (NAME_IN_USE) unless `agent` is the same instance or a newer one.
+
+    A mount and a program are not instances of one agent: neither takes the name of a mount, nor of a program that is
+    `attached`.
+    """
+    mounted = MOUNTED in held.labels
+    if mounted != (MOUNTED in agent.labels) and (mounted or attached):
+        raise AlreadyExists(
+            "NAME_IN_USE",
+            f"{held.name} is {'a mount' if mounted else 'an agent that runs'} here already",
+            hint="take another name" if mounted else "stop that agent, or remove this mount and take another name",
+            agent=held.name,
+        )
     if agent.incarnation > held.incarnation:
         return
     if agent.incarnation == held.incarnation and agent.instance_id == held.instance_id:

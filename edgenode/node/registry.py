@@ -268,7 +268,7 @@ class AgentRegistry:
         async with self._turn(agent.name):
             held = self._agents.get(agent.name)
             if held is not None:
-                check_takeover(held, agent)
+                check_takeover(held, agent, attached=self.is_held(held))
             elif agent.incarnation <= (removed := self._removed.get(agent.name, -1)):
                 raise removed_before(agent, removed)
 

@@ -141,7 +141,8 @@ class Mounted:
             if self._remote is None or await self._remote.changed():
                 await self._take()
         except (RemoteLost, EdgenodeError) as error:
-            problem = error if isinstance(error, EdgenodeError) else unavailable("A2A_AGENT_DOWN", error)
+            hint = f"check its URL, and whether it runs; it is tried again, at once by: edgenode a2a retry {self.mount.name}"
+            problem = error if isinstance(error, EdgenodeError) else unavailable("A2A_AGENT_DOWN", error, hint=hint)
             return await self._lost(problem)
         except Exception as error:
             _log.exception("mount %s failed", self.mount.name)

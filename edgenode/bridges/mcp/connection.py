@@ -139,7 +139,10 @@ class Connection:
             raise error
         if self._authorization is not None and self._authorization.refusal is not None:
             raise self._authorization.refusal
-        raise self._not_started(_plain(error) if error is not None else self.why_lost)
+        why = _plain(error) if error is not None else self.why_lost
+        if self._mount.HasField("mcp_stdio") and error is not None and isinstance(_inner(error), MCPError):
+            why = f"it ended, or does not speak MCP ({why})"
+        raise self._not_started(why)
 
     async def close(self) -> None:
         """The server ends. Safe to call twice."""
@@ -270,7 +273,8 @@ class Connection:
     def _not_started(self, why: str) -> Unavailable:
         program = self._mount.HasField("mcp_stdio")
         hint = "start it by hand to see" if program else "check its URL, and whether it wants a token (--headers-file)"
-        return Unavailable("MCP_SERVER_NOT_STARTED", why[:MAX_ERROR_LINE], hint=f"{hint}; it is tried again")
+        again = f"it is tried again, at once by: edgenode mcp retry {self._mount.name}"
+        return Unavailable("MCP_SERVER_NOT_STARTED", why[:MAX_ERROR_LINE], hint=f"{hint}; {again}")
 
     def _present(self) -> Client:
         if self._client is None or self.lost.is_set():
@@ -436,8 +440,14 @@ async def _answer(client: Client, key: str, request: types.InputRequest) -> Any:
     return answer
 
 
-def _plain(error: BaseException) -> str:
-    """What went wrong, without the groups that task groups wrap it in."""
+def _inner(error: BaseException) -> BaseException:
+    """Without the groups that task groups wrap it in."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
+    return error
+
+
+def _plain(error: BaseException) -> str:
+    """What went wrong."""
+    error = _inner(error)
     return f"{type(error).__name__}: {error}"[:MAX_ERROR_LINE] if str(error) else type(error).__name__

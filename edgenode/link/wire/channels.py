@@ -131,7 +131,7 @@ def check_plaintext(target: str, *, plaintext_loopback: bool) -> None:
     host, _ = split_host_port(target)
     if plaintext_loopback and is_loopback(host):
         return
-    hint = "give TLS credentials or use a Unix socket"
+    hint = "use a loopback address or a Unix socket, or give TLS credentials"
     if is_loopback(host):
         hint += "; plaintext on loopback must be asked for"
     raise InvalidArgument("PLAINTEXT_REFUSED", f"{target} would be plaintext", hint=hint, field="address")

@@ -216,6 +216,8 @@ async def test_mounts_are_there_after_a_restart_and_gone_once_removed(site: Site
 
 async def test_a_server_that_does_not_start_says_why(site: Site) -> None:
     await site.add("bad", "--no-such-flag")
+    brief = admin_pb2.Mount(name="brief", mcp_stdio=admin_pb2.McpStdioServer(arguments=[sys.executable, "-c", ""]))
+    await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="brief", mount=brief))
     mount = admin_pb2.Mount(name="none", mcp_stdio=admin_pb2.McpStdioServer(arguments=["/nowhere/program"]))
     await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="none", mount=mount))
 
@@ -226,6 +228,12 @@ async def test_a_server_that_does_not_start_says_why(site: Site) -> None:
     problem = (await site.status("none")).last_problem
     assert problem.reason == "MCP_SERVER_NOT_STARTED"
     assert "/nowhere/program" in problem.message
+    assert problem.hint.endswith("at once by: edgenode mcp retry none")
+
+    async def ended() -> bool:
+        return "it ended, or does not speak MCP" in (await site.status("brief")).last_problem.message
+
+    await until(ended)
     mount.mcp_stdio.arguments.append("more")
     with pytest.raises(Exception, match="mounted already") as caught:
         await site.admin.AddMount(admin_service_pb2.AddMountRequest(request_id="again", mount=mount))

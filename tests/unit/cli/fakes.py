@@ -302,6 +302,8 @@ class FakeAdmin(admin_service_pb2_grpc.AdminServiceServicer):
                     last_problem=problem_to_pb(problem),
                     error_lines=["no \x1b[1mroot"],
                 )
+            if name == "slow":
+                status = admin_pb2.MountStatus(state=admin_pb2.MOUNT_STATE_STARTING, start_count=1)
             if name == "guarded":
                 hint = "edgenode mcp login guarded"
                 problem = Unauthenticated("AUTH_REQUIRED", "the server wants to know who this is", hint=hint).problem

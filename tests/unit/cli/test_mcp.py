@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenode.cli import mounts
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import FakeNode
 
@@ -61,6 +62,17 @@ def test_a_server_that_does_not_start_is_shown_with_its_last_lines(edgenode: Run
     assert table.splitlines()[0].split() == ["MOUNT", "STATE", "SKILLS", "STARTS", "SERVER", "RUNS"]
     assert "broken: it did not list its tools within 30 s (MCP_SERVER_NOT_STARTED)" in table
     assert "\x1b" not in table
+
+
+def test_a_server_that_still_starts_is_said_to(edgenode: Run, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "_SAYING", 0.0)
+    words = ("mcp", "add", "slow", "--start-timeout", "10ms", "--state", str(node.state), "--", "program")
+    result = edgenode(*words)
+    assert (result.exit_code, result.stdout) == (7, "mounted slow: starting\n")
+    assert result.stderr.splitlines()[1:] == [
+        "hint: it goes on; see: edgenode mcp list",
+        "reason: NOT_READY (exit 7)",
+    ]
 
 
 def test_a_server_that_wants_a_person_says_what_to_do_and_is_tried_again(edgenode: Run, node: FakeNode) -> None:

@@ -7,6 +7,7 @@ import pytest
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.link.errors import Aborted, AlreadyExists, EdgenodeError, InvalidArgument, NotFound, Unavailable
 from edgenode.link.model.agent import Health
+from edgenode.link.wire.mounts import MOUNTED
 from edgenode.node.registry import MAX_TOMBSTONES, LocalAgent, no_load
 from tests.unit.node_registry.house import House, house, request
 
@@ -83,6 +84,23 @@ async def test_the_timer_waits_for_the_next_lease_and_for_nothing_else() -> None
         await h.registry.deregister("device")
         h.pass_time(100)
         assert h.registry.timer_due is None
+
+
+async def test_a_mount_and_a_program_do_not_take_each_others_name() -> None:
+    async with house() as h:
+        program = await h.registry.register(request(instance="program", incarnation=5))
+        mount = request(instance="mount", incarnation=6)
+        mount.labels[MOUNTED] = "mcp"
+        h.registry.hold("device", program.instance_id)
+        with pytest.raises(AlreadyExists, match="an agent that runs here") as refused:
+            await h.registry.register(mount)
+        assert refused.value.reason == "NAME_IN_USE"
+        h.registry.release("device", program.instance_id)
+        await h.registry.register(mount)
+        with pytest.raises(AlreadyExists, match="a mount here"):
+            await h.registry.register(request(instance="again", incarnation=7))
+        mount.instance_id, mount.incarnation = "next", 7  # its bridge was started anew
+        await h.registry.register(mount)
 
 
 async def test_the_higher_incarnation_wins_and_the_lower_is_told() -> None:

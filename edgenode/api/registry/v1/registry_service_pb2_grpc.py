@@ -78,7 +78,8 @@ class RegistryServiceServicer(object):
 
     def RegisterAgent(self, request, context):
         """Registers an agent or replaces an older instance of it.
-        Errors: INVALID_ARGUMENT names the field; ALREADY_EXISTS (NAME_IN_USE) when a newer instance holds the name;
+        Errors: INVALID_ARGUMENT names the field; ALREADY_EXISTS (NAME_IN_USE) when a newer instance holds the name, or a mount
+        does and this is none, or the other way round;
         UNIMPLEMENTED on a hub.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
