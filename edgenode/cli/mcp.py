@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,9 @@ def serve(state: Path, http: str | None, timeout: float, log_level: str) -> None
     """
     configure_logging(log_level)
     _check_installed()
+    node_target(state)  # who has no node is told of that first
+    if http is None:
+        _check_client()
     asyncio.run(_serve(state, http, timeout))
 
 
@@ -146,6 +150,22 @@ def _check_installed() -> None:
     if importlib.util.find_spec("mcp") is None:
         raise FailedPrecondition(
             "BRIDGE_NOT_INSTALLED", "the MCP SDK is not installed", hint="pip install 'edgenode[mcp]'"
+        )
+
+
+def _check_client() -> None:
+    """Whether standard input is something a client writes to. Raises FailedPrecondition (NO_CLIENT)."""
+    try:
+        kind = os.fstat(0).st_mode
+    except OSError:
+        kind = 0
+    if os.isatty(0):
+        click.echo("waits for an MCP client, which would start this by itself; Ctrl-C ends it", err=True)
+    elif not (stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind)):
+        raise FailedPrecondition(
+            "NO_CLIENT",
+            "standard input is no pipe, so no MCP client is at its other end",
+            hint="put this command into a client's configuration, or add --http 127.0.0.1:7882",
         )
 
 
@@ -168,6 +188,8 @@ async def _serve(state: Path, http: str | None, timeout: float) -> None:
                 for task in (ends, stopped):
                     task.cancel()
                 await asyncio.wait([ends, stopped], timeout=_LEAVE)
+                if ends.done() and not ends.cancelled():
+                    ends.result()
                 return
             async with over_http(serving, http, bridge_token(state)) as place:
                 where = f" socket={place.socket}" if place.socket else ""

@@ -140,7 +140,8 @@ class Remote:
                 raise ValueError(f"it has more than {MAX_CARD_BYTES} bytes")
             return bytes(source), parse_agent_card(json.loads(source))
         except (ValueError, RecursionError, ParseError) as error:
-            raise InvalidArgument("BAD_CARD", f"{self._card_url}: {error}"[:1024], hint="see what is there") from error
+            hint = f"give the URL that has the agent's card below it, at {CARD_PATH}, or the card's own"
+            raise InvalidArgument("BAD_CARD", f"{self._card_url}: {error}"[:1024], hint=hint) from error
 
     async def send(self, message: a2a_pb2.Message) -> a2a_pb2.Task | a2a_pb2.Message:
         """Sends it; returns at once, with the task or a message that is the whole answer."""

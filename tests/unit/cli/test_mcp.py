@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from edgenode.cli import mounts
+from edgenode.cli.demo.fleet import EDGENODE
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fakes import FakeNode
 
@@ -83,6 +85,19 @@ def test_a_server_that_wants_a_person_says_what_to_do_and_is_tried_again(edgenod
     assert edgenode("mcp", "retry", "guarded", state=node.state).exit_code == 7
     assert node.admin.retried == ["guarded"]
     assert edgenode("mcp", "retry", "other", state=node.state).exit_code == 3
+
+
+def test_serving_needs_somebody_at_the_other_end(edgenode: Run, node: FakeNode, tmp_path: Path) -> None:
+    served = [*EDGENODE, "mcp", "serve", "--state", str(node.state)]
+    (tmp_path / "file").touch()
+    for name in (os.devnull, str(tmp_path / "file")):
+        with open(name) as nobody:
+            ended = subprocess.run(served, stdin=nobody, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.splitlines()[1:] == [
+            "hint: put this command into a client's configuration, or add --http 127.0.0.1:7882",
+            "reason: NO_CLIENT (exit 1)",
+        ]
 
 
 def test_nobody_logs_in_to_a_program(edgenode: Run, node: FakeNode) -> None:
