@@ -165,10 +165,6 @@ class Bed:
             self._bare.append(self._start_bare(role, f"bare-{role}-{len(self._bare)}"))
         return self._bare[1]
 
-    def bare_bulk(self) -> Child:
-        """Another client of the bare node."""
-        return self._start_bare("client", "bare-bulk")
-
     def peer(self, commands: Sequence[PeerCommand]) -> Child:
         """The client of a peer, its last process, with the others before it."""
         folder = Path(tempfile.mkdtemp(dir=self._folder, prefix="p"))
