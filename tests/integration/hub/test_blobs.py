@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
@@ -19,8 +20,12 @@ from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
 from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from edgenode.link.model.blob import BlobRef
+from edgenode.link.wire.connection import LinkConnection
 from edgenode.link.wire.status import from_rpc_error
 from edgenode.sdk import Agent, Client, Context
+from hub.services.above import FromParent
+from hub.services.uplink import Uplink
+from hub.store.records import PARENT
 from tests.integration.hub.edges import Edges
 from tests.integration.hub.forest import Forest, Grown
 
@@ -166,6 +171,26 @@ async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Tu
     assert await handle.result(40, Scan)
     (artifact,) = await handle.artifacts()
     assert await south.fetch(artifact) == LARGE[::-1]
+
+
+async def test_what_a_parent_asks_with_the_first_frames_of_a_session_is_not_forgotten(
+    forest: Forest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: list[bool] = []
+    began = Uplink.established
+
+    def established(uplink: Uplink, link: LinkConnection) -> None:
+        began(uplink, link)
+        # A question may be delivered in the same turn of the loop; one from before would count as another session's.
+        known.append(PARENT in cast("FromParent", uplink._above)._handlers._blobs._up)
+
+    monkeypatch.setattr(Uplink, "established", established)
+    root, child = forest.plant("root"), forest.plant("child")
+    await root.up()
+    await child.below(root, "berlin")
+    await child.up()
+    await child.linked()
+    assert known == [True] * len(known) != []
 
 
 _NODE = """
