@@ -67,7 +67,7 @@ BOUNDS: dict[Traffic, dict[str, int]] = {
     task: {"frames": 80, "commits": 24, "hops": 24, "turns": 460},
     deliver: {"frames": 5, "commits": 3, "hops": 9, "turns": 80},
 }
-PEAKS: dict[Traffic, int] = {publish: 3_200_000, publish_many: 1_700_000, call: 8_000_000, task: 12_000_000}  # bytes
+PEAKS: dict[Traffic, int] = {publish: 3_200_000, publish_many: 1_500_000, call: 6_000_000, task: 9_000_000}  # bytes
 KEPT = COUNT // 2  # blocks that may stay: were a thing forgotten for each item, it would be a thousand at least
 
 BACKLOG, SEGMENT = 8 * 1024, 64
