@@ -452,20 +452,31 @@ class Dispatcher:
         if not self._up:
             return
         everywhere, self._look_everywhere = self._look_everywhere, False
-        for key, reason in self._placement.unfit(None if everywhere else changed).items():
-            while True:
-                selection = Selection(waiting={key: GRANT_BATCH}, not_kept=True, with_spec=True)
-                committed = await self._commit(selection, self._mover.hand_up(reason, self._clock.wall()))
-                if len(committed.changes) < GRANT_BATCH:
-                    break
+        try:
+            for key, reason in self._placement.unfit(None if everywhere else changed).items():
+                while True:
+                    selection = Selection(waiting={key: GRANT_BATCH}, not_kept=True, with_spec=True)
+                    committed = await self._commit(selection, self._mover.hand_up(reason, self._clock.wall()))
+                    if len(committed.changes) < GRANT_BATCH:
+                        break
+        except Exception:
+            self._changed_queues |= changed
+            self._look_everywhere |= everywhere
+            raise
 
     async def _park(self) -> None:
-        for key in self._placement.park():
-            while (reason := self._placement.parked.get(key)) is not None:
-                decide = self._mover.park({key: reason}, self._clock.wall())
-                committed = await self._commit(Selection(waiting={key: SWEEP_BATCH}, not_parked=True), decide)
-                if not committed.changes:
-                    break
+        newly = self._placement.park()
+        try:
+            for key in newly:
+                while (reason := self._placement.parked.get(key)) is not None:
+                    decide = self._mover.park({key: reason}, self._clock.wall())
+                    committed = await self._commit(Selection(waiting={key: SWEEP_BATCH}, not_parked=True), decide)
+                    if not committed.changes:
+                        break
+        except Exception:
+            for key in newly:  # of what is stored by now the next time changes nothing
+                self._placement.parked.pop(key, None)
+            raise
 
     async def _grant(self) -> None:
         while not self._recovery.waiting:

@@ -5,6 +5,7 @@ import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -29,7 +30,7 @@ from hub.services.placement import Placement
 from hub.services.recovery import Recovery
 from hub.services.view import FleetView, KnownAgent
 from hub.store.fleet import SqliteFleetStore
-from hub.store.records import Intake, TaskFilter, TaskRecord
+from hub.store.records import PARENT, Committed, Intake, Selection, TaskFilter, TaskRecord
 from hub.store.schema import open_database
 from hub.store.tasks import SqliteTaskStore, task_log
 from tests.unit.hub.letters import keeper
@@ -277,6 +278,28 @@ async def test_a_full_store_forgets_what_ended_although_nothing_can_be_granted(
     desk.join("north")
     desk.dispatcher.sweep_soon()
     await until_none(desk, "ended")
+
+
+@pytest.mark.parametrize("has_parent", [True, False])
+async def test_what_a_full_store_could_not_hand_up_or_park_is_looked_at_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, has_parent: bool
+) -> None:
+    monkeypatch.setattr("hub.services.dispatcher.RETRY_SECONDS", 0.01)
+    honest = desk.store.transact
+    refused = []
+
+    async def full(selection: Selection, *rest: Any) -> Committed:
+        if (selection.not_parked and has_parent) or (selection.waiting and not refused):
+            refused.append(selection)
+            raise ResourceExhausted("STORE_FULL", "no room")
+        return await honest(selection, *rest)
+
+    monkeypatch.setattr(desk.store, "transact", full)
+    if has_parent:
+        desk.dispatcher.parent_back()
+    await desk.offer("t", skill="nobody.can")
+    await desk.until("t", lambda task: task.holder == PARENT if has_parent else task.state is TaskState.PARKED)
+    assert refused
 
 
 async def until(condition: Callable[[], object]) -> None:
