@@ -286,7 +286,7 @@ async def test_what_a_full_store_could_not_hand_up_or_park_is_looked_at_again(
 ) -> None:
     monkeypatch.setattr("hub.services.dispatcher.RETRY_SECONDS", 0.01)
     honest = desk.store.transact
-    refused = []
+    refused: list[Selection] = []
 
     async def full(selection: Selection, *rest: Any) -> Committed:
         if (selection.not_parked and has_parent) or (selection.waiting and not refused):
