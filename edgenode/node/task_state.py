@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
@@ -26,6 +27,8 @@ _LOAD = 64  # bytes of an assignment beside its spec, roughly
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
 SEQUENCE_SKIP = 1 << 16
+
+_demand = lru_cache(1024)(Demand)  # most tasks have one of a few
 
 
 class AttemptSink(Protocol):
@@ -108,7 +111,7 @@ class LiveTask:
         self.origin = origin
         self.call = call
         self.load = len(spec.wire) + _LOAD  # what it counts for on its way to an agent: about its bytes
-        self.demand = Demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
+        self.demand = _demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
         self.state = TaskState.QUEUED
         self.reason = ""
         self.attempts = 0

@@ -172,7 +172,9 @@ class WorkStream:
         set_duration(assignment.timeout_duration, timeout)
         assignment.spec.ParseFromString(live.spec.wire)
         key = assignment.key
-        key.task_id, key.attempt_number, key.fence = live.task_id, live.attempts, live.fence
+        key.task_id, key.attempt_number = live.task_id, live.attempts
+        if live.fence:
+            key.fence = live.fence
         for name, answer in live.answers.items():
             assignment.answers[name].CopyFrom(answer)
         if live.prompt:

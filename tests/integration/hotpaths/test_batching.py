@@ -21,7 +21,15 @@ from edgenode.node.node import Node
 from edgenode.node.work import FRAME_BYTES, FrameQueue
 from edgenode.sdk import Client
 from tests.faults.pair import Pair, until
-from tests.integration.hotpaths.counting import Bill, bill, count_hops, count_link_frames, count_turns, memory
+from tests.integration.hotpaths.counting import (
+    Bill,
+    bill,
+    count_hops,
+    count_link_frames,
+    count_turns,
+    functions,
+    memory,
+)
 
 COUNT = 1000
 PAYLOAD = bytes(256)
@@ -68,6 +76,7 @@ BOUNDS: dict[Traffic, dict[str, int]] = {
     deliver: {"frames": 5, "commits": 3, "hops": 9, "turns": 80},
 }
 PEAKS: dict[Traffic, int] = {publish: 3_200_000, publish_many: 1_500_000, call: 6_000_000, task: 9_000_000}  # bytes
+FUNCTIONS: dict[Traffic, int] = {call: 50, task: 76}  # of the node, for each
 KEPT = COUNT // 2  # blocks that may stay: were a thing forgotten for each item, it would be a thousand at least
 
 BACKLOG, SEGMENT = 8 * 1024, 64
@@ -91,6 +100,19 @@ async def test_a_thousand(
     spent.within(BOUNDS[traffic])
     if traffic is call:
         assert spent.items["commits"] == spent.items["hops"] == 0
+
+
+@pytest.mark.usefixtures("agents")
+@pytest.mark.parametrize("traffic", FUNCTIONS, ids=lambda traffic: traffic.__name__)
+async def test_functions_of_a_thousand(traffic: Traffic, client: Client) -> None:
+    """How many functions of the node one passes through. This is the same on every machine, so the bounds are close."""
+    await traffic(client)
+    with functions(
+        "edgenode/node/", "edgenode/link/protocol/", "edgenode/link/store/", "edgenode/link/wire/"
+    ) as counted:
+        await traffic(client)
+    assert counted["WorkStream.assign"] == COUNT
+    assert counted.total() <= FUNCTIONS[traffic] * COUNT, counted.most_common(20)
 
 
 @pytest.fixture
