@@ -105,7 +105,7 @@ async def test_a_thousand(
 @pytest.mark.usefixtures("agents")
 @pytest.mark.parametrize("traffic", FUNCTIONS, ids=lambda traffic: traffic.__name__)
 async def test_functions_of_a_thousand(traffic: Traffic, client: Client) -> None:
-    """How many functions of the node one passes through. This is the same on every machine, so the bounds are close."""
+    """How many functions of the node one passes through. Nearly the same on every machine, so the bounds are close."""
     await traffic(client)
     with functions(
         "edgenode/node/", "edgenode/link/protocol/", "edgenode/link/store/", "edgenode/link/wire/"
