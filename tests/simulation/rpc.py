@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -64,6 +65,7 @@ class _Pipe:
         self._writers: list[asyncio.Future[None]] = []
         self.ended = False  # nothing comes after what arrived
         self.broken: grpc.aio.AioRpcError | None = None
+        self.on_end: list[Callable[[], None]] = []
 
     def send(self, data: bytes) -> None:
         """On its way."""
@@ -95,6 +97,8 @@ class _Pipe:
             self.broken = error
             self._wake()
             self._let_write()
+            for callback in self.on_end:
+                callback()
 
     def _wake(self) -> None:
         reader, self._reader = self._reader, None
@@ -221,6 +225,22 @@ class Rpc:
             self._loop.later(delay, self._caller_gone, None)
         self._down.finish(rpc_error(Problem(Code.CANCELLED, "CANCELLED", "cancelled locally"), bare=True))
         return True
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """See grpc.aio.StreamStreamCall."""
+        self._down.on_end.append(partial(callback, self))
+
+    async def code(self) -> grpc.StatusCode:
+        """See grpc.aio.StreamStreamCall; for done callbacks, as what follows."""
+        return self._down.broken.code() if self._down.broken is not None else grpc.StatusCode.OK
+
+    async def details(self) -> str | None:
+        """See grpc.aio.StreamStreamCall."""
+        return self._down.broken.details() if self._down.broken is not None else ""
+
+    async def trailing_metadata(self) -> grpc.aio.Metadata | None:
+        """See grpc.aio.StreamStreamCall."""
+        return self._down.broken.trailing_metadata() if self._down.broken is not None else grpc.aio.Metadata()
 
     def done(self) -> bool:
         """See grpc.aio.StreamStreamCall."""
