@@ -94,6 +94,8 @@ def check_head(store: Path) -> None:
         raise DataLoss(
             "STATE_DAMAGED", f"{store} is empty or gone", hint="restore a backup, or remove what is beside it"
         )
+    if Path(f"{store}-journal").exists():
+        return  # a making that was cut: SQLite takes back what there is of it, or says what is wrong
     if head and any(head[offset : offset + len(expected[0])] not in expected for offset, expected in _HEAD):
         raise DataLoss(
             "STATE_DAMAGED",

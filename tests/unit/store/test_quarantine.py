@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import struct
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,23 @@ async def test_a_bit_of_the_head(tmp_path: Path, offset: int, bit: int) -> None:
         return  # a part that SQLite does not look at, or mends
     held, lost = await whole(path)
     assert (held, lost) == (SEGMENTS, 0)
+
+
+async def test_a_making_that_was_cut_is_no_damage(tmp_path: Path) -> None:
+    """The first page on its way to the disk, torn, beside the journal that takes it back."""
+    path = tmp_path / "x.db"
+    database = await opened(path)
+    await database.close()
+    first = path.read_bytes()[:4096]
+    for file in tmp_path.iterdir():
+        file.unlink()
+    path.write_bytes(bytes(512) + first[512:])
+    journal = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", 0, 7, 0, 512, 4096)
+    Path(f"{path}-journal").write_bytes(journal.ljust(512, b"\0"))
+    database = await opened(path)
+    count = await database.read(lambda connection: connection.execute("SELECT count(*) FROM named").fetchone())
+    await database.close()
+    assert (database.quarantined, count) == (None, (0,))
 
 
 @pytest.mark.parametrize("kept", [0, 1, 50, 100, 4095, 4096, 5000, 40_000, 400_000])
