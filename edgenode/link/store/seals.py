@@ -42,9 +42,7 @@ def checksum(task_id: str, column: str, content: bytes) -> int:
 
 def seal(task_id: str, column: str, content: bytes) -> bytes:
     """The blob to store."""
-    if not content:
-        return b""
-    return content + crc32(content, crc32(task_id.encode(), _STARTS[column])).to_bytes(SEAL_BYTES, "big")
+    return content + checksum(task_id, column, content).to_bytes(SEAL_BYTES, "big") if content else b""
 
 
 def is_whole(task_id: str, column: str, stored: bytes | None) -> bool:

@@ -131,10 +131,11 @@ class TaskServiceServicer(object):
     def StreamCall(self, request, context):
         """Runs a task without storing it, and gives its result as it forms. 1. The node sends the pieces as the agent gives them, in
         order and each once. 2. A caller that does not read is waited for: 64 KiB and a piece are held for it beside what its
-        connection takes, then the agent waits, within the deadline. 3. The last response has the output, without data where there were pieces; of a skill that gives none, or of an
-        agent that knows no allowances and gives none, it has the result whole. A caller that goes away ends the work. Errors: those
-        of CallAgent, behind the pieces that came before; RESOURCE_EXHAUSTED (STREAMS_FULL): too many are read along on this node;
-        RESOURCE_EXHAUSTED (PIECES_UNASKED): the agent gave more than it was allowed.
+        connection takes, then the agent waits, within the deadline. 3. The last response has the output, without data where there
+        were pieces; of a skill that gives none, or of an agent that knows no allowances and gives none, it has the result whole. A
+        caller that goes away ends the work. Errors: those of CallAgent, behind the pieces that came before; RESOURCE_EXHAUSTED
+        (STREAMS_FULL): too many are read along on this node; RESOURCE_EXHAUSTED (PIECES_UNASKED): the agent gave more than it was
+        allowed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
