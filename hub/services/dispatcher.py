@@ -158,12 +158,13 @@ class Dispatcher:
         _log.warning("%s is asked what tasks it has: %s", node, describe(restate_id))
         await self._commit(Selection(), self._mover.ask(node, restate_id, self._clock.wall()))
 
-    async def reconcile(self, node: str, grants: bool) -> None:
-        """This hub or one below came back with an older disk, and what it lacks of the other's log is not kept any more.
+    async def reconcile(self, node: str, grants: bool, fence_base: int) -> None:
+        """This hub or one below, `node`, came back with an older disk, and the log's retained entries do not heal it.
 
-        `grants`: it is the one below, which may lack what it holds.
+        `grants`: the one below may lack what it holds, or hold it under fences that this hub has forgotten.
         """
-        _log.warning("%s came back with an older disk: tasks are told again", node if grants else "this hub")
+        self._recovery.begin_above(fence_base)
+        _log.warning("this hub or %s came back with an older disk: tasks are told again", node)
         if grants:
             await self._go_through(
                 lambda after: Selection(holder=node, after_task_id=after, limit=SWEEP_BATCH, with_spec=True),

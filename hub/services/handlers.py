@@ -100,7 +100,7 @@ class FleetHandlers:
 
     async def reconcile(self, node: str, grants: bool) -> None:
         """See LinkHandlers."""
-        await self._dispatcher.reconcile(node, grants)
+        await self._dispatcher.reconcile(node, grants, await self._fleet.fence_base())
 
     def node_connected(self, node: str, applied_version: int) -> None:
         """See LinkHandlers."""

@@ -230,7 +230,7 @@ class Links:
         if row.restate_id and tasks is not None:
             await self._handlers.ask_again(node, row.restate_id)
         elif tasks is None:
-            here, there = await self._fleet.lacks_tasks(node, lane)
+            here, there = await self._fleet.lacks_tasks(node, lane, self._clock.wall())
             if here or there:
                 await self._handlers.reconcile(node, there)
         return row.fence

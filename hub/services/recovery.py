@@ -67,11 +67,15 @@ class Recovery:
         """A session begins with this question."""
         self._asked[node] = restate_id
         self._answered.discard(node)
+        self.begin_above(fence_base)
+
+    def begin_above(self, fence_base: int) -> None:
+        """Fences begin there now, if that is higher."""
         self.fence_base = max(self.fence_base, fence_base)
 
     def settled(self, node: str, fence_base: int) -> None:
         """The answer was taken in; fences begin there now."""
-        self.fence_base = max(self.fence_base, fence_base)
+        self.begin_above(fence_base)
         self._asked.pop(node, None)
         self._answered.discard(node)
         self._awaited.discard(node)

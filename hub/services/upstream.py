@@ -8,9 +8,9 @@ hub's row is the truth about who holds the task at that hop; the id is the same 
 
 A hub that was restored has forgotten grants. The parent does not wait for what it says it has, as for a node's word: it
 grants again what this hub holds (`hub.store.restating.in_force`), and this hub asks its nodes, before it grants anything.
-Where this hub has forgotten what the parent does not keep any more (`hub.store.restating.lacks`), it is granted anew all that
-it holds. Then, and where the parent has forgotten what is not kept here, this hub is asked, and offers again what it waits
-for: the parent has it again, or answers with its end.
+Where this hub has forgotten what the parent does not keep any more, or the parent has forgotten grants that this hub had
+(`hub.store.restating.lacks`), it is granted anew all that it holds. Then, and where the parent has forgotten what is not
+kept here, this hub is asked, and offers again what it waits for: the parent has it again, or answers with its end.
 
 A grant that nobody here fits any more is given back. If the task began elsewhere its row goes with it, since nobody would
 tell this hub of its end; if it began here the parent holds it again.

@@ -203,9 +203,11 @@ class SqliteFleetStore:
 
         await self._database.write(run)
 
-    async def lacks_tasks(self, node: str, tasks: restating.TaskLane) -> tuple[bool, bool]:
+    async def lacks_tasks(self, node: str, tasks: restating.TaskLane, now: float) -> tuple[bool, bool]:
         """See FleetStore."""
-        return await self._database.read(lambda connection: restating.lacks(connection, node, task_log(node), tasks))
+        return await self._database.write(
+            lambda connection: restating.lacks(connection, node, task_log(node), tasks, now)
+        )
 
     async def settled(self, node: str, restate_id: str, highest_fence: int) -> int:
         """See FleetStore."""

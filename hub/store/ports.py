@@ -108,8 +108,11 @@ class FleetStore(Protocol):
         """Whichever process of the node comes next is let in, or only that one; it is the newest then."""
         ...
 
-    async def lacks_tasks(self, node: str, tasks: TaskLane) -> tuple[bool, bool]:
-        """Whether this hub, and whether the node, a hub, has forgotten entries of the other's task log that are not kept."""
+    async def lacks_tasks(self, node: str, tasks: TaskLane, now: float) -> tuple[bool, bool]:
+        """Whether this hub lacks what the node, a hub, has said, and whether the node lacks grants in force.
+
+        Where this hub has forgotten grants, fences begin above them from now on.
+        """
         ...
 
     async def settled(self, node: str, restate_id: str, highest_fence: int) -> int:

@@ -107,11 +107,21 @@ def fence_base(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT fence_base FROM hub").fetchone()[0])
 
 
-def lacks(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane) -> tuple[bool, bool]:
-    """Whether this hub, and whether one below, has forgotten what it had of the other's task log and is not kept there."""
+def lacks(
+    connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLane, now_time: float
+) -> tuple[bool, bool]:
+    """Whether this hub lacks what one below has said, and whether that one lacks grants that are in force.
+
+    Either has forgotten what the other does not keep any more. Or this hub has forgotten grants: of a task that it gave twice
+    to the same hub, and has back as given once, that hub goes by the fence that is forgotten.
+    """
     applied = _applied(connection, node, lane.head) or LaneCursor(Lane.TASK, "", 0)
     here = lane.head is not None and resume_point(lane.head, applied) < lane.head.first - 1
-    if NODE_FORGOT not in _forgotten(connection, node, log_name, lane):
+    forgotten = _forgotten(connection, node, log_name, lane)
+    if HUB_FORGOT in forgotten:
+        raise_fences(connection, now_time)
+        return here, True
+    if NODE_FORGOT not in forgotten:
         return here, False
     own = logs.head(connection, log_name, Lane.TASK)
     cursor = lane.cursor

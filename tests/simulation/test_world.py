@@ -22,7 +22,8 @@ def test_nothing_is_lost_and_everything_comes_to_rest(first: int) -> None:
 # 1073: an edge restored by command gave its grants back, and the hub, which had seen nothing of it since, was not told.
 # 50182: a restored hub gets from a copy of an edge what the edge had stated as gone: it comes late.
 # 50942: the copy of an edge renewed first, and the edge, whose certificate was not valid any more, did not say why it is out.
-@pytest.mark.parametrize("seed", [1073, 50182, 50942])
+# 56039: a hub restored twice took a fence of a hub below, from in between, for that of nobody.
+@pytest.mark.parametrize("seed", [1073, 50182, 50942, 56039])
 def test_a_seed_that_failed_once_holds(seed: int) -> None:
     World(seed).run()
 

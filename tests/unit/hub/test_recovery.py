@@ -53,6 +53,9 @@ def test_nothing_is_granted_until_all_have_answered() -> None:
     assert recovery.fence_base == 12
     assert (recovery.waiting, recovery.complete, len(changes)) == (False, True, 2)
     assert recovery.asked("east") == "n-1"
+    recovery.begin_above(20)
+    recovery.begin_above(5)
+    assert recovery.fence_base == 20
 
 
 def test_nodes_out_of_reach_are_not_waited_for_longer_than_nodes_keep_their_tasks() -> None:

@@ -271,7 +271,7 @@ async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) 
     epoch = await world.hub.write(fill)
 
     async def lacks(cursor: LaneCursor | None) -> bool:
-        here, there = await world.fleet.lacks_tasks("north", TaskLane(head, cursor))
+        here, there = await world.fleet.lacks_tasks("north", TaskLane(head, cursor), 1.0)
         assert not here
         return there
 
@@ -284,13 +284,22 @@ async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) 
     assert not await lacks(LaneCursor(Lane.TASK, epoch, 4)), "it has forgotten nothing"
 
 
+async def test_a_hub_below_lacks_the_fences_that_a_restored_hub_has_forgotten(world: World) -> None:
+    assert await ask(world, None, None) == ""
+    before = await world.fleet.fence_base()
+    for cursor in (LaneCursor(Lane.TASK, "between two restores", 1), LaneCursor(Lane.TASK, "", 0)):
+        there = cursor.epoch != ""
+        assert await world.fleet.lacks_tasks("north", TaskLane(None, cursor), 9.0) == (False, there)
+        assert await world.fleet.fence_base() > before, "what it is granted now is above them"
+
+
 async def test_a_hub_lacks_of_one_below_only_what_is_not_kept_there(world: World) -> None:
     assert await ask(world, LaneHead(Lane.TASK, "up", 1, 9), None) == ""
     segments = [Segment(1, b"x", 1.0)] * 5
     await world.hub.write(lambda c: inbox.accept(c, "north", Lane.TASK, "up", 1, segments, None))
 
     async def lacks(first: int) -> bool:
-        here, there = await world.fleet.lacks_tasks("north", TaskLane(LaneHead(Lane.TASK, "up", first, 9), None))
+        here, there = await world.fleet.lacks_tasks("north", TaskLane(LaneHead(Lane.TASK, "up", first, 9), None), 1.0)
         assert not there
         return here
 
