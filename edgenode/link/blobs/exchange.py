@@ -7,8 +7,9 @@ after a break, a kill or a power cut the next session asks for what comes behind
 decides. So no log is needed: a blob's digest and an offset say what the epochs and sequences of a lane say, and each byte is
 written once.
 
-Who is asked for what it does not have itself says so (BLOB_PENDING while it wants it too), and tells later that it has come.
-What nobody has any more, or that cannot be stored here, is asked for again every minute: whoever waits to read it is told.
+Who is asked for what it does not have itself says so (BLOB_PENDING while it wants it too), and tells later that it has come,
+or will not. What nobody has any more, or that cannot be stored here, is asked for again every minute: whoever waits to read it
+is told.
 
 Pieces share a link with everything else. What is asked for and has not come is bounded by what the link has shown to carry in
 PATIENCE (`protocol.flight`), so that no sign of life and no urgent task waits longer than that behind them. Questions, answers
@@ -66,7 +67,7 @@ class _Want:
 @dataclass(slots=True)
 class _Peer:
     """One with which there is something to do. `ready`: wants to be asked for, in order; `asked`: questions without an answer,
-    by number; `requests`: its own; `news`: blobs it is to be told of; `room`: the link may have room, or is gone."""
+    by number; `requests`: its own; `news`: blobs it is to ask for again; `room`: the link may have room, or is gone."""
 
     name: str
     wants: dict[str, _Want] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class BlobExchange:
         self._stopped = False
         blobs.why_not = self._why_not
         blobs.held_up = self._no_room_for
-        blobs.arrived = self._arrived
+        blobs.arrived = self._settled
         blobs.swept = self.look
 
     async def look(self) -> None:
@@ -218,9 +219,8 @@ class BlobExchange:
         if kind == "request":
             self._take_request(peer, message)
         elif kind == "ready_digest":
-            want = peer.wants.get(message.ready_digest)
-            if want is not None and want.digest not in peer.fetches:
-                peer.ready[want.digest] = None
+            if message.ready_digest in peer.wants:
+                peer.ready[message.ready_digest] = None  # where the last answer is being read as well: it is older
                 self._pump(peer)
             self._forget_idle(peer)
         else:
@@ -240,7 +240,9 @@ class BlobExchange:
             if self._fetching >= ALL_FETCHES:
                 self._held_up[peer.name] = None
                 return
-            digest = next(iter(peer.ready))
+            digest = next((digest for digest in peer.ready if digest not in peer.fetches), None)
+            if digest is None:
+                return
             del peer.ready[digest]
             self._fetching += 1
             work = self._fetch(peer, peer.wants[digest])
@@ -271,6 +273,7 @@ class BlobExchange:
                 finally:
                     await writer.abandon()
             peer.wants.pop(want.digest, None)
+            peer.ready.pop(want.digest, None)
         except EdgenodeError as error:
             self._failed(peer, want, error)
         except Exception as error:
@@ -283,11 +286,13 @@ class BlobExchange:
         if error.reason == LINK_DOWN:
             peer.ready[want.digest] = None
             return
-        want.problem = error
+        known, want.problem = want.problem, error
         if error.reason != BLOB_PENDING:
             _log.warning("blob %s does not come from %s: %s", want.digest, peer.name, error)
         if error.reason in _LOST and (why := self._why_not(want.digest)) is not None:  # nor from anybody else
             self._blobs.given_up(want.digest, why)
+            if known is None or known.reason not in _LOST:  # else two that want it of each other would ask for ever
+                self._settled(want.digest)
         if self._retry is None and not self._stopped:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
 
@@ -387,8 +392,8 @@ class BlobExchange:
                 peer.server = None
                 self._forget_idle(peer)
 
-    def _arrived(self, digest: str) -> None:
-        """It is here whole: those who asked for it in vain are told."""
+    def _settled(self, digest: str) -> None:
+        """It is here whole, or nobody has it: those who asked for it in vain are told, and ask again."""
         for name in self._interested.pop(digest, ()):
             peer = self._peers[name]
             peer.interests.discard(digest)
@@ -396,7 +401,7 @@ class BlobExchange:
             self._tell(peer)
 
     def _tell(self, peer: _Peer) -> None:
-        """Tell it what has come, as far as the link has room."""
+        """Tell it what is settled, as far as the link has room."""
         while peer.news:
             digest = next(iter(peer.news))
             if not self._send(peer.name, sync_pb2.Frame(blobs=sync_pb2.BlobExchange(ready_digest=digest))):

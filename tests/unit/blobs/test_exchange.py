@@ -15,7 +15,7 @@ from edgenode.link.blobs import exchange, rows
 from edgenode.link.blobs.exchange import FETCHES, PATIENCE, UNDER_WAY_BYTES, BlobExchange
 from edgenode.link.blobs.room import BlobLimits, Blobs
 from edgenode.link.blobs.taken import Taken
-from edgenode.link.errors import EdgenodeError, Unimplemented
+from edgenode.link.errors import DataLoss, EdgenodeError, Unimplemented
 from edgenode.link.model.blob import PIECE_BYTES, BlobRef
 from edgenode.link.wire.values import problem_to_pb
 from tests.unit.blobs.test_room import BIG, LIMITS, Clock, Rig, content, digest_of, put, reason_of
@@ -141,6 +141,26 @@ async def test_who_does_not_have_it_yet_tells_when_it_has(link: Link) -> None:
     await put(link.there.blobs, BIG)
     await link.run(reading.done)
     assert reading.result() == BIG
+
+
+async def test_who_hears_that_it_does_not_come_tells_those_who_wait_for_it(link: Link) -> None:
+    ref = BlobRef(digest_of(BIG), len(BIG))
+    await link.here.refer("t1", ref)
+    await link.there.refer("t1", ref, "somebody")
+    reading = asyncio.create_task(content(link.here.blobs, ref.digest))
+    link.up()
+    await link.run(lambda: bool(link.there.exchange._interested))
+    told: list[str] = []
+    link.lie = lambda message: told.append(message.ready_digest) if message.ready_digest else None
+    somebody = link.there.exchange._peers["somebody"]
+    for _ in range(3):  # the same again is nothing new
+        link.there.exchange._failed(
+            somebody, somebody.wants[ref.digest], DataLoss("BLOB_DAMAGED", "gone", hint="put it")
+        )
+        await link.run(reading.done)
+    assert isinstance(error := reading.exception(), EdgenodeError)
+    assert error.reason == "BLOB_ELSEWHERE"
+    assert told == [ref.digest]
 
 
 async def test_what_nobody_has_is_told_and_comes_when_somebody_has_it_again(
