@@ -1,9 +1,9 @@
 """The edge's side of its link: the logs that go up, what comes down, and the exchanges that are not stored.
 
 Durable traffic goes through the lanes: tasks and messages are appended by their own rooms, and the link reads them from
-the store; what the hub sends is stored with the lane's cursor in one transaction and then followed in memory. Calls, their
-answers, progress and questions to the hub's registry are frames that live as long as the session: when it ends, everyone who
-waits for one is told.
+the store; what the hub sends is stored with the lane's cursor in one transaction and then followed in memory. Calls and their
+answers (`link_calls`), progress and questions to the hub's registry are frames that live as long as the session: when it ends,
+everyone who waits for one is told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import grpc
 
@@ -23,7 +22,7 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.blobs.exchange import BlobExchange
 from edgenode.link.blobs.room import Blobs
-from edgenode.link.errors import EdgenodeError, Unavailable, Unimplemented, from_problem
+from edgenode.link.errors import EdgenodeError, Unimplemented, from_problem
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.frames import AgentLoad
 from edgenode.link.model.lanes import Applied, Gap, Lane, LaneCursor, LaneHead, Rejection, Segment
@@ -36,14 +35,13 @@ from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import OnRejected, SqliteOutbox
 from edgenode.link.store.repeats import without_known
 from edgenode.link.store.retention import LONGEST_INTERVAL, Retention
-from edgenode.link.wire import call_batches, pieces
+from edgenode.link.wire import pieces
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings, DialingStatus
-from edgenode.link.wire.tasks import task_spec_from_proto
-from edgenode.link.wire.values import duration_from_pb, duration_to_pb, problem_from_pb, problem_to_pb, timestamp_to_pb
+from edgenode.link.wire.values import problem_from_pb
 from edgenode.node import task_entries, task_store
 from edgenode.node.admin_exchange import Answer, not_served
-from edgenode.node.call_stream import allow_pieces
+from edgenode.node.link_calls import LinkCalls
 from edgenode.node.registry import AgentRegistry
 from edgenode.node.task_book import TASK_LOG
 from edgenode.node.task_entries import Absorbed
@@ -181,12 +179,9 @@ class Uplink(LinkEvents):
             applied_version=ports.applied_version,
             software=f"edgenode/{__version__}",
         )
+        self._calls = LinkCalls(engine, registry.node, clock, self._flush_soon)
         self._numbers = 0
-        self._calls_up: dict[int, LiveTask] = {}
-        self._call_numbers: dict[LiveTask, int] = {}
-        self._calls_down: dict[int, LiveTask] = {}
         self._finds: dict[int, asyncio.Future[sync_pb2.FindExchange | None]] = {}
-        self._outgoing = sync_pb2.CallBatch()
         self._progress: dict[str, LiveTask] = {}
         self._flushing = False
         self.answer_admin: Answer = not_served  # what the hub asks of the node's administration
@@ -275,33 +270,19 @@ class Uplink(LinkEvents):
         self.outbox.appended(Lane.TASK, last)
 
     def send_call(self, live: LiveTask, timeout: float) -> bool:
-        """See TaskUplink. Calls of one turn of the event loop go in one frame."""
+        """See TaskUplink."""
         if self.connection is None and self._moving is None:
             return False
-        self._numbers += 1
-        call = self._outgoing.calls.add(call_id=self._numbers, timeout_duration=duration_to_pb(timeout))
-        call.spec.ParseFromString(live.spec.wire)
-        if live.on_pieces is not None:
-            call.piece_room_bytes = live.piece_room
-        self._calls_up[self._numbers] = live
-        self._call_numbers[live] = self._numbers
-        self._flush_soon()
+        self._calls.send(live, timeout)
         return True
 
     def cancel_call(self, live: LiveTask) -> None:
         """See TaskUplink."""
-        number = self._call_numbers.pop(live, None)
-        if number is not None:
-            del self._calls_up[number]
-            call_batches.cancel(self._outgoing, number)
-            self._flush_soon()
+        self._calls.cancel(live)
 
     def allow_pieces(self, live: LiveTask, size: int) -> None:
         """See TaskUplink."""
-        number = self._call_numbers.get(live)
-        if number is not None:
-            self._outgoing.allowances.add(call_id=number, room_bytes=size)
-            self._flush_soon()
+        self._calls.allow(live, size)
 
     def send_progress(self, live: LiveTask) -> None:
         """See TaskUplink. Of several in one turn the newest counts."""
@@ -370,41 +351,14 @@ class Uplink(LinkEvents):
         self._flushing = False
         if self.connection is None and self._moving is not None:
             return  # `established` or the end of the grace comes back to it
-        calls, self._outgoing = self._outgoing, sync_pb2.CallBatch()
         progress, self._progress = self._progress, {}
         connection = self.connection
-        for frame in call_batches.frames(calls):
-            if connection is None or not connection.send(frame):
-                self._not_sent(frame.calls, connection)
+        self._calls.flush(connection)
         if progress and connection is not None:
             notices = sync_pb2.NoticeBatch(tasks=[_notice(live, self._registry.node) for live in progress.values()])
             if connection.send(sync_pb2.Frame(notices=notices)):
                 for live in progress.values():
                     live.pieces_told = pieces.newest(live.progress) or live.pieces_told
-
-    def _not_sent(self, batch: sync_pb2.CallBatch, connection: LinkConnection | None) -> None:
-        """The link was down or full: nobody may wait for what was in `batch`."""
-        lost = [call.call_id for call in batch.calls] + [allowance.call_id for allowance in batch.allowances]
-        self._calls_lost(lost, "the link was down or full")
-        for given in batch.pieces:
-            live = self._calls_down.pop(given.call_id, None)
-            if live is not None:
-                self._engine.cancel_call(live)
-        if connection is not None and (refused := call_batches.refused_answers(batch)).results:
-            connection.send(sync_pb2.Frame(calls=refused))
-
-    def _calls_lost(self, numbers: Sequence[int], why: str) -> None:
-        error = Unavailable("LINK_LOST", f"the call went to the hub and {why}", hint="submit it instead, or call again")
-        for number in numbers:
-            self._end_call(number, problem=error.problem)
-
-    def _end_call(
-        self, number: int, *, output: task_pb2.TaskOutput | None = None, problem: Problem | None = None, agent: str = ""
-    ) -> None:
-        live = self._calls_up.pop(number, None)
-        if live is not None:
-            del self._call_numbers[live]
-            self._engine.dispatcher.end_call(live, output=output, problem=problem, agent=agent)
 
     # --- what the link tells ------------------------------------------------------------------------------------------
 
@@ -434,70 +388,14 @@ class Uplink(LinkEvents):
             self._exchanges_lost("NOT_BACK")
 
     def _exchanges_lost(self, reason: str) -> None:
-        self._calls_lost(list(self._calls_up), f"the link ended: {reason}")
-        for live in list(self._calls_down.values()):
-            self._engine.cancel_call(live)
-        self._calls_down.clear()
+        self._calls.lost(reason)
         for answer in self._finds.values():
             if not answer.done():
                 answer.set_result(None)
 
     async def on_calls(self, link: LinkConnection, message: sync_pb2.CallBatch) -> None:
-        """See LinkEvents: answers to calls from here, calls for agents here."""
-        for given in message.pieces:
-            live = self._calls_up.get(given.call_id)
-            if live is not None and live.on_pieces is not None and not live.finishing:
-                live.on_pieces(given.pieces)
-        for result in message.results:
-            if result.HasField("problem"):
-                self._end_call(result.call_id, problem=problem_from_pb(result.problem), agent=result.agent)
-            else:
-                self._end_call(result.call_id, output=result.output, agent=result.agent)
-        for allowance in message.allowances:
-            live = self._calls_down.get(allowance.call_id)
-            if live is not None:
-                allow_pieces(self._engine.book, live, max(allowance.room_bytes, 0))
-        for call in message.calls:
-            self._take_call(call)
-        for number in message.cancel_call_ids:
-            live = self._calls_down.pop(number, None)
-            if live is not None:
-                self._engine.cancel_call(live)
-
-    def _take_call(self, call: sync_pb2.Call) -> None:
-        book = self._engine.book
-        number = call.call_id
-        try:
-            timeout = duration_from_pb(call.timeout_duration, "timeout_duration")
-            # The deadline is the caller's clock's; the time left is what counts here.
-            call.spec.deadline_time.CopyFrom(timestamp_to_pb(self._clock.wall() + max(timeout, 0.001)))
-            spec = task_spec_from_proto(
-                call.spec, limits=book.settings.limits, now=self._clock.wall(), node=self._registry.node
-            )
-            self._calls_down[number] = self._engine.start_call(
-                spec,
-                partial(self._answer_call, number),
-                forward=False,
-                on_pieces=partial(self._give_pieces, number) if call.piece_room_bytes > 0 else None,
-                piece_room=min(call.piece_room_bytes, pieces.ROOM_BYTES),
-            )
-        except EdgenodeError as error:
-            self._outgoing.results.add(call_id=number, problem=problem_to_pb(error.problem))
-            self._flush_soon()
-
-    def _give_pieces(self, number: int, given: Sequence[task_pb2.TaskPiece]) -> None:
-        self._outgoing.pieces.add(call_id=number, pieces=given)
-        self._flush_soon()
-
-    def _answer_call(self, number: int, live: LiveTask) -> None:
-        self._calls_down.pop(number, None)
-        result = self._outgoing.results.add(call_id=number, agent=live.agent)
-        if live.output is not None:
-            result.output.CopyFrom(live.output)
-        else:
-            problem = live.problem or Unavailable("NO_RESULT", "the call ended without a result").problem
-            result.problem.CopyFrom(problem_to_pb(problem))
-        self._flush_soon()
+        """See LinkEvents."""
+        self._calls.receive(message)
 
     async def on_notices(self, link: LinkConnection, message: sync_pb2.NoticeBatch) -> None:
         """See LinkEvents."""

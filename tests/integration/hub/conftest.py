@@ -2,69 +2,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
-from edgenode.link.ports import SystemClock
-from edgenode.link.wire.channels import open_channel, unix_target
-from hub.app import Hub
-from hub.ca.authority import Authority, init_authority
-from hub.config import HubConfig
-from tests.integration.hub.fake_edge import FakeEdge
-
-
-class Site:
-    """A hub's state directory, the hub that runs on it now, and edges that dial whichever that is."""
-
-    def __init__(self, state: Path) -> None:
-        init_authority(state, "fleet.example", "hub", SystemClock())
-        self.authority = Authority.load(state, SystemClock())
-        self.config = HubConfig(
-            state_dir=state,
-            listen="127.0.0.1:0",
-            enroll_listen="127.0.0.1:0",
-            heartbeat_seconds=0.2,
-            lease_seconds=1.0,
-            reassign_after_seconds=0.3,
-            drain_seconds=2.0,
-        )
-        self.hub: Hub | None = None
-        self.edges: list[FakeEdge] = []
-        self._channels: list[grpc.aio.Channel] = []
-
-    async def start(self, **settings: object) -> Hub:
-        self.config = replace(self.config, **settings)  # type: ignore[arg-type]
-        self.hub = Hub(self.config)
-        await self.hub.start()
-        return self.hub
-
-    async def stop(self) -> None:
-        for channel in self._channels:
-            await channel.close()
-        self._channels.clear()
-        if self.hub is not None:
-            await self.hub.stop()
-
-    async def edge(self, node: str) -> FakeEdge:
-        edge = await FakeEdge.make(node, self.authority, lambda: self.hub.sync_port if self.hub else 1)
-        self.edges.append(edge)
-        await edge.start()
-        return edge
-
-    def local(self) -> grpc.aio.Channel:
-        """A channel to the hub's socket."""
-        channel = open_channel(unix_target(self.config.socket_path))
-        self._channels.append(channel)
-        return channel
-
-    async def close(self) -> None:
-        for edge in self.edges:
-            await edge.close()
-        await self.stop()
+from tests.integration.hub.edges import Edges
+from tests.integration.hub.forest import Forest
+from tests.integration.hub.site import Site
 
 
 @pytest.fixture
@@ -83,4 +28,20 @@ async def site(state_dir: Path) -> AsyncIterator[Site]:
         await site.close()
 
 
-MakeSite = Callable[[], Awaitable[Site]]
+@pytest.fixture
+async def forest(state_dir: Path) -> AsyncIterator[Forest]:
+    forest = Forest(state_dir)
+    try:
+        yield forest
+    finally:
+        await forest.close()
+
+
+@pytest.fixture
+async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Edges]:
+    """They end before the hubs do."""
+    edges = Edges(state_dir / "edges")
+    try:
+        yield edges
+    finally:
+        await edges.stack.aclose()

@@ -10,8 +10,8 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.api.message.v1 import message_pb2, message_service_pb2, message_service_pb2_grpc
 from edgenode.link.parent.identity import join
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import until_async
+from tests.integration.hub.site import Site
 
 
 class Grown(Site):

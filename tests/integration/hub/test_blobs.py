@@ -39,46 +39,26 @@ class Scan:
     picture: BlobRef
 
 
-class Turners(Edges):
-    """With the agent that turns pictures around."""
+async def turn_pictures(edges: Edges, client: Client) -> None:
+    """Attaches an agent that turns them around."""
+    agent = Agent("turner")
 
-    async def turn(self, client: Client) -> None:
-        agent = Agent("turner")
+    @agent.skill("turn")
+    async def turn(ctx: Context, scan: Scan) -> Scan:
+        data = await ctx.fetch(scan.picture)
+        return Scan(await ctx.artifact("turned", data[::-1]))
 
-        @agent.skill("turn")
-        async def turn(ctx: Context, scan: Scan) -> Scan:
-            data = await ctx.fetch(scan.picture)
-            return Scan(await ctx.artifact("turned", data[::-1]))
-
-        await self.work(agent, client)
+    await edges.work(agent, client)
 
 
-@pytest.fixture
-async def forest(state_dir: Path) -> AsyncIterator[Forest]:
-    made = Forest(state_dir)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@pytest.fixture
-async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Turners]:
-    made = Turners(state_dir / "edges")
-    try:
-        yield made
-    finally:
-        await made.stack.aclose()
-
-
-async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, edges: Turners) -> None:
+async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, edges: Edges) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
     ref = await south.put(LARGE, name="picture")
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     north = await edges.start(hub, "north")
-    await edges.turn(north)
+    await turn_pictures(edges, north)
     result = await handle.result(40, Scan)
     (artifact,) = await handle.artifacts()
     assert result.picture.digest == artifact.digest
@@ -103,12 +83,12 @@ async def test_content_follows_a_task_to_another_edge_and_back(forest: Forest, e
         await south.call("turn", {"scan": Scan(ref)}, scope="fleet")
 
 
-async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: Turners) -> None:
+async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: Edges) -> None:
     """The hub goes away in the middle, with the origin it comes back without, and the reader waits."""
     hub = forest.plant("hub")
     await hub.up()
     south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
-    await edges.turn(north)
+    await turn_pictures(edges, north)
     ref = await south.put(BIG)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     partial = hub.config.state_dir / "blobs" / "partial" / ref.digest[7:]
@@ -122,7 +102,7 @@ async def test_content_goes_on_where_it_was_after_breaks(forest: Forest, edges: 
     assert await south.fetch(artifact) == BIG[::-1]
 
 
-async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Forest, edges: Turners) -> None:
+async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Forest, edges: Edges) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
@@ -131,7 +111,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     await _whole(hub, 1)
     await edges.nodes["south"].stop()
     north = await edges.start(hub, "north")
-    await edges.turn(north)
+    await turn_pictures(edges, north)
     await _whole(hub, 2)
     await edges.nodes["north"].stop()
     south = await edges.start(hub, "south")
@@ -141,7 +121,7 @@ async def test_a_hub_keeps_what_it_has_for_an_edge_that_comes_later(forest: Fore
     assert await south.fetch(artifact) == LARGE[::-1]
 
 
-async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Turners) -> None:
+async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: Edges) -> None:
     hub = forest.plant("hub")
     await hub.up()
     south = await edges.start(hub, "south")
@@ -151,21 +131,21 @@ async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: T
     (edges.folder / "south" / "blobs" / ref.digest[7:9] / ref.digest[7:]).unlink()
     await hub.up()
     north = await edges.start(hub, "north")
-    await edges.turn(north)
+    await turn_pictures(edges, north)
     with pytest.raises(Unavailable, match="BLOB_ELSEWHERE"):
         await handle.result(40)
     with pytest.raises(DeadlineExceeded, match="WAIT_OVER"):
         await asyncio.wait_for(north.fetch(ref, timeout=0.0), 20)
 
 
-async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Turners) -> None:
+async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Edges) -> None:
     root, child = forest.plant("root"), forest.plant("child")
     await root.up()
     await child.below(root, "berlin")
     await child.up()
     await child.linked()
     south, north = await edges.start(child, "south"), await edges.start(root, "north")
-    await edges.turn(north)
+    await turn_pictures(edges, north)
     ref = await south.put(LARGE)
     handle = await south.submit("turn", {"scan": Scan(ref)}, scope="fleet")
     assert await handle.result(40, Scan)
@@ -229,7 +209,7 @@ async def process(hub: Grown, state: Path) -> AsyncIterator[Process]:
 
 
 async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_where_it_was(
-    forest: Forest, edges: Turners
+    forest: Forest, edges: Edges
 ) -> None:
     hub = forest.plant("hub")
     await hub.up()
@@ -247,7 +227,7 @@ async def test_after_kill_9_of_the_reader_and_of_the_origin_content_goes_on_wher
         partial = Folder(north / "blobs").partial(ref.digest)
         async with process(hub, south):
             async with process(hub, north) as running:
-                await edges.turn(worker)
+                await turn_pictures(edges, worker)
                 await _grows(partial, 1)
                 running.kill()
                 await running.wait()

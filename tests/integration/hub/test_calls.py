@@ -10,8 +10,8 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.wire.driver import SessionDriver
 from edgenode.link.wire.values import duration_to_pb
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until
+from tests.integration.hub.site import Site
 
 
 def _call(edge: FakeEdge, call_id: int, skill: str = "code.metrics", seconds: float = 10.0) -> None:

@@ -15,8 +15,8 @@ from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2, sync_service_pb2_gr
 from edgenode.link.wire.status import from_rpc_error
 from hub.services.clones import CloneWatch
 from hub.store import fleet as fleet_store
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until, until_async
+from tests.integration.hub.site import Site
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -16,8 +16,8 @@ from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_gr
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.wire.connection import LinkConnection
 from edgenode.link.wire.status import from_rpc_error
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until, until_async
+from tests.integration.hub.site import Site
 
 
 def fleet(site: Site) -> Any:

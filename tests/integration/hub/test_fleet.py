@@ -21,8 +21,8 @@ from hub.ca import authority
 from hub.ca.authority import Authority
 from hub.store.enrollment import SqliteEnrollmentStore
 from hub.store.schema import open_database
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import Credentials, FakeEdge, until, until_async
+from tests.integration.hub.site import Site
 
 
 def _fleet(site: Site) -> fleet_service_pb2_grpc.FleetServiceStub:

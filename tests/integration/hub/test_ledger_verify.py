@@ -15,8 +15,8 @@ from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import EdgenodeError
 from edgenode.link.wire.connection import LinkConnection
 from hub.services.verify import verify_stopped
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import FakeEdge, until_async
+from tests.integration.hub.site import Site
 
 
 async def verify(site: Site, *, everybody: bool = False) -> pb.VerifyFleetLedgerResponse:

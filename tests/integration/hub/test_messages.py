@@ -11,8 +11,8 @@ from edgenode.api.message.v1 import message_pb2
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.api.message.v1 import message_service_pb2_grpc as pb_grpc
 from edgenode.link.wire.status import from_rpc_error
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import until_async
+from tests.integration.hub.site import Site
 
 START = pb.START_POSITION_START
 

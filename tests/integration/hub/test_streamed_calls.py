@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
@@ -54,24 +53,6 @@ class Talker:
 
 async def _read(given: AsyncIterator[object]) -> list[object]:
     return [piece async for piece in given]
-
-
-@pytest.fixture
-async def forest(state_dir: Path) -> AsyncIterator[Forest]:
-    made = Forest(state_dir)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@pytest.fixture
-async def edges(forest: Forest, state_dir: Path) -> AsyncIterator[Edges]:
-    made = Edges(state_dir / "edges")
-    try:
-        yield made
-    finally:
-        await made.stack.aclose()
 
 
 async def test_a_call_is_read_along_over_two_hubs(forest: Forest, edges: Edges) -> None:

@@ -12,8 +12,8 @@ from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.wire.status import from_rpc_error
 from edgenode.link.wire.values import duration_to_pb, timestamp_to_pb
-from tests.integration.hub.conftest import Site
 from tests.integration.hub.fake_edge import until, until_async
+from tests.integration.hub.site import Site
 
 COMPLETED = task_pb2.TASK_STATE_COMPLETED
 WORKING = task_pb2.TASK_STATE_WORKING

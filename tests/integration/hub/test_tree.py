@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,15 +24,6 @@ ASSIGNED = task_pb2.TASK_STATE_ASSIGNED
 CANCELED = task_pb2.TASK_STATE_CANCELED
 WORKING = task_pb2.TASK_STATE_WORKING
 FLEET = registry_service_pb2.SCOPE_FLEET
-
-
-@pytest.fixture
-async def forest(state_dir: Path) -> AsyncIterator[Forest]:
-    forest = Forest(state_dir)
-    try:
-        yield forest
-    finally:
-        await forest.close()
 
 
 class Two:

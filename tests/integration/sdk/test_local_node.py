@@ -64,12 +64,6 @@ async def node(agent: Agent) -> AsyncIterator[LocalNode]:
         yield node
 
 
-@pytest.fixture
-async def client(node: LocalNode) -> AsyncIterator[Client]:
-    async with node.client() as client:
-        yield client
-
-
 async def test_calls(client: Client) -> None:
     assert await client.call("add", {"a": 1, "b": 2}) == 3
     assert await client.call("reverse", b"\x00\x01") == b"\x01\x00"

@@ -20,18 +20,6 @@ PIECE = bytes(pieces.MAX_PIECE_BYTES)
 MANY = 160  # pieces of so much: ten times what a result may have, and more than a connection holds (4 MiB)
 
 
-@pytest.fixture
-async def node() -> AsyncIterator[LocalNode]:
-    async with LocalNode() as node:
-        yield node
-
-
-@pytest.fixture
-async def client(node: LocalNode) -> AsyncIterator[Client]:
-    async with node.client() as client:
-        yield client
-
-
 async def _read(given: AsyncIterator[object]) -> list[object]:
     return [piece async for piece in given]
 

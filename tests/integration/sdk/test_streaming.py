@@ -16,18 +16,6 @@ from edgenode.sdk.testing import LocalNode
 WORDS = ["two ", "words ", "more"]
 
 
-@pytest.fixture
-async def node() -> AsyncIterator[LocalNode]:
-    async with LocalNode() as node:
-        yield node
-
-
-@pytest.fixture
-async def client(node: LocalNode) -> AsyncIterator[Client]:
-    async with node.client() as client:
-        yield client
-
-
 async def test_pieces_come_while_the_skill_runs(node: LocalNode, client: Client) -> None:
     agent, gate = Agent("talker"), asyncio.Event()
 
