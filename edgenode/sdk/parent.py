@@ -27,6 +27,7 @@ from edgenode.link.wire.accepting import AcceptingEnd, Child
 from edgenode.link.wire.channels import bind, create_server
 from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.interceptors import ServiceInterceptor
+from edgenode.link.wire.listening import Listener, relay
 from edgenode.sdk.credentials import ParentCredentials
 
 NAME = "parent"
@@ -130,16 +131,13 @@ class _Wire:
     """What lies between child and parent: connections that can be cut, and refused, in the middle of anything."""
 
     def __init__(self) -> None:
-        self._server: asyncio.Server | None = None
-        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+        self._listener = Listener(self._pass_on)
         self._whole = True
         self._back = 0
 
     async def start(self) -> int:
         """Listens; returns the port to dial."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        port: int = self._server.sockets[0].getsockname()[1]
-        return port
+        return await self._listener.open()
 
     def lead_to(self, port: int) -> None:
         """Where connections go."""
@@ -147,53 +145,21 @@ class _Wire:
 
     async def close(self) -> None:
         """Cuts everything and stops. Safe to repeat."""
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
-        self.cut()
-        if self._connections:
-            await asyncio.wait(set(self._connections.values()))
-        await server.wait_closed()
+        self._whole = False
+        await self._listener.close()
 
     def cut(self) -> None:
         """No connection from now on."""
         self._whole = False
-        for writer in self._connections:
-            writer.transport.abort()
+        self._listener.cut()
 
     def mend(self) -> None:
         """Connections are possible again."""
         self._whole = True
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if not self._whole:
-            writer.transport.abort()
-            return
-        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", self._back)
-        self._connections[writer] = self._connections[back_writer] = task
-        if not self._whole:  # cut while it was being made
-            writer.transport.abort()
-        try:
-            await asyncio.gather(_pass_on(reader, back_writer), _pass_on(back_reader, writer))
-        finally:
-            for end in (writer, back_writer):
-                end.transport.abort()
-                self._connections.pop(end, None)
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one side is gone; then the other one goes too."""
-    try:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass  # cut
-    finally:
-        writer.transport.abort()
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._whole:
+            await relay(reader, writer, self._back)
 
 
 class Parent(sync_service_pb2_grpc.SyncServiceServicer):

@@ -48,10 +48,12 @@ async def client_under_test() -> AsyncIterator[Path]:
             names = (f"suite-{number}" for number in itertools.count())
 
             async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                told = json.loads(await reader.readline())
-                said = await _use(client, Path(folder), next(names), told["url"], told["context"])
-                writer.write(said.encode())
-                writer.close()
+                try:
+                    told = json.loads(await reader.readline())
+                    said = await _use(client, Path(folder), next(names), told["url"], told["context"])
+                    writer.write(said.encode())
+                finally:
+                    writer.close()
 
             server = await asyncio.start_unix_server(serve, place)
             try:

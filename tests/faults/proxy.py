@@ -7,9 +7,9 @@ part of it; what the link makes of frames that are lost, doubled and reordered i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from edgenode.cli.demo.proxy import Proxy
+from edgenode.link.wire.listening import relay
 
 
 class Way:
@@ -32,11 +32,17 @@ class Way:
 
     async def take(self, reader: asyncio.StreamReader) -> bytes:
         """What goes through next; empty at the end."""
+        if self.break_after == 0:
+            self.break_after = None
+            return b""  # in the middle of whatever it was
         await self._open.wait()
         data = await reader.read(max(self.rate // 20, 256) if self.rate else 1 << 16)
         if self.rate:
             await asyncio.sleep(len(data) / self.rate)
         await self._open.wait()
+        if self.break_after is not None:
+            data = data[: self.break_after]
+            self.break_after -= len(data)
         self.carried += len(data)
         return data
 
@@ -48,25 +54,6 @@ class FaultyProxy(Proxy):
         super().__init__(upstream_port)
         self.up_way = Way()
         self.down_way = Way()
-        self._next = [self.up_way, self.down_way]  # of the pumps of a connection, in the order they begin
-        self._begun = 0
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, other: asyncio.StreamWriter
-    ) -> None:
-        way = self._next[self._begun % 2]
-        self._begun += 1
-        try:
-            with contextlib.suppress(OSError):
-                while data := await way.take(reader):
-                    if way.break_after is not None:
-                        data, way.break_after = data[: way.break_after], max(way.break_after - len(data), 0)
-                    writer.write(data)
-                    await writer.drain()
-                    if way.break_after == 0:
-                        way.break_after = None
-                        break  # in the middle of whatever it was
-        finally:
-            for side in (writer, other):
-                side.transport.abort()
-                self._writers.discard(side)
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await relay(reader, writer, self._upstream_port, self.up_way.take, self.down_way.take)

@@ -30,6 +30,7 @@ from edgenode.bridges.access import BearerToken
 from edgenode.bridges.mcp.serving import Serving
 from edgenode.bridges.mcp.transports import over_http
 from edgenode.link.errors import AlreadyExists
+from edgenode.link.wire.listening import Listener
 from edgenode.sdk import Agent, Context
 from tests.integration.bridges.a2a_rig import GRPC, JSONRPC, TOKEN, Rig, message, rig
 
@@ -112,13 +113,12 @@ class Receiver:
         self.answers: list[bytes] = []
 
     async def __aenter__(self) -> Receiver:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/hook"
+        self._listener = Listener(self._serve)
+        self.url = f"http://127.0.0.1:{await self._listener.open()}/hook"
         return self
 
     async def __aexit__(self, *_exception: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
+        await self._listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -127,7 +127,6 @@ class Receiver:
         await self.taken.put((headers, body))
         writer.write(self.answers.pop(0) if self.answers else b"HTTP/1.1 204 OK\r\nconnection: close\r\n\r\n")
         await writer.drain()
-        writer.close()
 
     async def until_ended(self) -> list[tuple[dict[str, str], dict[str, Any]]]:
         found = []

@@ -1,6 +1,7 @@
 """What a thousand items cost a real node in system calls and fsyncs, as strace counts them.
 
-Bounds stand at about twice what was counted, for bursts that a slow machine cuts into more pieces.
+Bounds stand at about twice what was counted, and one round of several has to keep to them: a busy machine cuts a burst into
+more pieces, a cost that is in the code is there in every round.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ BOUNDS: dict[Traffic, tuple[int, int]] = {  # (fsyncs, system calls in all) of a
     call: (0, 900),
     task: (18, 3_200),
 }
+ROUNDS = 6
 
 
 @pytest.fixture
@@ -83,13 +85,21 @@ async def counted(pid: int, traffic: Traffic, client: Client, report: Path) -> d
     return {row[-1]: int(row[3]) for row in rows if len(row) >= 5 and row[3].isdigit() and row[-1] != "total"}
 
 
+def within(cost: tuple[int, int], bounds: tuple[int, int]) -> bool:
+    return all(map(operator.le, cost, bounds))
+
+
 @pytest.mark.timeout(180)
 async def test_a_thousand(process: Process, client: Client, folder: Path) -> None:
-    spent = {}
-    for traffic in BOUNDS:
+    over = {}
+    for traffic, bounds in BOUNDS.items():
         await traffic(client)  # warm
-        calls = await counted(process.pid, traffic, client, folder / "strace")
-        spent[traffic] = sum(calls.get(name, 0) for name in SYNCS), sum(calls.values())
-    over = {traffic.__name__: cost for traffic, cost in spent.items() if any(map(operator.gt, cost, BOUNDS[traffic]))}
-    assert not over, f"(fsyncs, system calls) over their bounds: {over}"
-    assert spent[publish][0] > 0  # it is an fsync that was counted
+        costs: list[tuple[int, int]] = []
+        while len(costs) < ROUNDS and not (costs and within(costs[-1], bounds)):
+            calls = await counted(process.pid, traffic, client, folder / "strace")
+            costs.append((sum(calls.get(name, 0) for name in SYNCS), sum(calls.values())))
+        if traffic is publish:
+            assert costs[-1][0] > 0  # it is an fsync that is counted
+        if not within(costs[-1], bounds):
+            over[traffic.__name__] = costs
+    assert not over, f"(fsyncs, system calls) of every round over their bounds: {over}"

@@ -23,6 +23,7 @@ from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.link.wire.dialing import DialingEnd, DialingSettings
 from edgenode.link.wire.driver import DriverSettings
 from edgenode.link.wire.interceptors import ServiceInterceptor
+from edgenode.link.wire.listening import Listener, relay, take
 from tests.integration.link.memory import MemoryInbox, MemoryOutbox, MemoryReplica
 
 DRIVER = DriverSettings(
@@ -139,54 +140,30 @@ class Proxy:
 
     def __init__(self, port: Callable[[], int]) -> None:
         self._target = port
-        self._server: asyncio.Server | None = None
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._serve)
         self.port = 0
         self.passing = asyncio.Event()
         self.passing.set()
         self.accepted = 0
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self.port = await self._listener.open()
 
     async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self.cut()
+        await self._listener.close()
 
-    async def cut(self) -> None:
+    def cut(self) -> None:
         """Closes every connection."""
-        pumps = list(self._pumps)
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        self._listener.cut()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._pumps.add(task)
-        onward: asyncio.StreamWriter | None = None
-        try:
-            back, onward = await asyncio.open_connection("127.0.0.1", self._target())
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, onward))
-                group.create_task(self._pump(back, writer))
-        except (OSError, ExceptionGroup, asyncio.CancelledError):
-            pass  # a cut or a side that left: both connections go
-        finally:
-            self._pumps.discard(task)
-            for end in (writer, onward):
-                if end is not None:
-                    end.transport.abort()
+        await relay(reader, writer, self._target(), self._take, self._take)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            await self.passing.wait()
-            writer.write(data)
-            await writer.drain()
-        raise ConnectionError("a side left")
+    async def _take(self, reader: asyncio.StreamReader) -> bytes:
+        data = await take(reader)
+        await self.passing.wait()
+        return data
 
 
 class Edge:

@@ -109,7 +109,7 @@ async def test_a_connection_that_stays_open_and_silent_is_found_out_by_both_side
         assert asyncio.get_running_loop().time() - started < 8
         assert not rig.hub.end.connections
         rig.proxy.passing.set()
-        await rig.proxy.cut()
+        rig.proxy.cut()
         sent = fill(rig.edge.side.outbox, Lane.TASK, 0, 100)
         await eventually(lambda: rig.hub.side("north").inbox.entries[Lane.TASK] == sent)
 
@@ -260,7 +260,7 @@ async def test_nothing_is_left_running_behind_many_sessions() -> None:
     async with linked() as rig:
         before = len(asyncio.all_tasks())
         for number in range(8):
-            await rig.proxy.cut()
+            rig.proxy.cut()
             await eventually(lambda n: rig.edge.end.status().session_count >= n + 2 and rig.edge.up, number)
         await eventually(lambda: len(asyncio.all_tasks()) <= before + 2)
     gc.collect()

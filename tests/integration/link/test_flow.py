@@ -39,7 +39,7 @@ async def test_ten_thousand_entries_both_ways_across_cuts_arrive_once_and_in_ord
             if start % 2000 == 0:
                 await eventually(lambda: rig.edge.up)
                 await asyncio.sleep(chance.random() * 0.02)
-                await rig.proxy.cut()
+                rig.proxy.cut()
             await asyncio.sleep(0)
         await drained(rig, 10_000)
         for lane in BOTH:
@@ -91,7 +91,7 @@ async def test_no_acknowledgement_before_the_commit() -> None:
         north.inbox.gate.clear()
         fill(rig.edge.side.outbox, Lane.TASK, 0, 10)
         await eventually(lambda: Lane.TASK in north.inbox.applying)
-        await rig.proxy.cut()
+        rig.proxy.cut()
         await eventually(lambda: rig.edge.side.events.problems)
         assert rig.edge.side.outbox.logs[Lane.TASK].acked == 0
         north.inbox.gate.set()

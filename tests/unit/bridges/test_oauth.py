@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgenode.bridges.mcp.oauth.kept import Challenge, Kept, Record
 from edgenode.bridges.mcp.oauth.login import Login
 from edgenode.bridges.mcp.oauth.settings import OAuthSettings, read_settings
 from edgenode.link.errors import EdgenodeError, Unavailable
+from edgenode.link.wire.listening import Listener
 
 URL = "https://mcp.example.com/mcp"
 CLIENT = {"client_id": "c", "redirect_uris": ["http://127.0.0.1:9/callback"]}
@@ -94,16 +96,20 @@ async def test_a_server_does_not_choose_where_this_process_knocks(url: str, foun
     await errands.aclose()
 
 
-async def _answering(answer: bytes) -> tuple[asyncio.Server, str, list[bytes]]:
+@asynccontextmanager
+async def _answering(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heads.append(await reader.readuntil(b"\r\n\r\n"))
         writer.write(answer)
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    return server, f"http://login.example.com:{server.sockets[0].getsockname()[1]}/token", heads
+    listener = Listener(serve)
+    port = await listener.open()
+    try:
+        yield f"http://login.example.com:{port}/token", heads
+    finally:
+        await listener.close()
 
 
 async def _loopback(_host: str, _port: int) -> list[str]:
@@ -112,14 +118,13 @@ async def _loopback(_host: str, _port: int) -> list[str]:
 
 async def test_the_connection_goes_to_an_address_that_was_looked_at_and_follows_nothing() -> None:
     answer = b"HTTP/1.1 307 Go\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"
-    server, url, heads = await _answering(answer)
     errands = Errands(OAuthSettings(networks="127.0.0.0/8, ::1/128"), [URL], _loopback)
-    response = await errands.send(httpx2.Request("GET", url))
+    async with _answering(answer) as (url, heads):
+        response = await errands.send(httpx2.Request("GET", url))
     assert response.status_code == 307
     assert (str(response.request.url), response.next_request) == (url, None)
     assert heads[0].lower().count(b"host: login.example.com:") == 1
     await errands.aclose()
-    server.close()
 
 
 @pytest.mark.parametrize(
@@ -136,15 +141,15 @@ async def test_the_connection_goes_to_an_address_that_was_looked_at_and_follows_
     ],
 )
 async def test_a_refusal_is_not_an_outage_and_quotes_no_secret(status: int, body: bytes, said: str) -> None:
-    server, url, _ = await _answering(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
     errands = Errands(OAuthSettings(networks="127.0.0.0/8, ::1/128"), [URL], _loopback)
-    request = httpx2.Request("POST", url, data={"grant_type": "refresh_token", "refresh_token": "secret-secret"})
-    with pytest.raises(TokenRefused if status < 402 else Unavailable) as caught:
-        await errands.send(request)
+    answer = b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+    async with _answering(answer) as (url, _):
+        request = httpx2.Request("POST", url, data={"grant_type": "refresh_token", "refresh_token": "secret-secret"})
+        with pytest.raises(TokenRefused if status < 402 else Unavailable) as caught:
+            await errands.send(request)
     assert said in str(caught.value)
     assert "secret-secret" not in str(caught.value)
     await errands.aclose()
-    server.close()
 
 
 # --- the token of requests ------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from edgenode.bridges.mcp.oauth.errands import Errands, TokenRefused
 from edgenode.bridges.mcp.oauth.kept import Challenge, Kept, Record
 from edgenode.bridges.mcp.oauth.settings import OAuthSettings
 from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, PermissionDenied, Unauthenticated
+from edgenode.link.wire.listening import Listener
 
 PATH = "/callback"
 MAX_REQUEST = 16 * 1024
@@ -143,20 +144,21 @@ class Login:
     @asynccontextmanager
     async def _listening(self, port: int, registered: int) -> AsyncIterator[int]:
         """Its port: the one that is wanted, else that of the client if it is free."""
-        server: asyncio.Server | None = None
+        listener = Listener(self._serve, limit=MAX_REQUEST)
         if not port and registered:
             with contextlib.suppress(OSError):
-                server = await asyncio.start_server(self._serve, "127.0.0.1", registered, limit=MAX_REQUEST)
+                await listener.open(registered)
+                port = registered
         try:
-            server = server or await asyncio.start_server(self._serve, "127.0.0.1", port, limit=MAX_REQUEST)
+            got = port if listener.is_open else await listener.open(port)
         except OSError as error:
             raise FailedPrecondition(
                 "PORT_TAKEN", f"cannot listen on 127.0.0.1:{port}: {error.strerror}", hint="choose another --port"
             ) from error
         try:
-            yield server.sockets[0].getsockname()[1]
+            yield got
         finally:
-            server.close()
+            await listener.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One request of a browser."""
@@ -177,8 +179,6 @@ class Login:
                 await writer.drain()
         except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # no browser
-        finally:
-            writer.close()
 
 
 def _port(record: Record) -> int:
