@@ -132,8 +132,13 @@ class LinkCalls:
         self._end_lost(lost, "the link was down or full")
         for given in batch.pieces:
             self._give_up(given.call_id)
-        if connection is not None and (refused := call_batches.refused_answers(batch)).results:
-            connection.send(sync_pb2.Frame(calls=refused))
+        if connection is None:
+            return
+        # The other end has others who wait, and work that nobody waits for now. These few bytes go as soon as there is room.
+        told = call_batches.refused_answers(batch)
+        told.cancel_call_ids.extend([*batch.cancel_call_ids, *(allowance.call_id for allowance in batch.allowances)])
+        if told.ByteSize() and not connection.send(sync_pb2.Frame(calls=told)):
+            self._outgoing.MergeFrom(told)
 
     def receive(self, message: sync_pb2.CallBatch) -> None:
         """Answers to calls from here, calls for agents here."""
@@ -156,7 +161,8 @@ class LinkCalls:
             self._give_up(number)
 
     def lost(self, reason: str) -> None:
-        """The session ended, and no other follows at once."""
+        """The session ended, and no other follows at once; what waits for one goes with it, for numbers mean nothing then."""
+        self._outgoing = sync_pb2.CallBatch()
         self._end_lost(list(self._up), f"the link ended: {reason}")
         for number in list(self._down):
             self._give_up(number)

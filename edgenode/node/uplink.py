@@ -186,6 +186,9 @@ class Uplink(LinkEvents):
         self._flushing = False
         self.answer_admin: Answer = not_served  # what the hub asks of the node's administration
         self._moving: Timer | None = None  # runs while the link changes its channel
+        self._exchanging = (
+            ""  # boot id of the hub's process that knows of calls and finds from here, and of calls it sent
+        )
         self._loaded: set[str] = set()
         engine.dispatcher.on_load = self._load_changed
 
@@ -227,6 +230,7 @@ class Uplink(LinkEvents):
             await self._dialing.redial()
         except EdgenodeError:
             self._end_move()
+            self._flush_soon()
             raise
 
     def _begin_move(self) -> None:
@@ -367,12 +371,19 @@ class Uplink(LinkEvents):
         self.blobs.established(PARENT)
         if self._moving is not None:
             self._end_move()
+            if self._exchanging not in (
+                "",
+                link.peer.boot_id,
+            ):  # this one knows nothing of it, and has numbers of its own
+                self._exchanges_lost("the hub was started anew")
             # On the next turn: the session counts as up only once this returned.
             self._flush_soon()
+        self._exchanging = link.peer.boot_id
 
     def room(self, link: LinkConnection) -> None:
         """See LinkEvents."""
         self.blobs.room(PARENT)
+        self._flush_soon()
 
     def closed(self, link: LinkConnection, problem: Problem) -> None:
         """See LinkEvents: nobody waits for what the session carried, unless another follows at once."""
@@ -388,6 +399,7 @@ class Uplink(LinkEvents):
             self._exchanges_lost("NOT_BACK")
 
     def _exchanges_lost(self, reason: str) -> None:
+        self._exchanging = ""
         self._calls.lost(reason)
         for answer in self._finds.values():
             if not answer.done():

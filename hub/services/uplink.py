@@ -105,6 +105,9 @@ class Uplink(LinkEvents):
         self._registry = UpwardRegistry(view, ports.child, boot_id)
         self._following = False
         self._moving: Timer | None = None
+        self._exchanging = (
+            ""  # boot id of the parent's process that knows of calls and finds from here, and of calls it sent
+        )
         self._finds: dict[int, asyncio.Future[registry_service_pb2.FindAgentsResponse | None]] = {}
         self._find_number = 0
         outbox.on_acknowledged(acknowledged)
@@ -219,6 +222,9 @@ class Uplink(LinkEvents):
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
         self._end_move()
+        if self._exchanging not in ("", link.peer.boot_id):  # this one knows nothing of it, and has numbers of its own
+            self._lost()
+        self._exchanging = link.peer.boot_id
         self._move_to(link.peer.path)
         self._above.established(link)
         # On the next turn: the session counts as up only once this returned.
@@ -261,6 +267,7 @@ class Uplink(LinkEvents):
         self._lost()
 
     def _lost(self) -> None:
+        self._exchanging = ""
         self._above.lost()
         for answer in self._finds.values():
             if not answer.done():

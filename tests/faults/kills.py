@@ -177,7 +177,9 @@ def main() -> None:
     if arguments.failpoints and arguments.edges < len(EDGES):
         # Of two nodes that fit, the hub takes the one with the worker, which stays. Only of three does it now and then draw
         # two whose agents come and go, and these give back what they were granted.
-        parser.error(f"--failpoints takes {len(EDGES)} edges: with fewer, nobody comes by {Failpoint.RETURN_COMMITTED.value}")
+        parser.error(
+            f"--failpoints takes {len(EDGES)} edges: with fewer, nobody comes by {Failpoint.RETURN_COMMITTED.value}"
+        )
     logging.disable(logging.WARNING)  # of the SDK's agents, that lose their nodes all the time
     sys.exit(asyncio.run(campaign(arguments)))
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
+from edgenode.link.model.problem import Code, Problem
 from edgenode.link.parent.identity import join
+from edgenode.link.protocol.events import MOVED
+from edgenode.link.wire.connection import LinkConnection, LinkEvents
 from edgenode.node.config import NodeConfig
 from edgenode.node.node import Node
 from edgenode.sdk import Agent, Client
@@ -49,3 +55,9 @@ class Edges:
         self.stack.push_async_callback(agent.stop, 0.1)
         await attached.wait()
         assert not running.done()
+
+
+def moves(uplink: LinkEvents, link: LinkConnection, boot_id: str) -> None:
+    """The session moves to another channel; whoever answers there is the parent's process `boot_id`."""
+    uplink.closed(link, Problem(Code.CANCELLED, MOVED, "moves"))
+    uplink.established(cast("LinkConnection", SimpleNamespace(peer=replace(link.peer, boot_id=boot_id))))

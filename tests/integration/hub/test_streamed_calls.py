@@ -12,7 +12,7 @@ from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_gr
 from edgenode.link.errors import EdgenodeError, Internal
 from edgenode.link.wire import pieces
 from edgenode.sdk import Agent
-from tests.integration.hub.edges import Edges
+from tests.integration.hub.edges import Edges, moves
 from tests.integration.hub.fake_edge import until
 from tests.integration.hub.forest import Forest, Grown
 
@@ -110,3 +110,31 @@ async def test_what_ends_it_is_told_on_both_sides(forest: Forest, edges: Edges) 
         await anext(given)
     assert ended.value.reason == "AGENT_LOST"
     await until(talker.ended.is_set)
+
+
+async def test_what_was_under_way_is_lost_with_a_hub_that_is_started_anew_while_an_edge_moves(
+    forest: Forest, edges: Edges
+) -> None:
+    hub = forest.plant("hub")
+    await hub.up()
+    talker = Talker()
+    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
+    await edges.work(talker.agent, north)
+    await hub.knows(1)
+    given = south.stream("waits", scope="fleet")
+    assert await anext(given) == 1
+
+    def moved(name: str, boot_id: str = "") -> None:
+        link = edges.nodes[name]._link
+        assert link is not None
+        assert (connection := link.uplink.connection) is not None
+        moves(link.uplink, connection, boot_id or connection.peer.boot_id)
+
+    moved("north")
+    assert not talker.ended.is_set()
+    moved("north", "another")  # an answer would have a number that means another call there
+    await until(talker.ended.is_set)
+    moved("south", "another")
+    with pytest.raises(EdgenodeError) as ended:
+        await anext(given)
+    assert ended.value.reason == "LINK_LOST"

@@ -14,7 +14,10 @@ from edgenode.api.fleet.v1 import fleet_service_pb2, fleet_service_pb2_grpc
 from edgenode.api.registry.v1 import registry_service_pb2, registry_service_pb2_grpc
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
+from edgenode.link.wire.connection import LinkConnection
 from hub.cli.main import main as edgehub
+from hub.services.uplink import Uplink
+from tests.integration.hub.edges import moves
 from tests.integration.hub.fake_edge import FakeEdge, until, until_async
 from tests.integration.hub.forest import Forest, Grown
 
@@ -153,7 +156,23 @@ async def test_what_nobody_fits_any_more_is_given_back(two: Two) -> None:
     assert (line.dropped_counts["RETURNED"], line.balanced) == (1, True)
 
 
-async def test_calls_and_finds_reach_the_other_subtree(two: Two) -> None:
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Uplink, LinkConnection]]:
+    """Those of hubs with their parents, by the child's name."""
+    known: dict[str, tuple[Uplink, LinkConnection]] = {}
+    began = Uplink.established
+
+    def established(uplink: Uplink, link: LinkConnection) -> None:
+        known[uplink.ports.child] = uplink, link
+        began(uplink, link)
+
+    monkeypatch.setattr(Uplink, "established", established)
+    return known
+
+
+async def test_calls_and_finds_reach_the_other_subtree(
+    sessions: dict[str, tuple[Uplink, LinkConnection]], two: Two
+) -> None:
     await two.skill_in_paris()
     assert two.north.link is not None
     question = registry_service_pb2.FindAgentsRequest(skill="code.metrics", scope=FLEET)
@@ -162,8 +181,9 @@ async def test_calls_and_finds_reach_the_other_subtree(two: Two) -> None:
     names = [candidate.agent.name for candidate in two.north.found[0].response.candidates]
     assert names == ["nodes/paris/south/agents/code"]
     spec = task_pb2.TaskSpec(skill="code.metrics", agent=names[0], input=b"{}")
-    two.north.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(calls=[sync_pb2.Call(call_id=7, spec=spec)])))
-    await until(lambda: two.south.calls)
+    calls = [sync_pb2.Call(call_id=number, spec=spec) for number in (7, 8)]
+    two.north.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(calls=calls)))
+    await until(lambda: len(two.south.calls) == 2)
     call = two.south.calls[0]
     assert call.spec.agent == "nodes/south/agents/code"
     result = sync_pb2.CallResult(
@@ -173,6 +193,12 @@ async def test_calls_and_finds_reach_the_other_subtree(two: Two) -> None:
     two.south.link.send(sync_pb2.Frame(calls=sync_pb2.CallBatch(results=[result])))
     await until(lambda: two.north.results)
     assert (two.north.results[0].call_id, two.north.results[0].agent) == (7, names[0])
+    uplink, link = sessions["berlin"]
+    moves(uplink, link, link.peer.boot_id)
+    assert len(two.north.results) == 1
+    moves(uplink, link, "another")  # a parent that was started anew meanwhile
+    await until(lambda: len(two.north.results) == 2)
+    assert (two.north.results[1].call_id, two.north.results[1].problem.reason) == (8, "AGENT_LOST")
 
 
 async def test_what_the_hub_is_given_for_its_own_fleet_stays_there(two: Two) -> None:
