@@ -127,7 +127,8 @@ async def test_what_was_under_way_is_lost_with_a_hub_that_is_started_anew_while_
     def moved(name: str, boot_id: str = "") -> None:
         link = edges.nodes[name]._link
         assert link is not None
-        assert (connection := link.uplink.connection) is not None
+        connection = link.uplink.connection
+        assert connection is not None
         moves(link.uplink, connection, boot_id or connection.peer.boot_id)
 
     moved("north")
