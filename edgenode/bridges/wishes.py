@@ -16,6 +16,7 @@ from edgenode.sdk.spec import SpecOptions
 
 PREFIX = "dev.edgenode/"
 SKILL_KEY = PREFIX + "skill"
+MODE_KEY = PREFIX + "mode"
 TAGS_KEY = PREFIX + "tags"
 TASK_KEY = PREFIX + "task"
 STATE_KEY = PREFIX + "state"
@@ -61,7 +62,7 @@ _KEYS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     PREFIX + "on-lost": ("on_lost", _text),
     PREFIX + "cost-limit": ("cost_limit", _number),
     PREFIX + "timeout": ("timeout", _number),
-    PREFIX + "mode": ("mode", _mode),
+    MODE_KEY: ("mode", _mode),
     SKILL_KEY: ("skill", _text),
     "traceparent": ("traceparent", _text),
     "tracestate": ("tracestate", _text),
@@ -94,3 +95,18 @@ class Wishes:
         self.mode: str = found.pop("mode", "")
         self.skill: str = found.pop("skill", "")
         self.options: SpecOptions = found  # type: ignore[assignment]
+
+    def for_call(self) -> SpecOptions:
+        """The options of a call, which is not stored: nobody tries it again. Raises InvalidArgument (BAD_META) for a key,
+        which would not hold."""
+        options = self.options.copy()
+        if "idempotency_key" in options:
+            raise InvalidArgument(
+                "BAD_META",
+                "a call is not stored, so its idempotency key would not hold",
+                hint=f"leave out {PREFIX}idempotency-key, or {MODE_KEY}",
+                field=PREFIX + "idempotency-key",
+            )
+        options.pop("retry", None)
+        options.pop("on_lost", None)
+        return options

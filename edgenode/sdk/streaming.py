@@ -145,12 +145,18 @@ async def read_call(
             if index and not complete:
                 raise _interrupted("the end came before the last piece", _CALL_AGAIN)
             if not index and expected is Payload:
-                yield Payload(response.output.data, response.output.content_type)
+                yield Whole(response.output.data, response.output.content_type)
             elif not index:
                 for value in _parts(decode(response.output.data, response.output.content_type), expected):
                     yield value
             return
     raise _interrupted("there was no end", _CALL_AGAIN)
+
+
+class Whole(Payload):
+    """What `read_call` gives to a reader of Payloads where nothing was yielded: the result, which is no piece."""
+
+    __slots__ = ()
 
 
 def _parts(result: Any, expected: Any) -> Iterator[Any]:

@@ -3,7 +3,9 @@
 An A2A message is a task's submission, or the answer to its question if it names a task. Which agent: the one whose address or
 tenant the caller used; the node itself chooses among all. Which skill: the one the message names in its metadata
 (`dev.edgenode/skill`); without a name the only one the agent, or the node's agents together, have. The message's id is the
-idempotency key: sent again it gives the same task, and so does a submission with that key over gRPC or MCP.
+idempotency key: sent again it gives the same task, and so does a submission with that key over gRPC or MCP. A message that
+wants to be a call (`dev.edgenode/mode`) is answered with a message: it is not stored, so there is no task to tell of, nor
+anything to tell before the end, as the protocol has updates of tasks alone.
 
 Nothing is kept here but which questions were answered by which message, so that an answer that is sent again is not taken for
 one to the next question. A wait that nobody listens to any more ends: `gone` in a call's context says when.
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -29,7 +31,7 @@ from edgenode.bridges.a2a.listing import list_tasks
 from edgenode.bridges.a2a.parts import answer_of, fields, input_of
 from edgenode.bridges.a2a.refusals import refusal
 from edgenode.bridges.a2a.webhooks import Webhooks
-from edgenode.bridges.wishes import SKILL_KEY, Wishes
+from edgenode.bridges.wishes import MODE_KEY, SKILL_KEY, Wishes
 from edgenode.link.errors import (
     Cancelled,
     EdgenodeError,
@@ -39,12 +41,14 @@ from edgenode.link.errors import (
 )
 from edgenode.link.model.task import Scope, TaskState
 from edgenode.sdk.client import Client
+from edgenode.sdk.encoding import Payload
 from edgenode.sdk.handle import TaskUpdate
 from edgenode.sdk.spec import SpecOptions, fill_spec
 
 AGENT = "agent"  # in a call's state: the agent whose address was used
 GONE = "gone"  # there too: an awaitable function that returns when the caller is gone
 REMEMBERED = 10_000  # answered questions
+CALL_TIMEOUT = 30.0  # seconds a call may take unless its message says otherwise
 
 Result = TypeVar("Result")
 Skill = tuple[registry_pb2.Skill | None, tuple[str, ...]]
@@ -73,7 +77,9 @@ class Handler(RequestHandler):
     ) -> a2a_pb2.Task | a2a_pb2.Message:
         """See RequestHandler. Blocking, unless asked otherwise, until the task has ended or asks."""
 
-        async def send() -> a2a_pb2.Task:
+        async def send() -> a2a_pb2.Task | a2a_pb2.Message:
+            if (called := await self._called(params, context)) is not None:
+                return called
             task = await self._take(params, context)
             if not params.configuration.return_immediately:
                 task = await self._settled(task, context)
@@ -86,6 +92,10 @@ class Handler(RequestHandler):
         self, params: a2a_pb2.SendMessageRequest, context: ServerCallContext
     ) -> AsyncGenerator[Event]:
         """See RequestHandler. The stream ends with the task, or when it asks: the answer begins another one."""
+        called = await _told(self._called(params, context))
+        if called is not None:
+            yield called
+            return
         task = await _told(self._take(params, context))
         yield states.task_of(task, _history(params.configuration))
         if states.settled(TaskState(task.state)):
@@ -128,14 +138,47 @@ class Handler(RequestHandler):
             await self._webhooks.add(task, request.configuration.task_push_notification_config)
         return task
 
-    async def _submit(self, request: a2a_pb2.SendMessageRequest, context: ServerCallContext) -> task_pb2.Task:
+    async def _called(self, request: a2a_pb2.SendMessageRequest, context: ServerCallContext) -> a2a_pb2.Message | None:
+        """What a message that wants to be a call gave; None for one that is a task's."""
         message = request.message
-        wishes = Wishes({**fields(request.metadata), **fields(message.metadata)})
-        options: SpecOptions = wishes.options
+        wishes = _wishes(request)
+        if wishes.mode != "call" or message.task_id:
+            return None
+        if request.configuration.HasField("task_push_notification_config"):
+            raise InvalidArgument(
+                "NO_TASK",
+                "a call is no task of which a web hook could hear",
+                hint=f"leave out the hook, or {MODE_KEY}",
+                field="configuration.task_push_notification_config",
+            )
+        options = wishes.for_call()
+        skill_id, data, content_type = await self._work(request, wishes.skill, options, context)
+        timeout = CALL_TIMEOUT if wishes.timeout is None else wishes.timeout
+        output: Payload = await _unless_gone(
+            self._client.call(skill_id, Payload(data, content_type), timeout=timeout, type=Payload, **options),
+            context,
+        )
+        return states.reply_of(self._client.new_id(), message.context_id, *output)
+
+    async def _submit(self, request: a2a_pb2.SendMessageRequest, context: ServerCallContext) -> task_pb2.Task:
+        wishes = _wishes(request)
+        options = wishes.options
+        options.setdefault("idempotency_key", request.message.message_id)
+        skill_id, data, content_type = await self._work(request, wishes.skill, options, context)
+        deadline = self._client.wall_milliseconds() / 1000 + wishes.timeout if wishes.timeout is not None else 0.0
+        submission = task_service_pb2.SubmitTaskRequest(request_id=self._client.new_id())
+        fill_spec(submission.spec, skill_id, data, content_type, deadline, **options)
+        answer: task_service_pb2.SubmitTaskResponse = await self._client.unary(self._tasks.SubmitTask, submission)
+        return answer.task
+
+    async def _work(
+        self, request: a2a_pb2.SendMessageRequest, skill: str, options: SpecOptions, context: ServerCallContext
+    ) -> tuple[str, bytes, str]:
+        """(skill, input, media type) of what a message asks for; `options` are completed by what else it says."""
+        message = request.message
         agent = self._agent_of(context)
         if agent:
             options["agent"] = agent
-        options.setdefault("idempotency_key", message.message_id)
         if message.context_id:
             options["context_id"] = message.context_id
         if "traceparent" not in options and (trace := context.state.get("headers", {}).get("traceparent")):
@@ -143,13 +186,8 @@ class Handler(RequestHandler):
         if self._scope is not Scope.LOCAL:
             options.setdefault("scope", self._scope)
         fleet = options.get("scope") in (Scope.FLEET, "fleet")
-        skill_id, (skill, modes) = await self._skill(agent, wishes.skill, fleet=fleet)
-        data, content_type = input_of(message.parts, skill, modes)
-        deadline = self._client.wall_milliseconds() / 1000 + wishes.timeout if wishes.timeout is not None else 0.0
-        submission = task_service_pb2.SubmitTaskRequest(request_id=self._client.new_id())
-        fill_spec(submission.spec, skill_id, data, content_type, deadline, **options)
-        answer: task_service_pb2.SubmitTaskResponse = await self._client.unary(self._tasks.SubmitTask, submission)
-        return answer.task
+        skill_id, (known, modes) = await self._skill(agent, skill, fleet=fleet)
+        return skill_id, *input_of(message.parts, known, modes)
 
     async def _answer(self, message: a2a_pb2.Message, context: ServerCallContext) -> task_pb2.Task:
         task = await self._task(message.task_id, context)
@@ -258,19 +296,7 @@ class Handler(RequestHandler):
         """The task once it has ended or asks. Raises Cancelled (CALLER_GONE)."""
         if states.settled(TaskState(task.state)):
             return task
-        gone: Callable[[], Awaitable[None]] | None = context.state.get(GONE)
-        if gone is None:
-            return await self._next_settled(task)
-        ends, leaves = asyncio.ensure_future(self._next_settled(task)), asyncio.ensure_future(gone())
-        try:
-            await asyncio.wait([ends, leaves], return_when=asyncio.FIRST_COMPLETED)
-            if not ends.done():
-                raise Cancelled("CALLER_GONE", "nobody waits for the answer any more")
-            return ends.result()
-        finally:
-            ends.cancel()
-            leaves.cancel()
-            await asyncio.wait([ends, leaves])
+        return await _unless_gone(self._next_settled(task), context)
 
     async def _next_settled(self, task: task_pb2.Task) -> task_pb2.Task:
         async with aclosing(self._watch(task)) as updates:
@@ -390,6 +416,27 @@ class Handler(RequestHandler):
                 "OTHER_AGENT", f"the address is that of {addressed}, the tenant {context.tenant}", field="tenant"
             )
         return addressed or context.tenant
+
+
+def _wishes(request: a2a_pb2.SendMessageRequest) -> Wishes:
+    return Wishes({**fields(request.metadata), **fields(request.message.metadata)})
+
+
+async def _unless_gone(work: Coroutine[Any, Any, Result], context: ServerCallContext) -> Result:
+    """What `work` gives; it ends where its caller is gone. Raises Cancelled (CALLER_GONE)."""
+    gone: Callable[[], Awaitable[None]] | None = context.state.get(GONE)
+    if gone is None:
+        return await work
+    ends, leaves = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait([ends, leaves], return_when=asyncio.FIRST_COMPLETED)
+        if not ends.done():
+            raise Cancelled("CALLER_GONE", "nobody waits for the answer any more")
+        return ends.result()
+    finally:
+        ends.cancel()
+        leaves.cancel()
+        await asyncio.wait([ends, leaves])
 
 
 async def _told(work: Awaitable[Result]) -> Result:

@@ -181,6 +181,15 @@ def output_of(task: a2a_pb2.Task) -> tuple[bytes, str]:
     return content_of(artifact.parts, said)
 
 
+def reply_of(message_id: str, context_id: str, data: bytes, content_type: str) -> a2a_pb2.Message:
+    """What a call gave, as a message: there is no task."""
+    made = a2a_pb2.Message(
+        message_id=message_id, context_id=context_id, role=a2a_pb2.ROLE_AGENT, parts=parts_of(data, content_type)
+    )
+    made.metadata.update({STATE_KEY: _S.COMPLETED.name, CONTENT_TYPE_KEY: content_type or "application/json"})
+    return made
+
+
 def result_events(task: task_pb2.Task) -> list[a2a_pb2.TaskArtifactUpdateEvent]:
     """What tells of an ended task's output, if it has one."""
     if not task.HasField("output"):

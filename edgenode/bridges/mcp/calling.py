@@ -2,7 +2,8 @@
 
 A request becomes a durable task and is answered when the task has ended, so that it may wait for an agent, survive its loss
 where that is allowed, and be found in the node's history. `dev.edgenode/mode: call`, or a skill that says that queued work is
-of no use to it (`online-only`), makes it a call instead: not stored, answered or failed at once. Only repeatable skills
+of no use to it (`online-only`), makes it a call instead: not stored, answered or failed at once, and read along by a client
+that hears progress (`pieces`). Only repeatable skills
 (`readOnlyHint`, `idempotentHint`) are tried again after a failure or the loss of their agent, unless `_meta` says more; of
 others, one that another device took before it went out of reach is answered when that is back. A request with an idempotency
 key says itself that it may come twice: its task has the contract's defaults, so that the same key over another protocol is
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,17 +32,20 @@ from pydantic import RootModel
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.bridges.mcp.offers import Json, Offer
+from edgenode.bridges.mcp.pieces import Pieces, told
 from edgenode.bridges.mcp.questions import MISSING, Question
-from edgenode.bridges.mcp.refusals import refusal
+from edgenode.bridges.mcp.refusals import OF_THE_CALLED, refusal
 from edgenode.bridges.mcp.sessions import wants_logs
 from edgenode.bridges.wishes import Wishes
-from edgenode.link.errors import DeadlineExceeded, EdgenodeError, FailedPrecondition, InvalidArgument
+from edgenode.link.errors import DeadlineExceeded, EdgenodeError, FailedPrecondition, InvalidArgument, ResourceExhausted
 from edgenode.link.model.task import OnLost, RetryPolicy, Scope, TaskState
+from edgenode.link.wire.values import problem_to_pb
 from edgenode.sdk.agent import ONLINE_ONLY_TAG
 from edgenode.sdk.client import Client
 from edgenode.sdk.encoding import Payload
 from edgenode.sdk.handle import TaskHandle, TaskUpdate
 from edgenode.sdk.spec import SpecOptions
+from edgenode.sdk.streaming import Whole
 
 DEFAULT_TIMEOUT = 300.0  # seconds a request may take, questions included
 QUICK = 0.05  # seconds after which a task without progress is followed
@@ -91,7 +96,7 @@ class Caller:
         try:
             wishes = Wishes(request.meta)
             if not params.request_state and self._is_call(offer, wishes):
-                return await self._call(offer, data, wishes, make)
+                return await self._call(offer, data, request, wishes, make)
             handle = await self.submit(offer, data, wishes, params)
         except EdgenodeError as error:
             raise refusal(error.problem) from error
@@ -105,20 +110,54 @@ class Caller:
             raise refusal(error.problem, task=handle.task_id) from error
 
     def _is_call(self, offer: Offer, wishes: Wishes) -> bool:
-        return wishes.mode == "call" or (not wishes.mode and ONLINE_ONLY_TAG in offer.skill.tags)
+        if wishes.mode:
+            return wishes.mode == "call"
+        return ONLINE_ONLY_TAG in offer.skill.tags and "idempotency_key" not in wishes.options
 
     async def _call(
-        self, offer: Offer, data: Payload, wishes: Wishes, make: Callable[[Offer, task_pb2.Task], Json]
+        self,
+        offer: Offer,
+        data: Payload,
+        request: Request,
+        wishes: Wishes,
+        make: Callable[[Offer, task_pb2.Task], Json],
     ) -> Json:
-        options = self.options(offer, wishes)
-        for durable in ("idempotency_key", "retry", "on_lost"):
-            options.pop(durable, None)  # type: ignore[misc]
+        options = wishes.for_call()
+        if not offer.local:
+            options.setdefault("scope", Scope.FLEET)
+        timeout = wishes.timeout or self._timeout
+        teller = Teller(request)
         task = task_pb2.Task(state=task_pb2.TASK_STATE_COMPLETED)
-        output = await self.client.call(
-            offer.skill.id, data, timeout=wishes.timeout or self._timeout, type=Payload, **options
-        )
-        task.output.data, task.output.content_type = output
+        try:
+            output = await self._read_along(offer, data, timeout, options, teller) if teller.hears else None
+            if output is None:
+                output = await self.client.call(offer.skill.id, data, timeout=timeout, type=Payload, **options)
+            task.output.data, task.output.content_type = output
+        except EdgenodeError as error:
+            if error.reason not in OF_THE_CALLED:
+                raise
+            task.state = task_pb2.TASK_STATE_FAILED
+            task.problem.CopyFrom(problem_to_pb(error.problem))
         return make(offer, task)
+
+    async def _read_along(
+        self, offer: Offer, data: Payload, timeout: float, options: SpecOptions, teller: Teller
+    ) -> Payload | None:
+        """A call's result, of which the client heard each piece. None where too many are read along: nothing was begun."""
+        whole = Pieces(offer.skill)
+        given = self.client.stream(offer.skill.id, data, timeout=timeout, type=Payload, **options)
+        try:
+            async with aclosing(given):
+                async for piece in given:
+                    if isinstance(piece, Whole):
+                        return piece
+                    whole.add(piece)
+                    await teller.piece(piece, whole.count)
+        except ResourceExhausted as error:
+            if error.reason != "STREAMS_FULL":
+                raise
+            return None
+        return whole.joined()
 
     async def submit(
         self,
@@ -260,7 +299,9 @@ class Caller:
 
 
 class Teller:
-    """Progress of a task to the client that asked for it: a fraction as progress, a mere message as an entry of the log."""
+    """Progress of a task to the client that asked for it: a fraction or a piece of the result as progress, a mere message as
+    an entry of the log. Progress has to grow, so once there are pieces they are what is counted.
+    """
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -271,13 +312,21 @@ class Teller:
         """Sequence of the last change told."""
 
     @property
+    def hears(self) -> bool:
+        """Whether the client takes progress."""
+        return self._token is not None
+
+    @property
     def wanted(self) -> bool:
         """Whether the client wants to hear anything before the end."""
-        return self._token is not None or self._logs
+        return self.hears or self._logs
 
     async def __call__(self, update: TaskUpdate) -> None:
         """Tells one change."""
         self.seen = max(self.seen, update.sequence)
+        for piece in update.pieces if self.hears else ():
+            if not piece.last:
+                await self.piece(Payload(piece.data, piece.content_type), piece.index, update.attempt)
         if update.fraction is not None:
             if self._token is not None and update.fraction > self._last:
                 self._last = update.fraction
@@ -290,6 +339,20 @@ class Teller:
                 level="info", data=update.message, logger=update.agent or None
             )
             await self._notify(types.LoggingMessageNotification(params=entry))
+
+    async def piece(self, piece: Payload, index: int, attempt: int = 1) -> None:
+        """Tells one piece of the result, number `index` of the attempt's."""
+        if self._token is None:
+            return
+        self._last = max(self._last + 1.0, 1.0)
+        message, meta = told(piece, index, attempt)
+        await self._notify(
+            types.ProgressNotification(
+                params=types.ProgressNotificationParams(
+                    progress_token=self._token, progress=self._last, message=message, _meta=meta
+                )
+            )
+        )
 
     async def _notify(self, notification: types.ServerNotification) -> None:
         await self._request.session.send_notification(notification, related_request_id=self._request.request_id)

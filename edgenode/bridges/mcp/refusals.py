@@ -35,6 +35,8 @@ OF_THE_INFRASTRUCTURE = frozenset(
         "UNREACHABLE",
     }
 )
+# What ends a call, which has no state to tell it by, by its agent's own doing.
+OF_THE_CALLED = frozenset({"A2A_FAILED", "A2A_REJECTED", "BAD_INPUT", "BAD_RESULT", "HANDLER_ERROR", "TOOL_ERROR"})
 _CODES = {
     Code.INVALID_ARGUMENT: INVALID_PARAMS,
     Code.NOT_FOUND: INVALID_PARAMS,

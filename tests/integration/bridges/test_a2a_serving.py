@@ -256,6 +256,29 @@ async def test_results_that_form_come_as_pieces_of_an_artifact(served: Rig) -> N
     assert plain(whole.artifact.parts[0].data) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("binding", [JSONRPC, GRPC])
+async def test_a_call_is_answered_with_a_message_and_leaves_no_task(served: Rig, binding: str) -> None:
+    call: dict[str, Any] = {"dev.edgenode/mode": "call"}
+    before = len(await served.client.list_tasks())
+    for streaming in (False, True):
+        client = await served.connect(binding, streaming=streaming)
+        request = pb.SendMessageRequest(message=message(data(name="Ada"), id="c-1", context="c", skill="greet", **call))
+        (only,) = [event async for event in client.send_message(request, context=served.context)]
+        assert (only.message.role, only.message.context_id) == (pb.ROLE_AGENT, "c")
+        assert [part.text for part in only.message.parts] == ["Hello, Ada!"]
+        for refused, why in (
+            (message(data(), id="c-2", skill="fail", **call), "it is broken"),
+            (message(data(), id="c-3", skill="juggle", **call), "UNKNOWN_SKILL"),
+            (message(data(), id="c-5", skill="fail", **call, **{"dev.edgenode/idempotency-key": "k"}), "BAD_META"),
+        ):
+            with pytest.raises(errors.A2AError, match=why):
+                await anext(aiter(client.send_message(pb.SendMessageRequest(message=refused), context=served.context)))
+        request.configuration.task_push_notification_config.url = "https://hooks.example"
+        with pytest.raises(errors.A2AError, match="NO_TASK"):
+            await anext(aiter(client.send_message(request, context=served.context)))
+    assert len(await served.client.list_tasks()) == before
+
+
 async def test_a_stream_goes_on_from_the_sequence_a_caller_saw(served: Rig) -> None:
     asked = await send(served, message(data(), id="resume-1", skill="ask"))
     headers = {**BEARER, "Last-Event-ID": "1", "Accept": "text/event-stream"}

@@ -93,6 +93,35 @@ def make(work: Work) -> Agent:
     return agent
 
 
+def talker(work: Work) -> Agent:
+    """Its results form piece by piece."""
+    agent = Agent("talker")
+
+    @agent.skill()
+    async def talk(ctx: Context, words: list[str]) -> AsyncIterator[str]:
+        """Says word after word, each once the one before was heard."""
+        for word in words:
+            yield word
+            await work.go.wait()
+            work.go.clear()
+
+    @agent.skill(offline="fail")
+    async def count(upto: int) -> AsyncIterator[int]:
+        """Counts."""
+        for number in range(upto):
+            yield number
+        if upto == 3:
+            raise ValueError("three is too many")
+
+    @agent.skill()
+    async def bytes_of(size: int) -> AsyncIterator[bytes]:
+        """Many bytes."""
+        for _ in range(0, size, 65536):
+            yield bytes(65536)
+
+    return agent
+
+
 @dataclass
 class Site:
     """A node, its agent and a bridge."""
@@ -207,6 +236,59 @@ async def test_progress_and_cancellation_go_through(site: Site, mode: str) -> No
             return "cancelled" in site.work.ended
 
         await until(cancelled)
+
+
+@pytest.mark.parametrize("meta", [{}, {"dev.edgenode/mode": "call"}])
+@pytest.mark.parametrize("mode", MODES)
+async def test_results_that_form_are_heard_as_progress(site: Site, mode: str, meta: Any) -> None:
+    heard: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+        site.work.go.set()  # the next one is made only now
+
+    await site.node.run(talker(site.work))
+    async with site.mcp(mode) as mcp:
+        talk = {"words": ["three ", "more ", "words"]}
+        given = await mcp.call_tool("talk", talk, progress_callback=hear, meta=meta)
+    assert heard == [(1.0, None, "three "), (2.0, None, "more "), (3.0, None, "words")]
+    assert given.structured_content == {"result": "three more words"}
+    assert bool(await site.client.list_tasks()) is not bool(meta)
+
+
+async def test_a_call_that_is_read_along_gives_what_a_call_gives(site: Site) -> None:
+    heard: list[str | None] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message)
+
+    await site.node.run(talker(site.work))
+    call: Any = {"dev.edgenode/mode": "call"}
+    async with site.mcp() as mcp:
+        for arguments in ({"upto": 0}, {"upto": 1}, {"upto": 2}):  # one that is tagged online-only
+            along = await mcp.call_tool("count", arguments, progress_callback=hear)
+            plain = await mcp.call_tool("count", arguments)
+            assert (along.content, along.structured_content) == (plain.content, plain.structured_content)
+            assert along.structured_content == {"result": list(range(arguments["upto"]))}
+        assert heard == ["0", "0", "1"]
+        added = await mcp.call_tool("math__add", {"a": 1, "b": 2}, progress_callback=hear, meta=call)
+        assert added.structured_content == {"result": 3}
+        assert len(heard) == 3
+        failed = await mcp.call_tool("count", {"upto": 3}, progress_callback=hear)
+        assert (failed.is_error, heard[3:]) == (True, ["0", "1", "2"])
+        assert "three is too many" in text_of(failed)
+        seen = await mcp.call_tool("bytes_of", {"size": 65536}, progress_callback=hear, meta=call)
+        assert seen.content == (await mcp.call_tool("bytes_of", {"size": 65536}, meta=call)).content
+        with pytest.raises(MCPError) as large:
+            await mcp.call_tool("bytes_of", {"size": 1 << 21}, progress_callback=hear, meta=call)
+        assert large.value.data["reason"] == "RESULT_TOO_LARGE"
+        assert await site.client.list_tasks() == []
+        keyed: Any = {"dev.edgenode/idempotency-key": "k"}
+        with pytest.raises(MCPError) as unkept:
+            await mcp.call_tool("count", {"upto": 1}, meta=call | keyed)
+        assert unkept.value.data["reason"] == "BAD_META"
+        await mcp.call_tool("count", {"upto": 1}, meta=keyed)
+        assert len(await site.client.list_tasks()) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
