@@ -365,7 +365,8 @@ class Client:
         """Content by its reference: in memory, or as the file `to` (or one in that directory), whose path is returned.
 
         What is on its way from another node is waited for. Raises DeadlineExceeded (WAIT_OVER) after `timeout` seconds,
-        NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), DataLoss (BLOB_DAMAGED), OSError.
+        NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), ResourceExhausted (STORE_FULL, BLOB_SHARE_FULL: a
+        node on its way has no room), DataLoss (BLOB_DAMAGED), OSError.
         """
         transfer = self._blobs()
         try:
@@ -417,6 +418,8 @@ class Client:
             )
             return receipts[0]
         data, content_type = encode(payload, content_type)
+        if not isinstance(key, str):
+            raise _no_text(key)
         if self._channel is None:
             raise _not_open()
         publisher = self._publisher
@@ -451,6 +454,8 @@ class Client:
         payload cannot be; of what the node refuses, the first error, once all that it took is durable.
         """
         items = [encode(payload, content_type) for payload in payloads]
+        if not isinstance(key, str):
+            raise _no_text(key)
         if self._channel is None:
             raise _not_open()
         if not items:
@@ -567,6 +572,12 @@ class Client:
         if self._channel is None:
             raise _not_open()
         return await self._patience.unary(method, request, timeout)
+
+
+def _no_text(key: object) -> InvalidArgument:
+    return InvalidArgument(
+        "BAD_MESSAGE", f"the key is {key!r:.80}", hint="a key is text; leave it out for none", field="key"
+    )
 
 
 def _not_open() -> FailedPrecondition:

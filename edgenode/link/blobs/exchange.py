@@ -8,8 +8,8 @@ decides. So no log is needed: a blob's digest and an offset say what the epochs 
 written once.
 
 Who is asked for what it does not have itself says so (BLOB_PENDING while it wants it too), and tells later that it has come,
-or will not. What nobody has any more, or that cannot be stored here, is asked for again every minute: whoever waits to read it
-is told.
+or will not. What nobody has any more, or that cannot be stored here or there, is asked for again every minute: whoever waits
+to read it is told, and who says so.
 
 Pieces share a link with everything else. What is asked for and has not come is bounded by what the link has shown to carry in
 PATIENCE (`protocol.flight`), so that no sign of life and no urgent task waits longer than that behind them. Questions, answers
@@ -22,7 +22,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgenode.api.sync.v1 import sync_pb2
@@ -33,6 +33,7 @@ from edgenode.link.blobs.writing import BlobWriter
 from edgenode.link.errors import EdgenodeError, Internal, ResourceExhausted, Unavailable, from_problem
 from edgenode.link.model.blob import PIECE_BYTES, BlobRef, check_digest
 from edgenode.link.model.lanes import Lane
+from edgenode.link.model.problem import Problem
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.flight import Flight
 from edgenode.link.store.budget import STORE_FULL
@@ -50,6 +51,7 @@ MOST_REQUESTS = 4096  # of a peer that wait
 LINK_DOWN = "LINK_DOWN"
 _LOST = frozenset({BLOB_UNKNOWN, BLOB_ELSEWHERE, "BLOB_DAMAGED", BLOB_TOO_LARGE})
 _NO_ROOM = frozenset({STORE_FULL, BLOB_SHARE_FULL})
+_FULL = "full_node"  # of a problem's metadata: who has no room
 _MAY_COME = _NO_ROOM | {BLOB_UNKNOWN, BLOB_ELSEWHERE, BLOB_PENDING}
 
 _log = logging.getLogger(__name__)
@@ -228,7 +230,7 @@ class BlobExchange:
             if future is None or future.done():
                 self._forget_idle(peer)
             elif kind == "problem":
-                future.set_exception(from_problem(problem_from_pb(message.problem)))
+                future.set_exception(from_problem(_said_by(peer.name, problem_from_pb(message.problem))))
             else:
                 future.set_result(message.data)
 
@@ -292,6 +294,10 @@ class BlobExchange:
         if error.reason in _LOST and (why := self._why_not(want.digest)) is not None:  # nor from anybody else
             self._blobs.given_up(want.digest, why)
             if known is None or known.reason not in _LOST:  # else two that want it of each other would ask for ever
+                self._settled(want.digest)
+        elif error.reason in _NO_ROOM and (why := self._no_room_for(want.digest)) is not None:
+            self._blobs.given_up(want.digest, why)
+            if known is None or known.reason not in _NO_ROOM:
                 self._settled(want.digest)
         if self._retry is None and not self._stopped:
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._try_again)
@@ -410,10 +416,13 @@ class BlobExchange:
         self._forget_idle(peer)
 
     def _no_room_for(self, digest: str) -> EdgenodeError | None:
-        """See Blobs.held_up: whoever asks for it is told that there is no room for it here."""
+        """See Blobs.held_up: whoever asks for it is told that nobody gives it as there is no room for it."""
         wants = (peer.wants.get(digest) for peer in self._peers.values())
-        problems = (want.problem for want in wants if want is not None and want.problem is not None)
-        return next((problem for problem in problems if problem.reason in _NO_ROOM), None)
+        problems = [want.problem for want in wants if want is not None]
+        if any(error is None or error.reason == BLOB_PENDING for error in problems):
+            return None
+        full = next((error.problem for error in problems if error is not None and error.reason in _NO_ROOM), None)
+        return None if full is None else from_problem(replace(full, retry_after=RETRY_SECONDS))
 
     def _why_not(self, digest: str) -> EdgenodeError | None:
         """See Blobs.why_not."""
@@ -432,6 +441,15 @@ class BlobExchange:
             digest=digest,
             retryable=False,
         )
+
+
+def _said_by(name: str, problem: Problem) -> Problem:
+    """What a peer answers; of one that lacks room it says who that is, which is not always the reader's own neighbour."""
+    if problem.reason not in _NO_ROOM or _FULL in problem.metadata:
+        return problem
+    return replace(
+        problem, message=f"{name} has no room: {problem.message}", metadata={**problem.metadata, _FULL: name}
+    )
 
 
 def _link_down() -> Unavailable:

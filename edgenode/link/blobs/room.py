@@ -321,8 +321,8 @@ class Blobs:
 
         One that is on its way here is waited for.
 
-        Raises, also between pieces, NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE), DataLoss (BLOB_DAMAGED),
-        InvalidArgument (OUT_OF_RANGE).
+        Raises, also between pieces, NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE), ResourceExhausted (STORE_FULL,
+        BLOB_SHARE_FULL) where a node on its way has no room for it, DataLoss (BLOB_DAMAGED), InvalidArgument (OUT_OF_RANGE).
         """
         folder = self._place()
         while (stored := self._stored.get(digest)) is None:
@@ -419,6 +419,8 @@ class Blobs:
             raise error
         if digest in self._stored:
             return
+        if (error := self.held_up(digest)) is not None:
+            raise from_problem(error.problem)  # others are told as well
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._awaited.setdefault(digest, set()).add(future)
         try:

@@ -9,7 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -18,7 +18,7 @@ import pytest
 
 from edgenode.api.blob.v1 import blob_service_pb2, blob_service_pb2_grpc
 from edgenode.link.blobs.files import Folder
-from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from edgenode.link.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
 from edgenode.link.model.blob import BlobRef
 from edgenode.link.wire.connection import LinkConnection
 from edgenode.link.wire.status import from_rpc_error
@@ -136,6 +136,20 @@ async def test_content_that_nobody_has_any_more_is_told(forest: Forest, edges: E
         await handle.result(40)
     with pytest.raises(DeadlineExceeded, match="WAIT_OVER"):
         await asyncio.wait_for(north.fetch(ref, timeout=0.0), 20)
+
+
+async def test_a_reader_elsewhere_is_told_that_its_hub_has_no_room(forest: Forest, edges: Edges) -> None:
+    hub = forest.plant("hub")
+    hub.config = replace(hub.config, blob_bytes=5 << 20)  # half of them are what south may take
+    await hub.up()
+    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
+    await turn_pictures(edges, north)
+    first, second = await south.put(LARGE), await south.put(LARGE[1:])
+    assert await (await south.submit("turn", {"scan": Scan(first)}, scope="fleet")).result(40, Scan)
+    handle = await south.submit("turn", {"scan": Scan(second)}, scope="fleet", retry=1)
+    with pytest.raises(ResourceExhausted, match="parent has no room: blobs from south take") as full:
+        await handle.result(40)
+    assert full.value.reason == "BLOB_SHARE_FULL"
 
 
 async def test_content_goes_up_and_down_a_tree_of_hubs(forest: Forest, edges: Edges) -> None:

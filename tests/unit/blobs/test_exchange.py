@@ -15,7 +15,7 @@ from edgenode.link.blobs import exchange, rows
 from edgenode.link.blobs.exchange import FETCHES, PATIENCE, UNDER_WAY_BYTES, BlobExchange
 from edgenode.link.blobs.room import BlobLimits, Blobs
 from edgenode.link.blobs.taken import Taken
-from edgenode.link.errors import DataLoss, EdgenodeError, Unimplemented
+from edgenode.link.errors import DataLoss, EdgenodeError, ResourceExhausted, Unimplemented
 from edgenode.link.model.blob import PIECE_BYTES, BlobRef
 from edgenode.link.wire.values import problem_to_pb
 from tests.unit.blobs.test_room import BIG, LIMITS, Clock, Rig, content, digest_of, put, reason_of
@@ -293,6 +293,46 @@ async def test_whoever_asks_for_what_has_no_room_is_told_why_and_when_it_has_com
     await link.here.blobs.sweep()
     await link.here.blobs.remove(first.digest)
     await link.run(lambda: any(message.ready_digest == second.digest for message in told))
+
+
+async def test_whoever_reads_what_a_neighbour_has_no_room_for_is_told_at_once_and_gets_it_when_it_has_come(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # `there` is a hub: it lacks the room for what an edge called "owner" has, and `here` reads.
+    monkeypatch.setattr(link.there.blobs, "_limits", BlobLimits(2_000_000, 2_000_000, 0.9, 60.0, peer_share=0.5))
+    monkeypatch.setattr(link.there.blobs, "_taken", Taken(0.5))
+    ref = BlobRef(digest_of(BIG), len(BIG))
+    send = link.there._send
+    of_owner: list[sync_pb2.BlobExchange] = []
+
+    def send_to(peer: str, frame: sync_pb2.Frame) -> bool:
+        if peer != "owner":
+            return send(peer, frame)
+        of_owner.append(frame.blobs)
+        return True
+
+    monkeypatch.setattr(link.there.exchange, "_send", send_to)
+    await link.there.refer("t", ref, peer="owner")
+    await link.here.refer("t", ref)
+    link.up()
+    link.there.exchange.established("owner")
+    reading = asyncio.create_task(content(link.here.blobs, ref.digest))
+    await link.run(lambda: bool(of_owner))
+    await link.run(lambda: link.here.exchange._peers["peer"].wants[ref.digest].problem is not None)
+    assert not reading.done()  # it is on its way so far
+    link.there.blobs._taken.add(900_000, "owner")
+    answer = sync_pb2.BlobExchange(exchange_id=of_owner[0].exchange_id, data=BIG[:1])
+    link.there.exchange.receive("owner", answer)
+    await link.run(reading.done)
+    with pytest.raises(ResourceExhausted, match="peer has no room: blobs from owner take") as told:
+        reading.result()
+    assert (told.value.reason, told.value.problem.retry_after) == ("BLOB_SHARE_FULL", 60.0)
+    with pytest.raises(ResourceExhausted, match="peer has no room"):  # also who begins to read now
+        await content(link.here.blobs, ref.digest)
+    link.there.blobs._taken.add(-900_000, "owner")
+    await put(link.there.blobs, BIG)
+    await link.fetched(ref)
+    assert await content(link.here.blobs, ref.digest) == BIG
 
 
 async def test_no_more_than_a_few_come_at_once(link: Link) -> None:

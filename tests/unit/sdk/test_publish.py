@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,17 @@ async def test_one_that_is_refused_among_many_is_told_when_the_rest_is_stored(cl
         await client.publish_many("\ud800", [1, 2])
     assert len(stored(node)) == 2000
     assert client._publisher.window.take(16 * 1024 * 1024)
+
+
+@pytest.mark.parametrize("key", [0, b"", None, 7])
+async def test_a_key_that_is_no_text_is_refused(client: Client, node: FakeNode, key: Any) -> None:
+    for level in (Level.DURABLE_LOCAL, Level.DURABLE_HUB):
+        with pytest.raises(InvalidArgument, match="leave it out") as refused:
+            await client.publish("a", 1, key=key, level=level)
+        assert refused.value.reason == "BAD_MESSAGE"
+    with pytest.raises(InvalidArgument, match="leave it out"):
+        await client.publish_many("a", [1], key=key)
+    assert not stored(node)
 
 
 async def test_many_wait_for_the_hub_and_then_for_the_node_alone(client: Client, node: FakeNode) -> None:

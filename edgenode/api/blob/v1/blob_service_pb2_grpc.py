@@ -85,8 +85,9 @@ class BlobServiceServicer(object):
     def GetBlob(self, request, context):
         """Content from an offset on, in frames of at most 256 KiB, each compared with its checksum before it is sent. What is on its
         way here, since a task that came from another node refers to it, is waited for as long as the rpc's deadline allows.
-        Errors: NOT_FOUND (BLOB_UNKNOWN); UNAVAILABLE (BLOB_ELSEWHERE) where a task refers to it and nobody has it; DATA_LOSS
-        (BLOB_DAMAGED); INVALID_ARGUMENT (OUT_OF_RANGE) for an offset beyond the end.
+        Errors: NOT_FOUND (BLOB_UNKNOWN); UNAVAILABLE (BLOB_ELSEWHERE) where a task refers to it and nobody has it;
+        RESOURCE_EXHAUSTED (STORE_FULL, BLOB_SHARE_FULL) where a node on its way has no room for it, which is asked for again every
+        minute; DATA_LOSS (BLOB_DAMAGED); INVALID_ARGUMENT (OUT_OF_RANGE) for an offset beyond the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
