@@ -365,8 +365,8 @@ class Client:
         """Content by its reference: in memory, or as the file `to` (or one in that directory), whose path is returned.
 
         What is on its way from another node is waited for. Raises DeadlineExceeded (WAIT_OVER) after `timeout` seconds,
-        NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), ResourceExhausted (STORE_FULL, BLOB_SHARE_FULL: a
-        node on its way has no room), DataLoss (BLOB_DAMAGED), OSError.
+        NotFound (BLOB_UNKNOWN), Unavailable (BLOB_ELSEWHERE, UNREACHABLE), ResourceExhausted (STORE_FULL, BLOB_SHARE_FULL:
+        a node on its way has no room), DataLoss (BLOB_DAMAGED), OSError.
         """
         transfer = self._blobs()
         try:
@@ -575,9 +575,7 @@ class Client:
 
 
 def _no_text(key: object) -> InvalidArgument:
-    return InvalidArgument(
-        "BAD_MESSAGE", f"the key is {key!r:.80}", hint="a key is text; leave it out for none", field="key"
-    )
+    return InvalidArgument("BAD_MESSAGE", f"the key is {key!r:.80}", hint="a key is text; leave it out for none")
 
 
 def _not_open() -> FailedPrecondition:
