@@ -47,6 +47,7 @@ _TEXTS = {
     "traceparent": "traceparent",
     "tracestate": "tracestate",
 }
+_NEVER = 253_402_300_800.0  # wall-clock seconds at the end of the year 9999, as far as the contract's times go
 _PLAIN = {"priority": "priority", "cost_limit": "cost_limit"}
 
 
@@ -65,6 +66,10 @@ def fill_spec(
         if content_type:
             spec.content_type = content_type
         if deadline:
+            if not deadline < _NEVER:  # nor is NaN
+                raise InvalidArgument(
+                    "BAD_DEADLINE", f"the deadline is {deadline}", hint="seconds; a task may have none: leave it out"
+                )
             time, whole = spec.deadline_time, int(deadline)
             time.seconds = whole
             time.nanos = int((deadline - whole) * 1e9)

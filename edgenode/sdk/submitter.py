@@ -173,7 +173,8 @@ class Submitter:
         self, skill: str, data: bytes, content_type: str, deadline: float, options: dict[str, Any], request_id: str
     ) -> Entry:
         size = len(data) + _OVERHEAD
-        prompt = not request_id or options.get("priority", PRIORITY) >= URGENT
+        priority = options.get("priority", PRIORITY)
+        prompt = not request_id or (isinstance(priority, int) and priority >= URGENT)
         batches = self._batches.prompt if prompt else self._batches.others
         batch = self._forming(batches, size)
         self._last_id += 1

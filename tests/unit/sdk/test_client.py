@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -85,7 +86,20 @@ async def test_bad_options_are_refused_and_change_nothing(client: Client, option
     with pytest.raises(InvalidArgument) as caught:
         await client.call("echo", 1, **options)  # type: ignore[arg-type]
     assert caught.value.reason == "BAD_OPTION"
+    with pytest.raises(InvalidArgument, match="BAD_OPTION"):
+        await client.submit("echo", 1, **options)  # type: ignore[arg-type]
     assert await client.call("echo", 1) == 1
+
+
+@pytest.mark.parametrize("seconds", [math.inf, math.nan, 1e30])
+async def test_a_time_that_never_comes_is_no_deadline(client: Client, seconds: float) -> None:
+    for given in (
+        client.call("echo", 1, timeout=seconds),
+        client.submit("echo", 1, deadline=seconds),
+        anext(client.stream("echo", 1, timeout=seconds)),
+    ):
+        with pytest.raises(InvalidArgument, match="BAD_DEADLINE"):
+            await given
 
 
 async def test_submit_gives_a_handle_with_the_pushed_result(client: Client, node: FakeNode) -> None:
