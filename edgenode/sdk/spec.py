@@ -85,33 +85,41 @@ def _fill_options(spec: task_pb2.TaskSpec, options: SpecOptions) -> None:
     for option, value in options.items():
         if value is None:
             continue
-        if option in _TEXTS:
-            setattr(spec, _TEXTS[option], value)
-        elif option in _PLAIN:
-            setattr(spec, _PLAIN[option], value)
-        elif option not in _SPECIAL:
+        try:
+            if option in _TEXTS:
+                setattr(spec, _TEXTS[option], value)
+            elif option in _PLAIN:
+                setattr(spec, _PLAIN[option], value)
+            elif option == "annotations":
+                spec.annotations.update(options["annotations"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise TypeError(f"{option} is {value!r:.80}, not {_EXPECTED.get(option, 'a text')}") from error
+        if option not in _KNOWN:
             raise TypeError(f"unknown option {option!r}")
-    if scope := options.get("scope"):
+    if (scope := options.get("scope")) is not None:
         spec.scope = int(_member(Scope, scope, "scope"))  # type: ignore[assignment]
-    if on_lost := options.get("on_lost"):
+    if (on_lost := options.get("on_lost")) is not None:
         spec.on_lost = int(_member(OnLost, on_lost, "on_lost"))  # type: ignore[assignment]
     if (retry := options.get("retry")) is not None:
         _fill_retry(spec.retry_policy, retry)
     if (attempt_timeout := options.get("attempt_timeout")) is not None:
         spec.attempt_timeout_duration.CopyFrom(duration_to_pb(attempt_timeout))
-    if annotations := options.get("annotations"):
-        spec.annotations.update(annotations)
     if blobs := options.get("blobs"):
         spec.blobs.extend(map(ref_to_pb, blobs))
 
 
-_SPECIAL = frozenset({"scope", "on_lost", "retry", "attempt_timeout", "annotations", "blobs"})
+_KNOWN = frozenset(SpecOptions.__annotations__)
+_EXPECTED = {"priority": "a whole number from 0 to 9", "cost_limit": "a number", "annotations": "texts by text"}
 
 
 def _fill_retry(message: task_pb2.RetryPolicy, retry: RetryPolicy | int) -> None:
     if isinstance(retry, int):
+        if retry < 1:
+            raise ValueError(f"retry is {retry}, which counts attempts: 1 for no other one")
         message.max_attempt_count = retry
         return
+    if not isinstance(retry, RetryPolicy):
+        raise TypeError(f"retry is {retry!r:.80}, not a number of attempts or a RetryPolicy")
     message.max_attempt_count = retry.attempts
     message.initial_backoff_duration.CopyFrom(duration_to_pb(retry.initial_backoff))
     message.max_backoff_duration.CopyFrom(duration_to_pb(retry.max_backoff))

@@ -80,12 +80,25 @@ async def test_options_reach_the_spec(client: Client, node: FakeNode) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"scope": "moon"}, {"priority": "high"}, {"nonsense": 1}, {"retry": "often"}, {"annotations": 3}]
+    "options",
+    [
+        {"scope": "moon"},
+        {"scope": ""},
+        {"on_lost": ""},
+        {"priority": "high"},
+        {"nonsense": 1},
+        {"retry": "often"},
+        {"retry": 0},
+        {"annotations": 3},
+        {"annotations": {"a": 1}},
+        {"idempotency_key": 0},
+    ],
 )
 async def test_bad_options_are_refused_and_change_nothing(client: Client, options: dict[str, object]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         await client.call("echo", 1, **options)  # type: ignore[arg-type]
     assert caught.value.reason == "BAD_OPTION"
+    assert str(next(iter(options))) in caught.value.problem.message
     with pytest.raises(InvalidArgument, match="BAD_OPTION"):
         await client.submit("echo", 1, **options)  # type: ignore[arg-type]
     assert await client.call("echo", 1) == 1
