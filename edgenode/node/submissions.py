@@ -148,9 +148,10 @@ class SubmitStream:
             elif pieces:
                 await asyncio.gather(*map(self._submit, pieces))
             for live in cancels:
-                if live.call:
+                if live.call and not live.finishing:
+                    self._engine.dispatcher.withdraw(live)  # whoever works on it stops
                     self._engine.dispatcher.end_call(live, problem=_CANCELLED)
-                else:
+                elif not live.call:
                     await self._engine.cancel(live.task_id, "cancelled by its submitter")
         finally:
             self._uncommitted.remove(size)

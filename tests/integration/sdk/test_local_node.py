@@ -153,6 +153,29 @@ async def test_cancel_stops_the_handler(client: Client, agent: Agent) -> None:
             await handle.result()
 
 
+async def test_a_call_that_nobody_waits_for_any_more_stops_the_handler(node: LocalNode, client: Client) -> None:
+    agent, begun, stopped = Agent("patient"), asyncio.Event(), asyncio.Event()
+
+    @agent.skill()
+    async def wait() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    await node.run(agent)
+    for ends in ("cancelled", "over"):
+        begun.clear()
+        stopped.clear()
+        call = asyncio.create_task(client.call("wait", timeout=60 if ends == "cancelled" else 0.5))
+        await asyncio.wait_for(begun.wait(), 20)
+        if ends == "cancelled":
+            call.cancel()
+        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait([call])
+
+
 async def test_a_skill_calls_others_and_publishes(client: Client) -> None:
     async with client.subscribe("sums.>", position="start") as subscription:
         assert await client.call("total", {"numbers": [1, 2, 3]}) == 9
