@@ -1,7 +1,7 @@
 """The event loop a process runs on: Python's own, or uvloop where that is asked for.
 
-uvloop takes up to a third less CPU time for calls where other programs keep the machine busy, little less where they do
-not, and 14 MB of disk: a device chooses (docs/performance.md).
+uvloop takes an eighth less CPU time for publishing, a tenth less for calls and tasks where other programs keep the machine
+busy, none less for these where they do not, and 14 MB of disk: a device chooses (docs/performance.md).
 """
 
 from __future__ import annotations
