@@ -35,13 +35,24 @@ async def reason_of(work: Any) -> str:
 
 async def eventually(client: Client, skill: str) -> None:
     """Wait until a call from `client` reaches the skill."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
-                await client.call(skill, {"text": "there?"}, scope=Scope.FLEET, timeout=5)
+                await client.call(skill, {"text": "there?"}, scope=Scope.FLEET, timeout=10)
                 return
             except EdgenodeError:
                 await asyncio.sleep(0.1)
+
+
+async def at_work(client: Client, count: int) -> None:
+    """Wait until so many tasks and calls run at the agent of tests/e2e/skills.py."""
+
+    async def running() -> int:
+        return sum(agent.runtime.in_flight_count for agent in await client.agents() if agent.card.name == "odd")
+
+    async with asyncio.timeout(60):
+        while await running() < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 async def test_every_kind_of_work_crosses_edges(site: Site) -> None:
@@ -116,9 +127,9 @@ async def test_what_a_misbehaving_agent_gets_its_caller(site: Site) -> None:
 async def test_an_agent_that_dies_is_an_error_for_calls_and_another_try_for_tasks(site: Site) -> None:
     async with site.client("north") as north:
         await eventually(north, "odd.echo")
-        once = await north.submit("odd.wait", {"seconds": 0.5}, on_lost=OnLost.FAIL)
-        again = await north.submit("odd.wait", {"seconds": 0.5}, retry=QUICK)
-        await asyncio.sleep(0.2)
+        once = await north.submit("odd.wait", {"seconds": 2}, on_lost=OnLost.FAIL)
+        again = await north.submit("odd.wait", {"seconds": 2}, retry=QUICK)
+        await at_work(north, 2)
         assert await reason_of(north.call("odd.die")) == "AGENT_LOST"
         await site.start_agent()
         assert await again.result(30) == "waited"
@@ -218,11 +229,11 @@ async def test_a_mounted_server_is_reached_through_an_outage_and_ends_with_its_n
 async def test_sigterm_drains(site: Site) -> None:
     async with site.client("north") as north:
         await eventually(north, "odd.echo")
-        running = asyncio.create_task(north.call("odd.wait", {"seconds": 1}, timeout=10))
-        await asyncio.sleep(0.3)
+        running = asyncio.create_task(north.call("odd.wait", {"seconds": 1}, timeout=30))
+        await at_work(north, 1)
         site.fleet.children["north"].process.send_signal(signal.SIGTERM)
         assert await running == "waited"
-        assert await asyncio.wait_for(site.fleet.children["north"].process.wait(), 15) == 0
+        assert await asyncio.wait_for(site.fleet.children["north"].process.wait(), 60) == 0
     await site.start_edge("north")
 
 

@@ -70,7 +70,7 @@ class Site:
         return {**self.rig.environment, **self.disk.environment}
 
     def client(self) -> Client:
-        return self.rig.client(self.service.node, connect_timeout=2)
+        return self.rig.client(self.service.node, connect_timeout=30)
 
     async def work(self, client: Client, size: int = 300) -> None:
         """Store something, and note what was promised. Raises what the service refuses it with."""

@@ -5,4 +5,5 @@ tasks     TaskSpec, checked                                interceptors  who may
 agents    registrations and agents, checked                channels      channels, servers, addresses, health
 lanes     heads, cursors, segments                         frames        link frames
 driver    the gRPC driver of one link session              dialing, accepting   the two ends of a link
+listening TCP listeners of loopback, and relays
 """

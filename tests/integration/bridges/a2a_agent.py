@@ -76,6 +76,7 @@ class Foreign:
         self.port = 0
         self.skills = ["Do Things"]
         self._store = InMemoryTaskStore()
+        self._handler: DefaultRequestHandler | None = None
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -98,7 +99,7 @@ class Foreign:
                 pb.AgentSkill(id=id, name="Does things", description="Does things", tags=["x"]) for id in self.skills
             ],
         )
-        handler = DefaultRequestHandler(self.executor, self._store, card)
+        self._handler = handler = DefaultRequestHandler(self.executor, self._store, card)
         application = Starlette(routes=[*create_agent_card_routes(card), *create_jsonrpc_routes(handler, "/")])
         config = uvicorn.Config(
             application, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=0
@@ -114,3 +115,6 @@ class Foreign:
             self._server.force_exit = True
             await self._serving
             self._server = None
+        if self._handler is not None:
+            handler, self._handler = self._handler, None
+            await handler.aclose()  # what works on its tasks

@@ -284,7 +284,7 @@ async def enroll(fleet: "Fleet", **changed: Any) -> pb.EnrollResponse:
     credentials = grpc.ssl_channel_credentials(hub_ca)
     async with grpc.aio.secure_channel(fleet.address, credentials, options=options) as channel:
         response: pb.EnrollResponse = await pb_grpc.EnrollmentServiceStub(channel).Enroll(
-            pb.EnrollRequest(**request), timeout=5
+            pb.EnrollRequest(**request), timeout=30
         )
     return response
 

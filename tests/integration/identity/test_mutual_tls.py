@@ -55,7 +55,7 @@ async def call(echo: Echo, credentials: grpc.ChannelCredentials, host: str = "hu
     ]
     async with grpc.aio.secure_channel(echo.address, credentials, options=options) as channel:
         method: Any = channel.unary_unary("/t/Echo")
-        answer: bytes = await method(b"", timeout=5)
+        answer: bytes = await method(b"", timeout=30)
     return answer
 
 
@@ -84,7 +84,7 @@ async def test_plaintext_never_reaches_a_handler(echo: Echo) -> None:
     async with grpc.aio.insecure_channel(echo.address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         method: Any = channel.unary_unary("/t/Echo")
         with pytest.raises(grpc.aio.AioRpcError):
-            await method(b"", timeout=5)
+            await method(b"", timeout=30)
     assert echo.callers == []
 
 

@@ -178,7 +178,7 @@ async def raw_renew(fleet: "Fleet", north: NodeIdentity, **changed: Any) -> pb.R
     credentials = grpc.ssl_channel_credentials(north.hub_ca)
     async with grpc.aio.secure_channel(fleet.address, credentials, options=options) as channel:
         stub = pb_grpc.EnrollmentServiceStub(channel)
-        response: pb.RenewResponse = await stub.Renew(pb.RenewRequest(**request), timeout=5)
+        response: pb.RenewResponse = await stub.Renew(pb.RenewRequest(**request), timeout=30)
     return response
 
 

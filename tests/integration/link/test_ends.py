@@ -252,7 +252,7 @@ async def test_stop_while_the_channel_cannot_be_opened() -> None:
     edge.unready = never
     await edge.end.start()
     await eventually(lambda: edge.end.status().state == "dialing")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await edge.end.stop()
 
 

@@ -238,8 +238,8 @@ async def test_an_agent_that_stops_finishes_its_work_and_is_gone(node: LocalNode
     calls = [asyncio.create_task(client.call("total", {"numbers": list(range(20))})) for _ in range(20)]
     await asyncio.sleep(0)
     await asyncio.gather(*calls)
-    await agent.stop(grace=5)
-    await asyncio.wait_for(run, 5)
+    await agent.stop(grace=30)
+    await asyncio.wait_for(run, 30)
     assert await client.agents() == []
     with pytest.raises(EdgenodeError):
         await client.call("add", {"a": 1}, timeout=2)
