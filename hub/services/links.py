@@ -170,6 +170,8 @@ class Links:
 
     async def open_child(self, node: str) -> Child:
         """What the accepting end needs for a node."""
+        # Whether it may come was just looked up. What is said of it from here on holds for this session as well.
+        self._unwelcome.pop(node, None)
         outbox = self._outboxes.get(node)
         if outbox is None:
             outbox = self._outboxes[node] = self._make_outbox(node)
@@ -207,12 +209,11 @@ class Links:
         return True
 
     def end(self, node: str, problem: Problem) -> None:
-        """End the node's session, also one that was let in and is not up yet."""
+        """End the node's session, and any that is being let in and not up yet."""
+        self._unwelcome[node] = problem
         link = self._connections.get(node)
         if link is not None:
             link.close(problem)
-        else:
-            self._unwelcome[node] = problem
 
     async def _admit(self, node: str, hello: Hello) -> int:
         # A hub below this one has tasks of its own to tell apart from those of its nodes: its word is not waited for.
@@ -226,7 +227,6 @@ class Links:
                 break
             await self._outdated(node, self.rows[node].boot_id, hello)
         self.rows[node] = row
-        self._unwelcome.pop(node, None)
         if row.restate_id and tasks is not None:
             await self._handlers.ask_again(node, row.restate_id)
         elif tasks is None:
@@ -246,7 +246,7 @@ class Links:
         self._view.connected(node, self._clock.monotonic())
         self._handlers.node_connected(node, link.peer.applied_version)
         self._handlers.session_began(node)
-        unwelcome = self._unwelcome.pop(node, None)
+        unwelcome = self._unwelcome.get(node)
         if unwelcome is not None:
             link.close(unwelcome)
         if move is not None:

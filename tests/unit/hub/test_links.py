@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from edgenode.link.protocol.events import MOVED, Peer
 from hub.services.alarm import Alarm
 from hub.services.links import Links
 from hub.services.view import FleetView
+from hub.store.records import NodeRow
 
 MOVE = Problem(Code.CANCELLED, MOVED, "moves")
 
@@ -33,6 +35,9 @@ class Session:
     def send(self, frame: sync_pb2.Frame) -> bool:
         self.sent.append(frame)
         return True
+
+    def close(self, problem: Problem) -> None:
+        self.sent.append(sync_pb2.Frame(go_away=sync_pb2.GoAway()))
 
 
 class Handlers:
@@ -80,6 +85,46 @@ async def test_what_waits_for_a_node_that_moves_is_not_for_one_that_was_started_
     await asyncio.sleep(0)
     assert handlers.told == told
     assert new.sent == ([frame] if boot == "a" else [])
+
+
+async def test_a_node_that_is_kept_out_while_it_is_being_let_in_gets_no_session() -> None:
+    """Nor does the other one that was on its way; once it is released it does."""
+    kept_out = True
+
+    class Fleet:
+        async def open_session(self, *_: object) -> NodeRow:
+            if kept_out:
+                links.end("north", MOVE)
+            return NodeRow("north", 1, "a", 1, "", 0.0, "", 0, "", "")
+
+    nothing: Any = None
+    clock = SystemClock()
+    links = Links(
+        cast("Any", Fleet()),
+        nothing,
+        FleetView(15.0),
+        clock,
+        lambda _node: nothing,
+        {},
+        cast("Any", Handlers()),
+        15.0,
+        Alarm(clock),
+        nothing,
+        nothing,
+    )
+    hello = cast("Any", SimpleNamespace(heads=(), cursors=(), boot_id="a", generation=1, software="", hub=""))
+    first, second = await links.open_child("north"), await links.open_child("north")
+    links.established("north", cast("Any", Session("before")))
+    for child in (first, second):
+        await child.admit(hello)
+        session = Session("a")
+        links.established("north", cast("Any", session))
+        assert len(session.sent) == 1
+    kept_out = False
+    await (await links.open_child("north")).admit(hello)
+    session = Session("a")
+    links.established("north", cast("Any", session))
+    assert session.sent == []
 
 
 async def test_a_timer_that_raises_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
