@@ -15,6 +15,9 @@ import grpc
 
 from edgenode.api.message.v1 import message_pb2
 from edgenode.api.message.v1 import message_service_pb2 as messages
+from edgenode.link.store import logs
+from edgenode.node.message_log import LOG_NAME
+from edgenode.node.subscriptions import CONSUMER_PREFIX
 from tests.simulation.clients import Program
 from tests.simulation.machines import Edge
 from tests.simulation.rpc import Rpc
@@ -42,6 +45,7 @@ class Subscriber(Program):
         self._credits = 0  # messages that may still come on this stream
         self._position = 0  # of the last one that came on it
         self._numbers: dict[str, int] = {}  # producer -> last number that came on it
+        self._before: dict[str, int] = {}  # producer -> last number acknowledged before there was a subscription
         rng = world.random(f"{name} topic")
         self._topic = rng.choice((None, 0, 1, 2))
         self._pattern = f"load.{edge.name}.{'*' if self._topic is None else self._topic}"
@@ -54,7 +58,10 @@ class Subscriber(Program):
         self._numbers.clear()
         self._position = 0
         self._credits = self._window
-        return self.edge.call(lambda s: s.messages.Subscribe, messages.SubscribeRequest, messages.SubscribeResponse)
+        rpc = self.edge.call(lambda s: s.messages.Subscribe, messages.SubscribeRequest, messages.SubscribeResponse)
+        if rpc is not None and not self._kept():
+            self._before = {produced.producer: produced.acked for produced in self._of_its_node()}
+        return rpc
 
     async def speak(self, rpc: Rpc) -> None:
         """See Program."""
@@ -89,6 +96,16 @@ class Subscriber(Program):
             self._check(self._credits >= 0, f"got {-self._credits} messages more than it had credits for")
             self._arrived.set()
 
+    def _kept(self) -> bool:
+        """Whether its node knows of the subscription. Until then nothing is kept for it: its start is what is left by then."""
+        sql = self.edge.disk.sql
+        return sql is not None and CONSUMER_PREFIX + self.name in logs.consumers(
+            sql, logs.log_state(sql, LOG_NAME).log_id
+        )
+
+    def _of_its_node(self) -> list[Produced]:
+        return [produced for produced in self.world.oracle.producers.values() if produced.edge == self.edge.name]
+
     @property
     def _held(self) -> bool:
         """Whether its node has to keep all that it acknowledged to anybody."""
@@ -118,15 +135,15 @@ class Subscriber(Program):
         """What was acknowledged to its publisher and never came; empty if nothing."""
         if not self._held:
             return ""
-        for produced in self.world.oracle.producers.values():
-            if produced.edge == self.edge.name and (missing := self._missing(produced)):
+        for produced in self._of_its_node():
+            if missing := self._missing(produced):
                 return f"{self.name} never got {missing[:20]} of {produced.producer}"
         return ""
 
     def _missing(self, produced: Produced) -> list[int]:
         return [
             number
-            for number in range(1, produced.acked + 1)
+            for number in range(self._before.get(produced.producer, 0) + 1, produced.acked + 1)
             if self._topic in (None, number % 3)
             and number not in produced.refused
             and not self.world.damages.may_lack(produced, number)

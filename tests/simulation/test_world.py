@@ -23,8 +23,9 @@ def test_nothing_is_lost_and_everything_comes_to_rest(first: int) -> None:
 # 50182: a restored hub gets from a copy of an edge what the edge had stated as gone: it comes late.
 # 50942: the copy of an edge renewed first, and the edge, whose certificate was not valid any more, did not say why it is out.
 # 56039: a hub restored twice took a fence of a hub below, from in between, for that of nobody.
+# 61444: a subscription that was made only once the hub had everything: nothing was kept for it.
 # 63644: a node came in that was quarantined while its session waited for a slow disk.
-@pytest.mark.parametrize("seed", [1073, 50182, 50942, 56039, 63644])
+@pytest.mark.parametrize("seed", [1073, 50182, 50942, 56039, 61444, 63644])
 def test_a_seed_that_failed_once_holds(seed: int) -> None:
     World(seed).run()
 
