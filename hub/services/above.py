@@ -32,6 +32,7 @@ class FromParent(Above):
 
     def established(self, link: LinkConnection) -> None:
         """See LinkEvents."""
+        self._dispatcher.parent_session(link.peer.heads)
         self._handlers.session_began(PARENT)
 
     def up(self) -> None:

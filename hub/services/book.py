@@ -95,9 +95,9 @@ class Book:
         if task.upstream > 0:
             self.send(PARENT, self._codec.report_up(outcome, task.upstream))
 
-    def admit(self, task: TaskRecord) -> None:
-        """A task that the parent granted. After a restore it may be an old grant: then a node may have it already."""
-        in_doubt = self._terms.forgetful() and task.on_lost is not OnLost.RETRY
+    def admit(self, task: TaskRecord, old: bool) -> None:
+        """A task that the parent granted. If the grant is `old` a node may have it already, where this hub has forgotten."""
+        in_doubt = old and self._terms.forgetful() and task.on_lost is not OnLost.RETRY
         self.put(replace(task, doubt=IN_DOUBT_AT_HOLDER) if in_doubt else task)
 
     def half_known(self, known: TaskRecord, node: str) -> bool:

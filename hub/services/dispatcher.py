@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edgenode.link.errors import EdgenodeError, NotFound, ResourceExhausted
 from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.blob import BlobRef
-from edgenode.link.model.lanes import Applied, Lane
+from edgenode.link.model.lanes import Applied, Lane, LaneHead
 from edgenode.link.ports import Clock
 from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.protocol.timers import Timer
@@ -96,6 +96,7 @@ class Dispatcher:
         self._swept = clock.monotonic()
         self._absent: dict[str, Timer] = {}  # nodes out of reach that keep their tasks until then
         self._up = False  # whether tasks go to a parent now
+        self._parent_last = 0  # entry of the parent's task log as its session began
         self._look_everywhere = True  # for tasks that go there, not in `_changed_queues` only
         self._changed_queues: set[WaitKey] = set()
         self._lost: dict[str, int] = {}  # node -> version of the fleet when it was last looked at
@@ -196,7 +197,7 @@ class Dispatcher:
         new_bytes = sum(len(entry.task.spec) for _, entry in entries if isinstance(entry, Granted))
         if new_bytes:
             self._store.check_room(new_bytes)
-        decide = self._mover.from_parent(entries, self._clock.wall())
+        decide = self._mover.from_parent(entries, self._clock.wall(), self._parent_last)
         asked = any(isinstance(entry, Asked) for _, entry in entries)
         selection = Selection(task_ids=task_ids, with_parent=asked, with_spec=asked)
         committed = await self._commit(selection, _referring(decide, entries), intake)
@@ -207,6 +208,10 @@ class Dispatcher:
     def _tell_references(self, node: str, entries: Sequence[tuple[int, Entry | ParentMove]]) -> None:
         if found := references(entries):
             self.on_references(node, [ref for _, ref in found])
+
+    def parent_session(self, heads: Sequence[LaneHead]) -> None:
+        """A session with the parent begins; its logs are at `heads`: what it grants from now on nobody ever had."""
+        self._parent_last = max((head.last for head in heads if head.lane is Lane.TASK), default=0)
 
     def parent_back(self) -> None:
         """The parent can be reached: what nobody here fits goes to it."""

@@ -75,14 +75,17 @@ class Mover:
 
         return decide
 
-    def from_parent(self, entries: Sequence[tuple[int, ParentMove]], now: float) -> Decide:
-        """Apply numbered entries of the parent; those up to the last one applied before are passed over."""
+    def from_parent(self, entries: Sequence[tuple[int, ParentMove]], now: float, old_until: int) -> Decide:
+        """Apply numbered entries of the parent; those up to the last one applied before are passed over.
+
+        What is numbered above `old_until` was never told before, whatever this hub has forgotten.
+        """
 
         def decide(known: Tasks, applied_before: int) -> Decision:
             book = Book(self.terms, known, now)
             for sequence, entry in entries:
                 if sequence > applied_before:
-                    upstream.take(book, sequence, entry)
+                    upstream.take(book, sequence, entry, sequence <= old_until)
             return book.decision
 
         return decide

@@ -14,8 +14,9 @@ is granted to the node. Until then these are in doubt:
   it must not run twice. A restored hub has forgotten grants as well: a report with a higher fence than the row's, which is
   below where the fences of the hub now begin, is of such a grant, and the node holds it. Reports of tasks that the hub has
   forgotten altogether make a row that knows its holder and its outcome; the origin's offer brings the rest.
-- Whether anybody has it: tasks of a restored hub that must not run twice wait until every node has answered. A restored hub
-  grants nothing at all until all nodes have, or were out of reach for as long as nodes keep their tasks (`recovery`).
+- Whether anybody has it: tasks of a restored hub that must not run twice wait until every node has answered, and so do those
+  that its parent had granted before their session began: later ones no node can have. A restored hub grants nothing at all
+  until all nodes have answered, or were out of reach for as long as nodes keep their tasks (`recovery`).
 
 What the hub grants from then on has a fence above all that it ever gave, so whatever a node still does under an older one is
 outdated. It cannot remember what it gave; the wall clock stands in for that (`raise_fences`), and where that was ahead before

@@ -43,14 +43,14 @@ from hub.store.records import IN_DOUBT_AT_ORIGIN, KEPT, PARENT, TaskRecord
 AT_PARENT = "AT_PARENT"
 
 
-def take(book: Book, sequence: int, entry: ParentMove) -> None:
-    """One entry of the parent."""
+def take(book: Book, sequence: int, entry: ParentMove, old: bool) -> None:
+    """One entry of the parent; one that is not `old` it never told before."""
     decision = book.decision
     match entry:
         case Malformed(problem):
             decision.rejected.append((sequence, problem))
         case Granted(task):
-            _granted(book, task)
+            _granted(book, task, old)
         case GrantRefused(task_id, fence, problem):
             book.send(PARENT, book.codec.give_back(task_id, fence, problem))
         case Asked(restate_id):
@@ -86,13 +86,13 @@ def _restate(book: Book, restate_id: str) -> None:
     book.send(PARENT, book.codec.restated(restate_id))
 
 
-def _granted(book: Book, task: TaskRecord) -> None:
+def _granted(book: Book, task: TaskRecord, old: bool) -> None:
     known = book.get(task.task_id)
     if known is None:
         if 0 < task.deadline <= book.now:
             book.expire(task)
         else:
-            book.admit(task)
+            book.admit(task, old)
     elif known.state.terminal:
         # It ended here under an older fence: say so again rather than run it twice.
         book.send(PARENT, book.codec.report_up(known.outcome, task.upstream))

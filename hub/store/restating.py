@@ -88,8 +88,11 @@ def note(connection: sqlite3.Connection, node: str, log_name: str, lane: TaskLan
 
 
 def settled(connection: sqlite3.Connection, node: str, restate_id: str, highest_fence: int) -> int:
-    """Everything the node said was taken in; returns where fences begin now."""
-    connection.execute("UPDATE node SET restate_id = '' WHERE node = ? AND restate_id = ?", (node, restate_id))
+    """Everything the node said was taken in, may be after nobody waited any more; returns where fences begin now."""
+    connection.execute(
+        "UPDATE node SET restate_id = '' WHERE node = ? AND restate_id IN (?, ?)",
+        (node, restate_id, GIVEN_UP + restate_id),
+    )
     if forgetful_hub(restate_id) and highest_fence <= HIGHEST_FENCE:
         connection.execute("UPDATE hub SET fence_base = max(fence_base, ?)", (highest_fence,))
     return fence_base(connection)

@@ -63,7 +63,7 @@ class Peer:
     """The other side of an established session.
 
     `generation`, `applied_version`, `software` and `hub` (its id, empty for an edge) are a dialing peer's; `path` (ids of the
-    hubs from the root down to it) is an accepting peer's.
+    hubs from the root down to it) and `heads`, its logs as the session began, are an accepting peer's.
     """
 
     node: str
@@ -75,6 +75,7 @@ class Peer:
     software: str = ""
     hub: str = ""
     path: tuple[str, ...] = ()
+    heads: tuple[LaneHead, ...] = ()
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

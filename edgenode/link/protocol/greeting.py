@@ -197,7 +197,7 @@ class Greeting:
         assert self.standing is not None
         theirs = self.theirs
         if isinstance(theirs, Welcome):
-            return Peer(theirs.node, theirs.boot_id, theirs.fence, self.version, path=theirs.path)
+            return Peer(theirs.node, theirs.boot_id, theirs.fence, self.version, path=theirs.path, heads=theirs.heads)
         assert theirs is not None
         return Peer(
             theirs.node,

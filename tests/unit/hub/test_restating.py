@@ -226,10 +226,10 @@ def test_must_not_run_twice_waits_for_everybody() -> None:
     assert rows.task.holder == "north"
 
 
-def granted_above(rows: Restored, **facts: object) -> None:
-    """The parent tells a grant of the past again."""
+def granted_above(rows: Restored, *, old: bool = True, **facts: object) -> None:
+    """The parent tells a grant of the past again, or grants what it never granted before."""
     task = TaskRecord("t", "../berlin", DEMAND, 5, submit_time=1.0, spec=b"spec", upstream=7, **facts)  # type: ignore[arg-type]
-    rows.run(rows.mover.from_parent([(1, Granted(task))], rows.now), 0)
+    rows.run(rows.mover.from_parent([(1, Granted(task))], rows.now, int(old)), 0)
 
 
 def test_what_a_hub_forgot_that_its_parent_had_granted_is_its_nodes_to_say() -> None:
@@ -250,6 +250,14 @@ def test_what_the_parent_grants_again_does_not_run_twice_here() -> None:
     assert rows.task.holder == ""
     rows.says("north", Reported("t", 4, TaskState.WORKING, "", 1, "", b"", "../berlin"))
     assert (rows.task.holder, rows.task.fence, rows.task.doubt) == ("north", 4, 0)
+
+
+def test_what_the_parent_never_granted_before_waits_for_no_node_that_has_not_answered() -> None:
+    rows = Restored()
+    rows.mover = Mover("hub", Words(), avoid_seconds=5.0, fence_base=lambda: BASE, forgetful=lambda: True)
+    granted_above(rows, old=False, on_lost=OnLost.FAIL)
+    rows.grant("south")
+    assert rows.task.holder == "south"
 
 
 def test_what_a_hub_below_offers_is_the_rest_of_what_a_holder_said() -> None:

@@ -258,6 +258,15 @@ async def test_fences_go_on_above_what_nodes_saw_while_the_clock_was_ahead(world
     assert await answer("h-3", (1 << 63) - 1) == before + 9, "no clock was ever there"
 
 
+async def test_an_answer_that_comes_after_nobody_waited_any_more_is_the_answer(world: World) -> None:
+    lane = TaskLane(None, LaneCursor(Lane.TASK, "unknown", 1))
+    row = await world.fleet.open_session("north", "boot", 1, "fake/1", 1.0, "", lane)
+    assert row is not None
+    await world.fleet.give_up(["north"])
+    await world.fleet.settled("north", row.restate_id, 0)
+    assert [node.restate_id for node in await world.fleet.nodes()] == [""]
+
+
 async def test_a_hub_below_lacks_only_what_it_had_and_is_not_kept(world: World) -> None:
     head = LaneHead(Lane.TASK, "up", 1, 9)
     assert await ask(world, head, None) == ""

@@ -29,7 +29,7 @@ class Below(Rows):
     """The rows of a hub that has a parent."""
 
     def hear(self, *entries: ParentMove) -> None:
-        self.run(self.mover.from_parent(list(enumerate(entries, 1)), self.now), 0)
+        self.run(self.mover.from_parent(list(enumerate(entries, 1)), self.now, len(entries)), 0)
 
     def granted(self, fence: int, task_id: str = "t", **facts: object) -> None:
         task = TaskRecord(task_id, "../paris", DEMAND, 5, submit_time=self.now, upstream=fence, **facts)  # type: ignore[arg-type]
