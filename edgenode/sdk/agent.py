@@ -78,8 +78,8 @@ class Agent:
         self.lease = lease
         self.skills: dict[str, Skill] = {}
         self._workers: set[Worker] = set()
-        if concurrency < 1:
-            raise InvalidArgument("BAD_CONCURRENCY", f"concurrency is {concurrency}", hint="at least 1")
+        if not isinstance(concurrency, int) or concurrency < 1:
+            raise InvalidArgument("BAD_CONCURRENCY", f"concurrency is {concurrency!r}", hint="at least 1")
 
     def __repr__(self) -> str:
         return f"Agent({self.name!r}, skills={sorted(self.skills)})"

@@ -16,7 +16,8 @@ def schema_text(expected: Any, *, of_results: bool = False) -> str:
     def of_model(kind: type) -> dict[str, Any]:
         made = getattr(kind, "model_json_schema", None)
         if made is None:
-            raise NotImplementedError(kind)
+            name = getattr(kind, "__qualname__", str(kind))
+            raise TypeError(f"{name} has no form in JSON; use builtins, dataclasses, msgspec or pydantic models")
         schema: dict[str, Any] = made(mode="serialization" if of_results else "validation")
         lifted.update(schema.pop("$defs", {}))
         return schema
