@@ -45,6 +45,10 @@ class NodeConfig:
         default="",
         check=loopback_address,
     )
+    direct_streams: bool = setting(
+        "serve the busy streams of programs on this device at the socket's path plus `.direct` too, without HTTP/2",
+        default=True,
+    )
     hub: str = setting("HOST:PORT of the hub's sync listener; empty: as joined", default="", check=address)
     store_bytes: int = setting("bound on the store's files", default=_GIB, low=16 * _MIB)
     message_share: float = setting(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from edgenode.link.store.connector import Connect, connect_on_thread
 from edgenode.link.wire.channels import OpenChannel, open_channel
+from edgenode.node.config import NodeConfig
 from edgenode.node.local_server import LocalServer, Services
 from edgenode.node.supervisor import Spawn, spawn
 
@@ -40,9 +40,9 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """How to open the store, dial the hub, listen - (socket, HOST:PORT on loopback or empty, services) -, start programs."""
+    """How to open the store, dial the hub, listen, start programs."""
 
     connect: Connect = connect_on_thread
     open_channel: OpenChannel = open_channel
-    make_server: Callable[[Path, str, Services], Server] = LocalServer
+    make_server: Callable[[NodeConfig, Services], Server] = LocalServer
     spawn: Spawn = spawn

@@ -1,12 +1,15 @@
-"""Where the node is served: a Unix socket for everything, and, when asked for, loopback for all but administration."""
+"""Where the node is served: a Unix socket for everything, and, when asked for, loopback for all but administration.
+
+Beside the socket stands another for the streams alone that are worth it (see direct).
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,9 +23,11 @@ from edgenode.link.blobs.service import BlobService
 from edgenode.link.errors import FailedPrecondition
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.wire.channels import add_health, bind, create_server, set_serving, unix_target
+from edgenode.link.wire.direct_server import DirectServer
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
 from edgenode.link.wire.reflection import add_reflection
 from edgenode.node.admin import AdminService
+from edgenode.node.config import NodeConfig
 from edgenode.node.messages import MessageService
 from edgenode.node.registry_service import RegistryService
 from edgenode.node.task_service import TaskService
@@ -52,11 +57,12 @@ class Services:
 class LocalServer:
     """Binds in `start`, says that it is ready in `ready`, refuses in `drain`, ends in `stop`."""
 
-    def __init__(self, socket_path: Path, listen: str, services: Services) -> None:
-        self._socket_path = socket_path
-        self._listen = listen
+    def __init__(self, config: NodeConfig, services: Services) -> None:
+        self._socket_path = config.socket_path
+        self._listen = config.listen
         self._services = services
         self._servers: list[grpc.aio.Server] = []
+        self._direct = DirectServer(ServiceInterceptor(LocalPeersOnly())) if config.direct_streams else None
         self._health: list[Any] = []
         self._bound = False
         self.port = 0  # on loopback; 0 where it does not listen there
@@ -81,6 +87,9 @@ class LocalServer:
             ) from error
         self._bound = True
         os.chmod(self._socket_path, 0o600)
+        if self._direct is not None:
+            self._add_services(self._direct)
+            await self._direct.start(self._socket_path)
         if self._listen:
             loopback = self._make(_AGENT_SERVICES)
             self.port = bind(loopback, self._listen, plaintext_loopback=True)
@@ -99,8 +108,10 @@ class LocalServer:
 
     async def stop(self, grace: float) -> None:
         """End; rpcs under way have `grace` seconds. Safe to call twice and before `start`."""
-        for server in self._servers:
-            await server.stop(grace)
+        ends = [server.stop(grace) for server in self._servers]
+        if self._direct is not None:
+            ends.append(self._direct.stop(grace))
+        await asyncio.gather(*ends)
         self._servers.clear()
         if self._bound:
             self._bound = False
@@ -109,9 +120,12 @@ class LocalServer:
     def _make(self, names: Sequence[str]) -> grpc.aio.Server:
         server = create_server(ServiceInterceptor(LocalPeersOnly()))
         self._servers.append(server)
+        self._add_services(server)
+        self._health.append(add_health(server, names))
+        return server
+
+    def _add_services(self, server: Any) -> None:
         registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(self._services.registry, server)
         task_service_pb2_grpc.add_TaskServiceServicer_to_server(self._services.tasks, server)
         message_service_pb2_grpc.add_MessageServiceServicer_to_server(self._services.messages, server)
         blob_service_pb2_grpc.add_BlobServiceServicer_to_server(self._services.blobs, server)
-        self._health.append(add_health(server, names))
-        return server

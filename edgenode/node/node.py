@@ -300,7 +300,7 @@ class Node:
             self._link.uplink.answer_admin = answers(admin)
         blob_service = BlobService(rooms.blobs, self.name, self._clock)
         services = Services(registry_service, task_service, message_service, blob_service, admin)
-        server = self._server = self._host.make_server(self.socket_path, config.listen, services)
+        server = self._server = self._host.make_server(config, services)
 
         async def end_streams() -> None:
             registry_service.stop()

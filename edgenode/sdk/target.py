@@ -10,6 +10,7 @@ import grpc
 
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.wire.channels import ChannelSettings, check_plaintext, open_channel, unix_target
+from edgenode.link.wire.direct_channel import DirectChannel
 
 SOCKET_NAME = "edgenode.sock"
 
@@ -47,4 +48,5 @@ def resolve_target(
 
 def open_local_channel(target: str) -> grpc.aio.Channel:
     """A channel to a node on this machine; the caller closes it."""
-    return open_channel(target, plaintext_loopback=True, settings=_SETTINGS)
+    channel = open_channel(target, plaintext_loopback=True, settings=_SETTINGS)
+    return DirectChannel(target.removeprefix("unix:"), channel) if target.startswith("unix:") else channel

@@ -242,7 +242,7 @@ class Edge(Machine):
         host = Host(
             connect=self.disk.connect,
             open_channel=self._open_channel,  # type: ignore[arg-type]
-            make_server=lambda socket, listen, services: LocalDoor(self, services),
+            make_server=lambda _config, services: LocalDoor(self, services),
         )
         self.node = node = Node(self.config, clock=self.clock, rng=rng, host=host)
         await node.start()

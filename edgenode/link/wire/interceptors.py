@@ -86,10 +86,11 @@ class ServiceInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         known = self._wrapped.get(method)
         if known is None or known[0] is not handler:
-            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+            known = self._wrapped[method] = (handler, self.wrap(handler, method))
         return known[1]
 
-    def _wrap(self, handler: Handler, method: str) -> Handler:
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """`handler` of `method`, guarded."""
         # The stubs type these for the synchronous server.
         behaviour: Any = handler.unary_unary or handler.stream_unary or handler.unary_stream or handler.stream_stream
         if behaviour is None:

@@ -45,12 +45,7 @@ class Listener:
         server, self._server = self._server, None
         if server is None:
             return
-        for listening in server.sockets:
-            server.get_loop().remove_reader(listening.fileno())
-        # Who was accepted in this turn has a transport in the next one, and is told of in the one after it.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        server.close()
+        await stop_accepting(server)
         self.cut()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
@@ -76,6 +71,16 @@ class Listener:
         if not task.cancelled() and (error := task.exception()) is not None:
             context = {"message": "a connection could not be served", "exception": error, "task": task}
             task.get_loop().call_exception_handler(context)
+
+
+async def stop_accepting(server: asyncio.Server) -> None:
+    """Close `server`; what it accepted stands, and its protocols know of it."""
+    for listening in server.sockets:
+        server.get_loop().remove_reader(listening.fileno())
+    # Who was accepted in this turn has a transport in the next one, and is told of in the one after it.
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    server.close()
 
 
 async def take(reader: asyncio.StreamReader) -> bytes:
