@@ -25,7 +25,6 @@ from edgenode.node.call_stream import take_pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
-from edgenode.node.turns import SLICE
 
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
@@ -81,6 +80,7 @@ class Dispatcher:
         self._settled = self._book.clock.monotonic() + self._book.settings.lost_grace
         self._book.after(self._book.settings.lost_grace, self._settle)
         self._registry.on_change(self._agent_changed)
+        self._registry.on_renewal = self._book.turns.urgent
         self._registry.load_of = self.load_of
 
     def close(self, problem: Problem) -> None:
@@ -111,6 +111,8 @@ class Dispatcher:
         """Let it wait for an agent here; that somebody here fits was looked at."""
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
         if not (self._pump_now if live.prompt else self._pump_due):
+            if live.prompt:
+                self._book.turns.urgent()
             self._kick(now=live.prompt)
 
     def fits(self, demand: Demand) -> bool:
@@ -145,12 +147,12 @@ class Dispatcher:
         """Hand out a slice, what is urgent first."""
         if self._closed:
             return
-        assigned = self._scheduler.assign(self._book.clock.monotonic(), SLICE)
+        assigned = self._scheduler.assign(self._book.clock.monotonic(), most := self._book.turns.size)
         stored = [pair for worker, lives in assigned.items() for pair in self._begin(worker, lives)]
         if stored:
             self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
-        if sum(map(len, assigned.values())) == SLICE:
+        if sum(map(len, assigned.values())) == most:
             self._kick(now=False)
 
     def _begin(self, worker: Worker, lives: Sequence[LiveTask]) -> list[tuple[LiveTask, Worker]]:

@@ -83,6 +83,7 @@ class AgentRegistry:
         self._default_lease = default_lease
         self.log = RegistryLog(boot_id, boot_number << VERSION_BITS)
         self.load_of: LoadOf = no_load
+        self.on_renewal: Callable[[], None] = bool  # somebody waits for the answer of a renewal
         self._database = database
         self._clock = clock
         self._agents: dict[str, LocalAgent] = {}
@@ -201,6 +202,7 @@ class AgentRegistry:
                 "BAD_HEALTH", f"{name} says that it is unreachable", hint="READY, DEGRADED or DRAINING", field="health"
             )
         agent.stated_health, agent.stated_reason = health, reason if health is not Health.READY else ""
+        self.on_renewal()
         self._hear(agent)
         return agent
 

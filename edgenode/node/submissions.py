@@ -32,7 +32,7 @@ from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held, Unread, answers_u
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import NewTask, TaskEngine
-from edgenode.node.turns import SLICE, slices
+from edgenode.node.turns import SLICE
 
 MAX_FRAME = 1024
 FRAMES_IN_FLIGHT = 16
@@ -100,7 +100,7 @@ class SubmitStream:
         size = request.ByteSize()
         stored: list[tuple[int, NewTask]] = []
         few = len(request.submissions) <= SLICE
-        for submissions in slices(request.submissions):
+        for submissions in self._turns.slices(request.submissions):
             if not few:
                 await self._turns.take(len(submissions))
             for submission in submissions:
@@ -142,7 +142,7 @@ class SubmitStream:
         try:
             urgent = [entry for entry in stored if entry[1].spec.priority >= URGENT]
             others = [entry for entry in stored if entry[1].spec.priority < URGENT]
-            pieces = [*slices(urgent), *slices(others)]
+            pieces = [*self._turns.slices(urgent), *self._turns.slices(others)]
             if len(pieces) == 1:
                 await self._submit(pieces[0])
             elif pieces:

@@ -29,7 +29,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_t
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
-from edgenode.node.turns import SLICE, Turns, slices
+from edgenode.node.turns import Turns
 
 FRAME_BYTES = 1 << 20
 UNSENT_FRAMES = 4
@@ -303,8 +303,9 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         size = request.ByteSize() if request.results else 0
-        for results in slices(request.results):
-            if len(request.results) > SLICE:
+        at_once = len(request.results) <= self._turns.size
+        for results in self._turns.slices(request.results):
+            if not at_once:
                 await self._turns.take(len(results))
             self._take_results(results, size * len(results) // len(request.results))
             self._engine.dispatcher.on_load(self.agent)

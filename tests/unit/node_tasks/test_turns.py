@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from edgenode.node.turns import GATHER, SLICE, Turns, slices
+from edgenode.node.turns import GATHER, QUIET, SLICE, WIDE, Turns
 
 Take = Callable[[Turns, int], Awaitable[None]]
 
 
 async def turn_by_turn(turns: Turns, counts: list[int], take: Take = Turns.take) -> list[str]:
     """What each turn of the loop does for takers of so many items: a letter each."""
+    turns.urgent()
     done: list[str] = [""]
 
     async def bulk(name: str, count: int) -> None:
@@ -55,15 +56,15 @@ async def test_nobody_passes_one_who_was_let_go_on_and_has_not_gone_on_yet() -> 
 
 async def test_whoever_gives_up_a_turn_holds_up_nobody() -> None:
     turns = Turns()
-    await turns.take()
-    gone, going = asyncio.create_task(turns.take()), asyncio.create_task(turns.take())
+    await turns.take(turns.size)
+    gone, going = asyncio.create_task(turns.take(turns.size)), asyncio.create_task(turns.take(turns.size))
     await asyncio.sleep(0)
     gone.cancel()  # before its turn
     await asyncio.sleep(0)
     going.cancel()  # with it, perhaps
     await asyncio.wait([gone, going])
     async with asyncio.timeout(5):
-        await turns.take()
+        await turns.take(turns.size)
         await turns.take(1)
 
 
@@ -76,7 +77,7 @@ async def test_what_is_urgent_waits_for_one_slice_at_most() -> None:
     turns, done = Turns(), list[str]()
 
     async def bulk(number: int) -> None:
-        await turns.take()
+        await turns.take(turns.size)
         done.append(f"slice {number}")
         if number == 3:
             asyncio.get_running_loop().call_soon(done.append, "urgent")
@@ -93,7 +94,7 @@ async def test_what_is_sent_waits_for_the_slices_that_are_waiting() -> None:
         sent.set()
 
     async def bulk(number: int) -> None:
-        await turns.take()
+        await turns.take(turns.size)
         if not number:
             turns.gathered(send)
         done.append("slice")
@@ -108,7 +109,7 @@ async def test_what_is_sent_does_not_wait_for_ever() -> None:
     async def flood() -> None:
         nonlocal done
         while not sent.is_set():
-            await turns.take()
+            await turns.take(turns.size)
             done += 1
 
     floods = [asyncio.create_task(flood()) for _ in range(3)]
@@ -120,7 +121,7 @@ async def test_what_is_sent_does_not_wait_for_ever() -> None:
 
 async def test_whoever_is_gone_holds_up_nobody() -> None:
     turns = Turns()
-    takers = [asyncio.create_task(turns.take()) for _ in range(4)]
+    takers = [asyncio.create_task(turns.take(turns.size)) for _ in range(4)]
     await asyncio.sleep(0)
     takers[1].cancel()
     async with asyncio.timeout(5):
@@ -128,8 +129,30 @@ async def test_whoever_is_gone_holds_up_nobody() -> None:
     assert takers[1].cancelled()
 
 
-@pytest.mark.parametrize("count", [0, 1, SLICE, SLICE + 1])
+async def test_slices_are_small_while_something_urgent_is_about() -> None:
+    turns = Turns()
+    assert [len(piece) for piece in turns.slices(range(2 * WIDE + 1))] == [WIDE, WIDE, 1]
+    turns.urgent()
+    assert len(next(turns.slices(range(WIDE)))) == SLICE
+    for _ in range(2):
+        for _ in range(QUIET - 2):
+            await turns.take(turns.size)
+        assert turns.size == SLICE
+        turns.urgent()
+    while turns.size == SLICE:
+        await turns.take(turns.size)
+
+
+async def test_what_becomes_urgent_makes_the_rest_small() -> None:
+    turns = Turns()
+    pieces = turns.slices(range(2 * WIDE))
+    assert len(next(pieces)) == WIDE
+    turns.urgent()
+    assert {len(piece) for piece in pieces} == {SLICE}
+
+
+@pytest.mark.parametrize("count", [0, 1, SLICE, SLICE + 1, WIDE + 1])
 def test_slices_are_everything_in_order(count: int) -> None:
-    made = list(slices(range(count)))
+    made = list(Turns().slices(range(count)))
     assert [item for piece in made for item in piece] == list(range(count))
-    assert all(0 < len(piece) <= SLICE for piece in made)
+    assert all(0 < len(piece) <= WIDE for piece in made)

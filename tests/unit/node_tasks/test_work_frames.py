@@ -94,7 +94,7 @@ async def test_a_flood_of_prompt_ones_stops_nobody() -> None:
 async def test_a_prompt_frame_does_not_take_gathering_ones_along() -> None:
     turns = Turns()
     queue = FrameQueue(turns)
-    slices = [asyncio.create_task(turns.take()) for _ in range(4)]
+    slices = [asyncio.create_task(turns.take(turns.size)) for _ in range(4)]
     await asyncio.sleep(0)
     cancel(queue, "a")
     cancel(queue, "X", prompt=True)
