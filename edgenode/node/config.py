@@ -46,7 +46,7 @@ class NodeConfig:
         check=loopback_address,
     )
     direct_streams: bool = setting(
-        "serve the busy streams of programs on this device at the socket's path plus `.direct` too, without HTTP/2",
+        "serve the busy streams of programs on this device without HTTP/2 too, at a `.direct.sock` beside the socket",
         default=True,
     )
     hub: str = setting("HOST:PORT of the hub's sync listener; empty: as joined", default="", check=address)

@@ -21,7 +21,7 @@ from hub.ca.authority import init_authority
 from hub.config import HubConfig
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within: float = 20.0) -> bool:
+async def until(condition: Callable[[], Awaitable[bool]], within: float = 50.0) -> bool:
     """Whether a condition came to hold within a generous time."""
     deadline = time.monotonic() + within
     while not await condition():

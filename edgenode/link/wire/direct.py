@@ -1,8 +1,8 @@
 """Streams of frames between two processes of one device, without HTTP/2 between them.
 
-Theory of operation. Beside the Unix socket PATH of a node's gRPC server listens PATH.direct. Whoever may connect to the one
-may connect to the other; who does, and names a method that streams both ways, talks to the same servicer behind the same
-interceptor in the same messages: only what carries them differs. It is an optimisation that nothing depends on.
+Theory of operation. Beside the Unix socket NAME.sock of a node's gRPC server listens NAME.direct.sock. Whoever may connect
+to the one may connect to the other; who does, and names a method that streams both ways, talks to the same servicer behind
+the same interceptor in the same messages: only what carries them differs. It is an optimisation that nothing depends on.
 `DirectChannel` is a grpc.aio channel that takes this way for such methods where somebody serves it, and gRPC otherwise.
 
 A connection is one rpc. Each side sends frames of a kind (1 byte), a length (4 bytes, big-endian) and that many bytes. The
@@ -19,16 +19,21 @@ import struct
 from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
+from typing import cast
 
 from edgenode.link.errors import EdgenodeError, InvalidArgument, ResourceExhausted
 from edgenode.link.wire.channels import MAX_MESSAGE_BYTES
 
-SUFFIX = ".direct"
 UNREAD_BYTES = 256 * 1024
 _UNSENT_BYTES = 64 * 1024  # that the kernel did not take; beyond it a write waits
 _RECEIVE_BYTES = 256 * 1024
 _LINGER = 5.0  # seconds a caller has to take the status and close
 _HEADER = struct.Struct(">BI")
+
+
+def direct_path(socket_path: str) -> str:
+    """Where direct connections are served beside the gRPC socket `socket_path`."""
+    return f"{socket_path.removesuffix('.sock')}.direct.sock"
 
 
 class Kind(IntEnum):
@@ -114,9 +119,8 @@ class DirectConnection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection stands."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # one of uvloop only acts like it
+        self._transport.set_write_buffer_limits(high=_UNSENT_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to receive into."""
@@ -188,7 +192,7 @@ class DirectConnection(asyncio.BufferedProtocol):
     def _may_come(self, kind: int, size: int) -> bool:
         if kind > Kind.STATUS:
             self._refused = InvalidArgument(
-                "NOT_DIRECT", f"a frame of kind {kind}", hint="use the SDK, or gRPC at the socket without .direct"
+                "NOT_DIRECT", f"a frame of kind {kind}", hint="use the SDK, or gRPC at the socket without `.direct`"
             )
         elif size > MAX_MESSAGE_BYTES:
             self._refused = ResourceExhausted(

@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from edgenode.link.errors import EdgenodeError
-from edgenode.link.wire.direct import SUFFIX, DirectConnection, Kind, Receiver
+from edgenode.link.wire.direct import DirectConnection, Kind, Receiver, direct_path
 from edgenode.link.wire.status import problem_to_status
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -21,13 +21,13 @@ _OVER = "the call is over: read how it ended"
 
 
 class DirectChannel(grpc.aio.Channel):
-    """`channel`, which dials the Unix socket `path`, but for calls that stream both ways where PATH.direct is served.
+    """`channel`, which dials the Unix socket `path`, but for calls that stream both ways where somebody serves beside it.
 
     Such a call with more than its method (an iterator of requests, a timeout, metadata) goes over `channel` as well.
     """
 
     def __init__(self, path: str, channel: grpc.aio.Channel) -> None:
-        self._path = path + SUFFIX
+        self._path = direct_path(path)
         self._channel = channel
         self._receiver = Receiver()
         self._calls: set[DirectCall] = set()

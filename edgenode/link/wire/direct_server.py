@@ -17,7 +17,7 @@ from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from edgenode.link.errors import EdgenodeError, InvalidArgument, Unimplemented
-from edgenode.link.wire.direct import SUFFIX, DirectConnection, Kind, Receiver
+from edgenode.link.wire.direct import DirectConnection, Kind, Receiver, direct_path
 from edgenode.link.wire.interceptors import Handler, ServiceInterceptor
 from edgenode.link.wire.listening import stop_accepting
 from edgenode.link.wire.status import problem_to_status
@@ -51,7 +51,7 @@ class DirectServer:
 
     async def start(self, socket_path: Path) -> None:
         """Listens beside the gRPC socket, which the caller holds. Where it cannot, that is logged, and callers use gRPC."""
-        path = Path(f"{socket_path}{SUFFIX}")
+        path = Path(direct_path(str(socket_path)))
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             path.unlink(missing_ok=True)

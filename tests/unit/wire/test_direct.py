@@ -21,7 +21,7 @@ from edgenode.api.task.v1 import task_service_pb2_grpc as services
 from edgenode.link.errors import EdgenodeError, ResourceExhausted, Unavailable
 from edgenode.link.wire.call_end import CallEnd
 from edgenode.link.wire.channels import MAX_MESSAGE_BYTES, bind, create_server, open_channel, unix_target
-from edgenode.link.wire.direct import UNREAD_BYTES, DirectConnection, Kind, Receiver
+from edgenode.link.wire.direct import UNREAD_BYTES, DirectConnection, Kind, Receiver, direct_path
 from edgenode.link.wire.direct_channel import DirectCall, DirectChannel
 from edgenode.link.wire.direct_server import DirectServer
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
@@ -70,7 +70,7 @@ def submission(data: bytes = b"", request_id: str = "") -> pb.SubmitTasksRequest
 
 class Site:
     def __init__(self, directory: Path) -> None:
-        self.path = directory / "s"
+        self.path = directory / "s.sock"
         self.servicer = Servicer()
         interceptor = ServiceInterceptor(LocalPeersOnly())
         self.server, self.direct = create_server(interceptor), DirectServer(interceptor)
@@ -86,7 +86,7 @@ class Site:
     def dial(self) -> socket.socket:
         """A connection without a channel."""
         connection = socket.socket(socket.AF_UNIX)
-        connection.connect(f"{self.path}.direct")
+        connection.connect(direct_path(str(self.path)))
         connection.settimeout(PATIENCE)
         return connection
 
@@ -207,7 +207,7 @@ async def test_a_server_that_stops_tells_its_callers_after_the_grace(site: Site)
     assert len((await call.read()).assignments) == 1  # within the grace
     assert await call.read() is grpc.aio.EOF
     await stopping
-    assert not Path(f"{site.path}.direct").exists()
+    assert not Path(direct_path(str(site.path))).exists()
 
 
 async def test_a_method_beyond_the_grace_is_ended(site: Site) -> None:
@@ -308,7 +308,7 @@ async def test_who_hangs_up_in_the_middle_harms_nobody(size: int, site: Site) ->
 
 
 async def test_only_the_owner_may_connect(site: Site) -> None:
-    assert stat.S_IMODE(Path(f"{site.path}.direct").stat().st_mode) == 0o600
+    assert stat.S_IMODE(Path(direct_path(str(site.path))).stat().st_mode) == 0o600
 
 
 async def test_without_it_calls_go_by_grpc(short_dir: Path) -> None:
@@ -328,7 +328,7 @@ async def test_calls_with_more_than_their_method_go_by_grpc(site: Site) -> None:
 
 
 async def test_where_the_name_is_too_long_it_is_left_to_grpc(short_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    directory = short_dir / ("x" * (104 - len(str(short_dir))))
+    directory = short_dir / ("x" * (99 - len(str(short_dir))))
     directory.mkdir()
     caplog.set_level(logging.WARNING)
     async with served(directory) as site:
@@ -341,8 +341,8 @@ async def test_where_the_name_is_too_long_it_is_left_to_grpc(short_dir: Path, ca
 
 async def test_what_a_killed_server_left_behind_is_replaced(site: Site) -> None:
     left = socket.socket(socket.AF_UNIX)
-    path = site.path.with_name("t")
-    left.bind(f"{path}.direct")
+    path = site.path.with_name("t.sock")
+    left.bind(direct_path(str(path)))
     left.close()
     other = DirectServer(ServiceInterceptor())
     services.add_TaskServiceServicer_to_server(site.servicer, cast(Any, other))
