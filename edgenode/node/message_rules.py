@@ -9,12 +9,15 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.names import check_topic
 from edgenode.link.model.problem import Problem
 from edgenode.link.wire import checks
+from edgenode.link.wire.message_runs import MessageRun
 
 MAX_BATCH = 1024
 MAX_KEY = 256
 MAX_TRACEPARENT = 128
 MAX_KNOWN_TOPICS = 16_384
 MAX_KNOWN_MEDIA_TYPES = 256
+MAX_KNOWN_RUNS = 16
+LEAST_RUN = 16  # messages, below which each is looked at
 
 
 class MessageRules:
@@ -24,11 +27,14 @@ class MessageRules:
         self.max_payload = max_payload
         self._topics: set[str] = set()
         self._media_types = {""}
+        self._runs: dict[tuple[str, str, str], MessageRun] = {}  # of what passed, by topic, key and media type
 
-    def refusals(self, messages: Sequence[message_pb2.Message], size: int) -> list[tuple[int, Problem]]:
-        """(index, problem) of the messages that are refused; `size` is that of all of them, serialised."""
+    def refusals(self, messages: Sequence[message_pb2.Message], batch: bytes) -> list[tuple[int, Problem]]:
+        """(index, problem) of the messages that are refused; `batch` has all of them, serialised."""
+        if len(messages) >= LEAST_RUN and self._is_good_run(messages, batch):
+            return []
         # Nothing in a frame is larger than the frame: small frames, the usual ones, need no look at each payload.
-        small = size <= self.max_payload
+        small = len(batch) <= self.max_payload
         topics, media_types = self._topics, self._media_types
         refused: list[tuple[int, Problem]] = []
         for index, message in enumerate(messages):
@@ -46,6 +52,25 @@ class MessageRules:
             except EdgenodeError as error:
                 refused.append((index, error.problem))
         return refused
+
+    def _is_good_run(self, messages: Sequence[message_pb2.Message], batch: bytes) -> bool:
+        """Whether all have what the first has, which is good, and no payload is too large: nobody looks at each then."""
+        first, last = messages[0], messages[-1]
+        facts = (first.topic, first.key, first.content_type)
+        if facts != (last.topic, last.key, last.content_type):
+            return False
+        run = self._runs.get(facts)
+        if run is None:
+            if first.headers or first.traceparent:
+                return False
+            try:
+                self._check(first)
+            except EdgenodeError:
+                return False
+            if len(self._runs) >= MAX_KNOWN_RUNS:
+                self._runs.clear()
+            run = self._runs[facts] = MessageRun(first)
+        return run.holds(batch, self.max_payload)
 
     def _check(self, message: message_pb2.Message) -> None:
         """Raises InvalidArgument or ResourceExhausted naming the field."""

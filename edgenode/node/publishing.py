@@ -177,7 +177,7 @@ class PublishStream:
                 expected=known + 1,
             )
         payload = batch.SerializeToString()
-        refused = self._rules.refusals(batch.messages, len(payload))
+        refused = self._rules.refusals(batch.messages, payload)
         self._rejections.extend((first + index, problem) for index, problem in refused)
         duplicates = min(max(known - first + 1, 0), count)
         if duplicates:

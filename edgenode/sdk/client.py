@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +27,9 @@ from edgenode.link.model.task import Level, Scope, TaskState
 from edgenode.link.ports import Clock, Rng, SystemClock, system_rng
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.sdk.blobs import BlobTransfer, Source
-from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input
+from edgenode.sdk.encoding import MAX_MESSAGE_BYTES, encode, encode_input, encode_runs
 from edgenode.sdk.handle import TaskHandle, TaskUpdate, result_of
-from edgenode.sdk.publisher import MAX_FRAME_BYTES, MAX_FRAME_COUNT, OVERHEAD, Group, Place, Publisher, Receipt
+from edgenode.sdk.publisher import OVERHEAD, Group, Publisher, Receipt, message_run
 from edgenode.sdk.rpc import ANSWER_TIMEOUT, Patience
 from edgenode.sdk.skill import SkillClient
 from edgenode.sdk.spec import SpecOptions, fill_spec, wall_deadline
@@ -430,7 +430,7 @@ class Client:
             await publisher.window.wait(size)
         future: asyncio.Future[Receipt] = publisher.new_future()
         try:
-            publisher.publish(future, topic, key, data, content_type, headers, traceparent, False)
+            publisher.publish(future, topic, key, data, content_type, headers, traceparent)
         except InvalidArgument:
             publisher.window.give(1, size)
             raise
@@ -453,30 +453,25 @@ class Client:
         It gives what as many `publish` give, for a fraction of the work. Raises as `publish` does: nothing was sent if a
         payload cannot be; of what the node refuses, the first error, once all that it took is durable.
         """
-        items = [encode(payload, content_type) for payload in payloads]
+        runs = encode_runs(payloads, content_type)
         if not isinstance(key, str):
             raise _no_text(key)
         if self._channel is None:
             raise _not_open()
-        if not items:
+        if not runs:
             return []
-        publisher, hub = self._publisher, level > _LOCAL
-        largest = max(len(data) for data, _ in items)
+        publisher = self._publisher
+        largest = max(max(map(len, run)) for _, run in runs)
         if largest > MAX_MESSAGE_BYTES:
             raise publisher.too_large(largest)
-        group = Group(len(items))
-        places = [Place(group, index) for index in range(len(items))]
-        for first, last, size in _bites([len(data) + OVERHEAD for data, _ in items]):
-            await publisher.window.wait(size, last - first)
-            for index in range(first, last):
-                data, media_type = items[index]
-                try:
-                    publisher.publish(places[index], topic, key, data, media_type, headers, traceparent, hub)
-                except InvalidArgument:  # what all have in common: it is the first that is refused
-                    publisher.window.give(last - first, size)
-                    raise
-        await (publisher.many(group, places, wait) if hub else group.settled())
-        return [_receipt(outcome) for outcome in group.outcomes]
+        writers = [message_run(topic, key, media_type, headers, traceparent) for media_type, _ in runs]
+        group = Group(sum(len(run) for _, run in runs), hub=level > _LOCAL)
+        first = 0
+        for writer, (_, run) in zip(writers, runs, strict=True):
+            await publisher.publish_run(group, first, writer, run)
+            first += len(run)
+        await (publisher.many(group, wait) if group.hub else group.settled())
+        return group.receipts()
 
     def subscribe(
         self,
@@ -580,20 +575,3 @@ def _no_text(key: object) -> InvalidArgument:
 
 def _not_open() -> FailedPrecondition:
     return FailedPrecondition("CLIENT_CLOSED", "the client is not open", hint="async with Client() as client: ...")
-
-
-def _bites(sizes: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(first, behind the last, size together) of items that go into one frame each."""
-    first = total = 0
-    for index, size in enumerate(sizes):
-        if index > first and (index - first >= MAX_FRAME_COUNT or total + size > MAX_FRAME_BYTES):
-            yield first, index, total
-            first, total = index, 0
-        total += size
-    yield first, len(sizes), total
-
-
-def _receipt(outcome: Receipt | EdgenodeError | None) -> Receipt:
-    if not isinstance(outcome, Receipt):
-        raise outcome if outcome is not None else AssertionError("a message has no outcome")
-    return outcome

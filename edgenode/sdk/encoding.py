@@ -6,7 +6,10 @@ imported here, a model is known by its methods.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -86,6 +89,15 @@ def encode(value: object, content_type: str = "") -> tuple[bytes, str]:
             f"cannot write {type(value).__name__} as JSON: {error}",
             hint="give builtins, dataclasses, msgspec or pydantic models, or bytes",
         ) from error
+
+
+def encode_runs(values: Iterable[object], content_type: str = "") -> list[tuple[str, list[bytes]]]:
+    """(media type, bytes of each) of values in a row that have the same one. Raises InvalidArgument (NOT_ENCODABLE)."""
+    values = list(values)
+    if set(map(type, values)) == {bytes}:
+        return [(content_type or OCTETS, cast("list[bytes]", values))]
+    items = [encode(value, content_type) for value in values]
+    return [(media_type, [data for data, _ in run]) for media_type, run in groupby(items, itemgetter(1))]
 
 
 def encode_input(value: object, content_type: str = "") -> tuple[bytes, str]:

@@ -11,17 +11,21 @@ flight is unknown to us: those callers get the error, and later messages start a
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate, repeat
+from typing import cast
 
 import msgspec
 
+from edgenode.api.message.v1 import message_pb2
 from edgenode.api.message.v1 import message_service_pb2 as pb
 from edgenode.api.receipt.v1 import receipt_pb2
 from edgenode.link.errors import EdgenodeError, InvalidArgument, ResourceExhausted, from_problem
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import Level
+from edgenode.link.wire.message_runs import MessageRun
 from edgenode.link.wire.values import problem_from_pb
 from edgenode.sdk.encoding import MAX_MESSAGE_BYTES
 from edgenode.sdk.window import Window
@@ -42,42 +46,39 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     epoch: str
 
 
-class Waiter(Protocol):
-    """Who waits for the outcome of one message: a future, or a place in a group."""
-
-    def done(self) -> bool:
-        """Whether it has its outcome, or does not want it any more."""
-        ...
-
-    def set_result(self, receipt: Receipt, /) -> None:
-        """The message is stored."""
-        ...
-
-    def set_exception(self, error: EdgenodeError, /) -> None:
-        """It is not, or nobody knows."""
-        ...
-
-
 class Group:
-    """Messages whose outcomes are awaited together: in their order, `outcomes` has the receipt or error of each."""
+    """Messages whose outcomes are awaited together. With `hub`, each is to reach the hub, as long as somebody waits."""
 
-    __slots__ = ("_future", "_left", "outcomes")
+    __slots__ = ("_failed_at", "_failure", "_future", "_left", "_receipts", "hub")
 
-    def __init__(self, count: int) -> None:
-        self.outcomes: list[Receipt | EdgenodeError | None] = [None] * count
+    def __init__(self, count: int, *, hub: bool = False) -> None:
+        self.hub = hub
+        self._receipts: list[Receipt | None] = [None] * count
+        self._failure: EdgenodeError | None = None
+        self._failed_at = count
         self._left = count
         self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def settle(self, index: int, outcome: Receipt | EdgenodeError) -> None:
-        """The outcome of one of them; the first one counts."""
-        self.outcomes[index] = outcome
-        self._left -= 1
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits any more."""
+        return self._future.cancelled()
+
+    def stored(self, start: int, receipts: Sequence[Receipt]) -> None:
+        """Those from the `start`-th on are stored. An outcome is told once."""
+        self._receipts[start : start + len(receipts)] = receipts
+        self._told(len(receipts))
+
+    def failed(self, start: int, count: int, error: EdgenodeError) -> None:
+        """So many from the `start`-th on are not, or nobody knows."""
+        if start < self._failed_at:
+            self._failed_at, self._failure = start, error
+        self._told(count)
+
+    def _told(self, count: int) -> None:
+        self._left -= count
         if not self._left and not self._future.done():
             self._future.set_result(None)
-
-    def wants(self, index: int) -> bool:
-        """Whether somebody still waits for the outcome of this one."""
-        return self.outcomes[index] is None and not self._future.cancelled()
 
     async def settled(self, timeout: float | None = None) -> bool:
         """Wait for all of them, up to `timeout` seconds; whether all have their outcome. Who gives up wants none."""
@@ -89,52 +90,112 @@ class Group:
             raise
         return not self._left
 
+    def receipts(self) -> list[Receipt]:
+        """Of all, in their order, once they are settled. Raises the error of the first that has one."""
+        if self._failure is not None:
+            raise self._failure
+        return cast("list[Receipt]", self._receipts)
 
-class Place:
-    """One message of a group."""
 
-    __slots__ = ("_group", "_index")
+class _Singles:
+    """Messages in a row of which each is awaited by itself, never for the hub."""
 
-    def __init__(self, group: Group, index: int) -> None:
-        self._group = group
-        self._index = index
+    __slots__ = ("waiters",)
+    group = None
 
-    def done(self) -> bool:
-        """See Waiter."""
-        return not self._group.wants(self._index)
+    def __init__(self, waiters: list[asyncio.Future[Receipt]]) -> None:
+        self.waiters = waiters
 
-    def set_result(self, receipt: Receipt) -> None:
-        """See Waiter."""
-        self._group.settle(self._index, receipt)
+    def __len__(self) -> int:
+        return len(self.waiters)
 
-    def set_exception(self, error: EdgenodeError) -> None:
-        """See Waiter."""
-        self._group.settle(self._index, error)
+    def take(self, count: int) -> _Singles:
+        taken = _Singles(self.waiters[:count])
+        del self.waiters[:count]
+        return taken
+
+    def stored(self, level: Level, producer: str, sequence: int, epoch: str) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(Receipt(level, producer, sequence, epoch))
+            sequence += 1
+
+    def failed(self, problem: Problem) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(from_problem(problem))
+
+
+class _Share:
+    """Messages in a row that belong to a group: `count` from the `start`-th on."""
+
+    __slots__ = ("count", "group", "start")
+
+    def __init__(self, group: Group, start: int, count: int) -> None:
+        self.group = group
+        self.start = start
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, count: int) -> _Share:
+        taken = _Share(self.group, self.start, count)
+        self.start += count
+        self.count -= count
+        return taken
+
+    def stored(self, level: Level, producer: str, sequence: int, epoch: str) -> None:
+        numbers = range(sequence, sequence + self.count)
+        self.group.stored(self.start, list(map(Receipt, repeat(level), repeat(producer), numbers, repeat(epoch))))
+
+    def failed(self, problem: Problem) -> None:
+        self.group.failed(self.start, self.count, from_problem(problem))
 
 
 class _Frame:
     """Messages sent together; `first` is the number of the first, `done` how many were acknowledged."""
 
-    __slots__ = ("add", "done", "first", "hub", "request", "sealed", "size", "waiters")
+    __slots__ = ("add", "count", "done", "first", "request", "runs", "sealed", "size", "waiters")
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.request = pb.PublishRequest(first_sequence=first)
         self.add = self.request.batch.messages.add
-        self.waiters: list[Waiter] = []
-        self.hub: set[int] = set()
+        self.runs: deque[_Singles | _Share] = deque()  # who waits for what is not acknowledged, in order
+        self.waiters: list[asyncio.Future[Receipt]] = []  # of the last of them, when it is of singles
+        self.count = 0
         self.size = 0
         self.done = 0
         self.sealed = False  # sent once: what of it is sent again never changes
+
+    def add_share(self, batch: bytes, share: _Share) -> None:
+        """Messages of a group, serialised."""
+        self.request.batch.MergeFromString(batch)
+        self.count += share.count
+        self.runs.append(share)
+        self.waiters = []
+
+    def take(self, count: int) -> Iterator[_Singles | _Share]:
+        """Who waits for the next so many, which are acknowledged."""
+        self.done += count
+        while count:
+            run = self.runs.popleft()
+            if len(run) > count:
+                self.runs.appendleft(run)
+                run = run.take(count)
+            count -= len(run)
+            if not self.runs:
+                self.waiters = []
+            yield run
 
     def forget_acknowledged(self) -> None:
         """Begin with what is not acknowledged."""
         if self.done:
             del self.request.batch.messages[: self.done]
-            del self.waiters[: self.done]
+            self.count -= self.done
             self.first += self.done
             self.request.first_sequence = self.first
-            self.hub = {number for number in self.hub if number >= self.first}
             self.done = 0
 
 
@@ -152,8 +213,7 @@ class Publisher:
         self._wants_hub = False
         self._stream_has_hub = False
         self._answered_gap = False
-        self._hub_waits: deque[tuple[int, Waiter]] = deque()
-        self._local_enough: set[Waiter] = set()  # waited for the hub long enough
+        self._hub_waits: deque[tuple[int, _Share]] = deque()  # with the number of the first
         self._problems: dict[int, Problem] = {}
         self._epoch = ""
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
@@ -163,31 +223,22 @@ class Publisher:
 
     def publish(
         self,
-        waiter: Waiter,
+        waiter: asyncio.Future[Receipt],
         topic: str,
         key: str,
         payload: bytes,
         content_type: str,
         headers: Mapping[str, str] | None,
         traceparent: str,
-        hub: bool,
     ) -> None:
         """Adds a message for which room was taken in the window; `waiter` gets its receipt or error.
 
         Raises InvalidArgument (BAD_MESSAGE), after which its room is still to be given back.
         """
         size = len(payload) + OVERHEAD
-        frames = self._frames
-        frame = frames[-1] if self._unsent else None
-        if (
-            frame is None
-            or frame.sealed
-            or len(frame.waiters) >= MAX_FRAME_COUNT
-            or frame.size + size > MAX_FRAME_BYTES
-        ):
-            frame = _Frame(self._next)
-            frames.append(frame)
-            self._unsent += 1
+        frame = self._frames[-1] if self._unsent else None
+        if frame is None or frame.sealed or frame.count >= MAX_FRAME_COUNT or frame.size + size > MAX_FRAME_BYTES:
+            frame = self._begin_frame()
         message = frame.add()
         try:
             message.topic = topic
@@ -202,40 +253,61 @@ class Publisher:
                 message.traceparent = traceparent
         except (TypeError, ValueError) as error:
             self._undo(frame)
-            raise InvalidArgument("BAD_MESSAGE", str(error), hint="topic, key and headers are text") from error
+            raise _bad_message(error) from error
         waiters = frame.waiters
+        if not waiters:
+            frame.runs.append(_Singles(waiters))
         waiters.append(waiter)
         frame.size += size
-        if hub:
-            frame.hub.add(self._next)
-            if not self._wants_hub:
-                self._wants_hub = True
-                self.restart()
+        frame.count += 1
         self._next += 1
-        if len(waiters) == 1:
+        if frame.count == 1:
             self.wake()
 
-    async def many(self, group: Group, places: Collection[Place], wait: float) -> None:
-        """Wait for messages sent for the hub: after `wait` seconds the node alone is enough."""
-        try:
-            if not await group.settled(wait):
-                self._settle_for_local([place for place in places if not place.done()])
-                await group.settled()
-        finally:
-            self._local_enough.difference_update(places)
+    async def publish_run(self, group: Group, start: int, run: MessageRun, payloads: Sequence[bytes]) -> None:
+        """Adds messages of a group, from its `start`-th on, as the window has room for them."""
+        ends = list(accumulate(map(OVERHEAD.__add__, map(len, payloads)), initial=0))
+        first = 0
+        while first < len(payloads):
+            last = max(_fitting(ends, first, MAX_FRAME_COUNT, MAX_FRAME_BYTES), first + 1)
+            await self.window.wait(ends[last] - ends[first], last - first)
+            if group.hub and not self._wants_hub:
+                self._wants_hub = True
+                self.restart()
+            while first < last:
+                frame = self._frames[-1] if self._unsent else None
+                until = first
+                if frame is not None and not frame.sealed:
+                    until = _fitting(ends, first, MAX_FRAME_COUNT - frame.count, MAX_FRAME_BYTES - frame.size)
+                if frame is None or until == first:
+                    frame, until = self._begin_frame(), last
+                until = min(until, last)
+                frame.add_share(run.batch(payloads[first:until]), _Share(group, start + first, until - first))
+                frame.size += ends[until] - ends[first]
+                self._next += until - first
+                if frame.count == until - first:
+                    self.wake()
+                first = until
 
-    def _settle_for_local(self, waiters: Sequence[Waiter]) -> None:
-        left = set(waiters)
-        for sequence, waiting in self._hub_waits:
-            if waiting in left:
-                left.discard(waiting)
-                waiting.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
-        self._local_enough |= left
+    async def many(self, group: Group, wait: float) -> None:
+        """Wait for messages sent for the hub: after `wait` seconds the node alone is enough."""
+        if not await group.settled(wait):
+            group.hub = False
+            waits, self._hub_waits = self._hub_waits, deque()
+            for sequence, share in waits:
+                self._stored(sequence, share)
+            await group.settled()
+
+    def _begin_frame(self) -> _Frame:
+        frame = _Frame(self._next)
+        self._frames.append(frame)
+        self._unsent += 1
+        return frame
 
     def _undo(self, frame: _Frame) -> None:
         messages = frame.request.batch.messages
-        del messages[len(frame.waiters) :]
-        if not frame.waiters:
+        del messages[frame.count :]
+        if not frame.count:
             self._frames.pop()
             self._unsent -= 1
 
@@ -284,53 +356,55 @@ class Publisher:
             self._acknowledge(frame.durable_local_sequence)
         hub = frame.durable_hub_sequence
         while self._hub_waits and self._hub_waits[0][0] <= hub:
-            sequence, waiter = self._hub_waits.popleft()
-            if not waiter.done():
-                waiter.set_result(Receipt(Level.DURABLE_HUB, self._producer, sequence, self._epoch))
+            first, share = self._hub_waits.popleft()
+            reached = min(len(share), hub - first + 1)
+            if reached < len(share):
+                self._hub_waits.appendleft((first + reached, share))
+                share = share.take(reached)
+            share.stored(Level.DURABLE_HUB, self._producer, first, self._epoch)
 
     def _acknowledge(self, acked: int) -> None:
         """Tells everybody who waits for a message up to `acked`."""
-        frames, producer, epoch, problems = self._frames, self._producer, self._epoch, self._problems
-        level = Level.DURABLE_LOCAL
+        frames = self._frames
         count = size = 0
-        while frames and frames[0].first + frames[0].done <= acked:
+        while frames and (number := frames[0].first + frames[0].done) <= acked:
             frame = frames[0]
-            waiters = frame.waiters
-            end = min(len(waiters), acked - frame.first + 1)
-            sequence = frame.first + frame.done
-            simple = not problems and not frame.hub
-            for waiter in waiters[frame.done : end] if frame.done or end < len(waiters) else waiters:
-                if not waiter.done():
-                    if simple:
-                        waiter.set_result(Receipt(level, producer, sequence, epoch))
-                    else:
-                        self._settle(frame, sequence, waiter)
-                sequence += 1
-            count += end - frame.done
-            if end < len(waiters):
-                frame.done = end
+            reached = min(frame.count - frame.done, acked - number + 1)
+            count += reached
+            for run in frame.take(reached):
+                length = len(run)
+                self._tell(number, run)
+                number += length
+            if frame.done < frame.count:
                 break
             size += frame.size
             frames.popleft()
             if len(frames) < self._unsent:
                 self._unsent = len(frames)
         self._acked = acked
-        if problems:
-            self._problems = {key: value for key, value in problems.items() if key > acked}
+        if self._problems:
+            self._problems = {key: value for key, value in self._problems.items() if key > acked}
         self.window.give(count, size)
 
-    def _settle(self, frame: _Frame, sequence: int, waiter: Waiter) -> None:
-        problem = self._problems.get(sequence)
-        if problem is not None:
-            waiter.set_exception(from_problem(problem))
-        elif sequence in frame.hub and waiter not in self._local_enough:
-            self._hub_waits.append((sequence, waiter))
+    def _tell(self, number: int, run: _Singles | _Share) -> None:
+        """The node has those from `number` on, but for those that it refused."""
+        if self._problems:
+            for refused in sorted(key for key in self._problems if number <= key < number + len(run)):
+                self._stored(number, run.take(refused - number))
+                run.take(1).failed(self._problems[refused])
+                number = refused + 1
+        self._stored(number, run)
+
+    def _stored(self, number: int, run: _Singles | _Share) -> None:
+        if isinstance(run, _Share) and run.group.hub:
+            if run.count:
+                self._hub_waits.append((number, run))
         else:
-            waiter.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
+            run.stored(Level.DURABLE_LOCAL, self._producer, number, self._epoch)
 
     def wanted(self) -> bool:
         """See Conversation."""
-        while self._hub_waits and self._hub_waits[0][1].done():
+        while self._hub_waits and self._hub_waits[0][1].group.abandoned:
             self._hub_waits.popleft()
         return bool(self._frames or self._hub_waits)
 
@@ -351,28 +425,25 @@ class Publisher:
 
     def _restart_numbers(self) -> None:
         """A fresh producer: what is unacknowledged is numbered from 1 again."""
-        for sequence, waiter in self._hub_waits:
-            if not waiter.done():  # stored here once; whether the hub has it cannot be learnt any more
-                waiter.set_result(Receipt(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch))
+        for sequence, share in self._hub_waits:  # stored here once; whether the hub has it cannot be learnt any more
+            share.stored(Level.DURABLE_LOCAL, self._producer, sequence, self._epoch)
         self._hub_waits.clear()
         self._problems.clear()
         self._producer = self._mint()
         self._acked, self._next = 0, 1
         for frame in self._frames:
             frame.forget_acknowledged()
-            hub = {number - frame.first for number in frame.hub}
             frame.first = frame.request.first_sequence = self._next
-            frame.hub = {index + self._next for index in hub}
-            self._next += len(frame.waiters)
+            self._next += frame.count
 
     def failed(self, error: EdgenodeError) -> None:
         """See Conversation."""
         count = size = 0
         for frame in self._frames:
-            for waiter in frame.waiters[frame.done :]:
-                if not waiter.done():
-                    waiter.set_exception(from_problem(error.problem))
-            count += len(frame.waiters) - frame.done
+            left = frame.count - frame.done
+            for run in frame.take(left):
+                run.failed(error.problem)
+            count += left
             size += frame.size
         self._frames.clear()
         self._unsent = 0
@@ -388,3 +459,26 @@ class Publisher:
             retryable=False,
             limit=MAX_MESSAGE_BYTES,
         )
+
+
+def _fitting(ends: Sequence[int], first: int, count: int, size: int) -> int:
+    """Behind the last of the items from `first` on of which at most `count` have at most `size` bytes together."""
+    return max(first, min(bisect_right(ends, ends[first] + size) - 1, first + count))
+
+
+def _bad_message(error: Exception) -> InvalidArgument:
+    return InvalidArgument("BAD_MESSAGE", str(error), hint="topic, key and headers are text")
+
+
+def message_run(
+    topic: str, key: str, content_type: str, headers: Mapping[str, str] | None, traceparent: str
+) -> MessageRun:
+    """What writes messages that have these in common. Raises InvalidArgument (BAD_MESSAGE)."""
+    try:
+        return MessageRun(
+            message_pb2.Message(
+                topic=topic, key=key, content_type=content_type, headers=headers, traceparent=traceparent
+            )
+        )
+    except (TypeError, ValueError) as error:
+        raise _bad_message(error) from error

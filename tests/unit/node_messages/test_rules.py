@@ -16,10 +16,10 @@ def message(**fields: object) -> message_pb2.Message:
 
 def refusals(*messages: message_pb2.Message) -> list[tuple[int, str]]:
     rules = MessageRules(LIMIT)
-    size = message_pb2.MessageBatch(messages=messages).ByteSize()
-    first = [(index, problem.reason) for index, problem in rules.refusals(messages, size)]
+    batch = message_pb2.MessageBatch(messages=messages).SerializeToString()
+    first = [(index, problem.reason) for index, problem in rules.refusals(messages, batch)]
     # The second look goes by what was remembered of the first.
-    assert [(index, problem.reason) for index, problem in rules.refusals(messages, size)] == first
+    assert [(index, problem.reason) for index, problem in rules.refusals(messages, batch)] == first
     return first
 
 
@@ -41,6 +41,10 @@ def refusals(*messages: message_pb2.Message) -> list[tuple[int, str]]:
 )
 def test_a_bad_message_is_refused_by_itself(bad: message_pb2.Message, reason: str) -> None:
     assert refusals(message(), bad, message(topic="other")) == [(1, reason)]
+    many = [message(payload=b"x" * size) for size in range(50)]
+    assert refusals(*many, bad, *many) == [(50, reason)]
+    assert refusals(*[bad] * 50) == [(index, reason) for index in range(50)]
+    assert refusals(bad, *many, bad) == [(0, reason), (51, reason)]
 
 
 def test_what_just_fits_is_taken() -> None:
@@ -87,5 +91,5 @@ def test_ten_thousand_topics_in_turn_are_each_checked_once(monkeypatch: pytest.M
     rules = MessageRules(1000)
     messages = [message_pb2.Message(topic=f"plant.sensor-{number}") for number in range(10_000)]
     for _ in range(2):
-        assert not rules.refusals(messages, 100)
+        assert not rules.refusals(messages, b"")
     assert len(checked) == 10_000

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgenode.api.message.v1 import message_service_pb2 as pb
-from edgenode.link.errors import InvalidArgument, Unavailable
+from edgenode.link.errors import EdgenodeError, InvalidArgument, Unavailable
 from edgenode.link.wire.values import problem_to_pb
-from edgenode.sdk.publisher import OVERHEAD, Publisher, Receipt
+from edgenode.sdk.publisher import OVERHEAD, Group, Publisher, Receipt, message_run
 
 BAD = b"bad"
 
@@ -48,6 +49,25 @@ class ModelNode:
         return response
 
 
+class Told(Group):
+    """A group whose outcomes are futures, one each."""
+
+    def __init__(self, futures: list[tuple[bytes, asyncio.Future[Any]]], payloads: list[bytes]) -> None:
+        super().__init__(len(payloads))
+        self.told: list[asyncio.Future[Any]] = [asyncio.get_running_loop().create_future() for _ in payloads]
+        futures.extend(zip(payloads, self.told, strict=True))
+
+    def stored(self, start: int, receipts: Sequence[Receipt]) -> None:
+        super().stored(start, receipts)
+        for future, receipt in zip(self.told[start:], receipts, strict=False):
+            future.set_result(receipt)
+
+    def failed(self, start: int, count: int, error: EdgenodeError) -> None:
+        super().failed(start, count, error)
+        for future in self.told[start : start + count]:
+            future.set_exception(error)
+
+
 class Rig:
     def __init__(self) -> None:
         names = (f"p{number}" for number in itertools.count())
@@ -61,8 +81,14 @@ class Rig:
         payload = BAD if bad else b"%d" % len(self.futures)
         assert self.publisher.window.take(len(payload) + OVERHEAD)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self.publisher.publish(future, "a", "", payload, "", None, "", False)
+        self.publisher.publish(future, "a", "", payload, "", None, "")
         self.futures.append((payload, future))
+
+    async def publish_many(self, bad: tuple[bool, ...]) -> None:
+        first = len(self.futures)
+        payloads = [BAD if is_bad else b"%d" % (first + index) for index, is_bad in enumerate(bad)]
+        group = Told(self.futures, payloads)
+        await self.publisher.publish_run(group, 0, message_run("a", "", "", None, ""), payloads)
 
     def send(self) -> bool:
         frame = self.publisher.next_frame()
@@ -97,6 +123,7 @@ class Rig:
 ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("publish"), st.booleans()),
+        st.tuples(st.just("publish_many"), st.lists(st.booleans(), min_size=1, max_size=5).map(tuple)),
         st.tuples(st.just("send")),
         st.tuples(st.just("deliver")),
         st.tuples(st.just("acknowledge"), st.integers(0, 3)),
@@ -106,9 +133,15 @@ ACTIONS = st.lists(
 )
 
 
-def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
+async def act(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
     for name, *arguments in actions:
-        getattr(rig, name)(*arguments)
+        done = getattr(rig, name)(*arguments)
+        if done is not None and not isinstance(done, bool):
+            await done
+
+
+async def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
+    await act(rig, actions)
     for _ in range(10):  # and then all goes well
         while rig.send():
             pass
@@ -121,7 +154,7 @@ def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
 @given(ACTIONS)
 async def test_every_message_is_stored_once_in_order_and_answered(actions: list[tuple[Any, ...]]) -> None:
     rig = Rig()
-    run(rig, actions)
+    await run(rig, actions)
     (stored,) = rig.node.stored.values() if rig.node.stored else ([],)
     assert stored == [payload for payload, _ in rig.futures]
     for payload, future in rig.futures:
@@ -138,11 +171,10 @@ async def test_a_node_with_a_new_store_gets_what_it_never_acknowledged(
     before: list[tuple[Any, ...]], after: list[tuple[Any, ...]]
 ) -> None:
     rig = Rig()
-    for name, *arguments in before:
-        getattr(rig, name)(*arguments)
+    await act(rig, before)
     acknowledged = {payload for payload, future in rig.futures if future.done()}
     rig.forget()
-    run(rig, after)
+    await run(rig, after)
     assert all(future.done() for _, future in rig.futures)
     for _, future in rig.futures:
         future.exception()
