@@ -102,6 +102,7 @@ def _machine(load_before: float) -> dict[str, str]:
         "cores": str(cores()),
         "load average": f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after",
         "Python": platform.python_version(),
+        "event loop": os.environ.get("EDGENODE_EVENT_LOOP", "asyncio"),
         "grpcio": version("grpcio"),
         "protobuf": version("protobuf"),
         "kernel": platform.release(),

@@ -137,7 +137,8 @@ PEERS: dict[str, tuple[Peer, ...]] = {
 
 def install(packages: Sequence[str]) -> None:
     """Bring packages into the peers' environment as pinned; at once when they are there. Raises NotInstalled."""
-    pins = [line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(tuple(packages))]
+    wanted = (*packages, "uvloop")
+    pins = [line for line in REQUIREMENTS.read_text().splitlines() if line.startswith(wanted)]
     stamp = ENVIRONMENT / f".{'+'.join(packages)}.installed"
     if PYTHON.exists() and stamp.exists() and stamp.read_text().splitlines() == pins:
         return

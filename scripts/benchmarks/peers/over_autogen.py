@@ -9,6 +9,7 @@ from typing import Any
 from autogen_core import AgentId, MessageContext, RoutedAgent, message_handler, try_get_known_serializers_for_type
 from autogen_ext.runtimes.grpc import GrpcWorkerAgentRuntime, GrpcWorkerAgentRuntimeHost
 
+from scripts.benchmarks.peers import run
 from scripts.benchmarks.rounds import TEXT, measure, role_and_folder, serve
 
 
@@ -72,4 +73,4 @@ async def _join(address: str) -> Any:
 if __name__ == "__main__":
     roles = {"host": host, "agent": agent, "client": client}
     role, where = role_and_folder(roles)
-    asyncio.run(roles[role](f"unix:{where / 'autogen.sock'}"))
+    run(roles[role](f"unix:{where / 'autogen.sock'}"))

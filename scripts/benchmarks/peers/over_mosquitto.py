@@ -9,6 +9,7 @@ from typing import Any
 
 from aiomqtt import Client, MqttError
 
+from scripts.benchmarks.peers import run
 from scripts.benchmarks.rounds import PAYLOAD, measure, role_and_folder, serve
 
 MOST = 60_000  # messages under way; their numbers have 16 bits
@@ -47,4 +48,4 @@ async def _subscribe(path: str) -> None:
 
 if __name__ == "__main__":
     _, where = role_and_folder(("messages",))
-    asyncio.run(messages(str(where / "mosquitto.sock")))
+    run(messages(str(where / "mosquitto.sock")))

