@@ -47,7 +47,7 @@ class NodeConfig:
     )
     direct_streams: bool = setting(
         "serve the busy streams of programs on this device without HTTP/2 too, at a `.direct.sock` beside the socket",
-        default=False,
+        default=True,
     )
     hub: str = setting("HOST:PORT of the hub's sync listener; empty: as joined", default="", check=address)
     store_bytes: int = setting("bound on the store's files", default=_GIB, low=16 * _MIB)

@@ -57,6 +57,7 @@ class Membership:
     def start(self) -> None:
         """Begin to watch the certificate's age."""
         self._renewal = asyncio.create_task(self._renewer.run(), name="identity-renewal")
+        self._renewal.add_done_callback(_tell_defect)
 
     async def stop(self) -> None:
         """End what runs. Safe to call twice."""
@@ -95,6 +96,12 @@ class Membership:
         except EdgenodeError as error:
             # The session goes on with the old certificate; the next dial uses the new one.
             _log.warning("could not move the link to the renewed certificate: %s", error)
+
+
+def _tell_defect(task: asyncio.Task[None]) -> None:
+    """Nobody waits for the task: what ends it by itself would leave the certificate to expire in silence."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the identity is not renewed any more, restart the node: %r", error, exc_info=error)
 
 
 def link_status(parent: str, status: DialingStatus, refusal: Problem | None) -> admin_pb2.LinkStatus:

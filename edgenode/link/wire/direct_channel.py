@@ -102,8 +102,12 @@ class DirectChannel(grpc.aio.Channel):
         await self.close()
 
 
-class DirectCall(grpc.aio.StreamStreamCall[Any, Any]):
-    """See grpc.aio.StreamStreamCall. It connects when it is first waited for, read or written."""
+class DirectCall:
+    """See grpc.aio.StreamStreamCall. It connects when it is first waited for, read or written.
+
+    Not one of its subclasses: whoever closes a channel of grpc.aio, anywhere in the process, looks at all tasks for calls and
+    raises InternalError for one that grpc did not make.
+    """
 
     def __init__(
         self,

@@ -197,6 +197,18 @@ async def test_a_channel_that_closes_ends_its_calls(site: Site) -> None:
     assert call.cancelled()
 
 
+async def test_other_channels_close_while_a_call_opens(site: Site) -> None:
+    call = site.stub.SubmitTasks()
+    opening = asyncio.ensure_future(call.wait_for_connection())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not opening.done()
+    async with open_channel(unix_target(site.path)):
+        pass
+    await opening
+    call.cancel()
+
+
 async def test_a_server_that_stops_tells_its_callers_after_the_grace(site: Site) -> None:
     call = site.stub.WorkTasks()
     await call.wait_for_connection()
