@@ -83,7 +83,7 @@ class AgentRegistry:
         self._default_lease = default_lease
         self.log = RegistryLog(boot_id, boot_number << VERSION_BITS)
         self.load_of: LoadOf = no_load
-        self.on_renewal: Callable[[], object] = bool  # somebody waits for the answer of a renewal
+        self.on_renewal: Callable[[], None] = lambda: None  # somebody waits for the answer of a renewal
         self._database = database
         self._clock = clock
         self._agents: dict[str, LocalAgent] = {}

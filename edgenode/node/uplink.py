@@ -186,9 +186,7 @@ class Uplink(LinkEvents):
         self._flushing = False
         self.answer_admin: Answer = not_served  # what the hub asks of the node's administration
         self._moving: Timer | None = None  # runs while the link changes its channel
-        self._exchanging = (
-            ""  # boot id of the hub's process that knows of calls and finds from here, and of calls it sent
-        )
+        self._exchanging = ""  # boot id of the hub's process that knows of what is asked, here and there
         self._loaded: set[str] = set()
         engine.dispatcher.on_load = self._load_changed
 
@@ -371,10 +369,7 @@ class Uplink(LinkEvents):
         self.blobs.established(PARENT)
         if self._moving is not None:
             self._end_move()
-            if self._exchanging not in (
-                "",
-                link.peer.boot_id,
-            ):  # this one knows nothing of it, and has numbers of its own
+            if self._exchanging not in ("", link.peer.boot_id):  # this one has numbers of its own
                 self._exchanges_lost("the hub was started anew")
             # On the next turn: the session counts as up only once this returned.
             self._flush_soon()

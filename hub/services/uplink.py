@@ -105,9 +105,7 @@ class Uplink(LinkEvents):
         self._registry = UpwardRegistry(view, ports.child, boot_id)
         self._following = False
         self._moving: Timer | None = None
-        self._exchanging = (
-            ""  # boot id of the parent's process that knows of calls and finds from here, and of calls it sent
-        )
+        self._exchanging = ""  # boot id of the parent's process that knows of what is asked, here and there
         self._finds: dict[int, asyncio.Future[registry_service_pb2.FindAgentsResponse | None]] = {}
         self._find_number = 0
         outbox.on_acknowledged(acknowledged)

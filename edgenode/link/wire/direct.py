@@ -45,18 +45,19 @@ class Kind(IntEnum):
     STATUS = 3
 
 
-class Receiver:
-    """What the connections of a process receive into, one after the other: one at rest holds no buffer of its own."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(_RECEIVE_BYTES))
+def receive_buffer() -> memoryview:
+    """What connections receive into, one after the other: one at rest holds no buffer of its own."""
+    return memoryview(bytearray(_RECEIVE_BYTES))
 
 
 class DirectConnection(asyncio.BufferedProtocol):
-    """One connection, either end. One task at a time may read, and one write. `lost` is called when it has ended."""
+    """One connection, either end. One task at a time may read, and one write. `lost` is called when it has ended.
 
-    def __init__(self, receiver: Receiver, lost: Callable[[], None] | None = None) -> None:
-        self._shared = receiver.view
+    `shared` is a `receive_buffer`.
+    """
+
+    def __init__(self, shared: memoryview, lost: Callable[[], None] | None = None) -> None:
+        self._shared = shared
         self._lost = lost
         self._head = b""  # of a header that came in part
         self._rest: bytearray | None = None  # a frame that came in part, as long as the whole

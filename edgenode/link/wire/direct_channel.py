@@ -13,7 +13,7 @@ from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from edgenode.link.errors import EdgenodeError
-from edgenode.link.wire.direct import DirectConnection, Kind, Receiver, direct_path
+from edgenode.link.wire.direct import DirectConnection, Kind, direct_path, receive_buffer
 from edgenode.link.wire.status import problem_to_status
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -29,7 +29,7 @@ class DirectChannel(grpc.aio.Channel):
     def __init__(self, path: str, channel: grpc.aio.Channel) -> None:
         self._path = direct_path(path)
         self._channel = channel
-        self._receiver = Receiver()
+        self._shared = receive_buffer()
         self._calls: set[DirectCall] = set()
 
     def stream_stream(
@@ -47,7 +47,7 @@ class DirectChannel(grpc.aio.Channel):
             connected = None if arguments or options else self._connect()
             if connected is None:
                 return by_grpc(*arguments, **options)
-            connection = DirectConnection(self._receiver)
+            connection = DirectConnection(self._shared)
             direct = DirectCall(connected, connection, method, request_serializer, response_deserializer)
             self._calls.add(direct)
             direct.add_done_callback(self._calls.discard)

@@ -17,7 +17,7 @@ from google.rpc import code_pb2, status_pb2
 from grpc_status import rpc_status
 
 from edgenode.link.errors import EdgenodeError, InvalidArgument, Unimplemented
-from edgenode.link.wire.direct import DirectConnection, Kind, Receiver, direct_path
+from edgenode.link.wire.direct import DirectConnection, Kind, direct_path, receive_buffer
 from edgenode.link.wire.interceptors import Handler, ServiceInterceptor
 from edgenode.link.wire.listening import stop_accepting
 from edgenode.link.wire.status import problem_to_status
@@ -34,7 +34,7 @@ class DirectServer:
     def __init__(self, interceptor: ServiceInterceptor) -> None:
         self._interceptor = interceptor
         self._handlers: dict[str, Handler] = {}
-        self._receiver = Receiver()
+        self._shared = receive_buffer()
         self._rpcs: set[_Rpc] = set()
         self._server: asyncio.Server | None = None
         self._path: Path | None = None
@@ -86,7 +86,7 @@ class DirectServer:
             await asyncio.wait(waiting, timeout=timeout)
 
     def _accept(self) -> DirectConnection:
-        rpc = _Rpc(self._receiver, self._handlers)
+        rpc = _Rpc(self._shared, self._handlers)
         self._rpcs.add(rpc)
         rpc.gone().add_done_callback(lambda _: self._rpcs.discard(rpc))
         return rpc.connection
@@ -95,9 +95,9 @@ class DirectServer:
 class _Rpc:
     """One rpc, and its context: what servicers and the interceptor use of grpc.aio.ServicerContext."""
 
-    def __init__(self, receiver: Receiver, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, shared: memoryview, handlers: Mapping[str, Handler]) -> None:
         loop = asyncio.get_running_loop()
-        self.connection = DirectConnection(receiver, self._lost)
+        self.connection = DirectConnection(shared, self._lost)
         self._gone: asyncio.Future[None] = loop.create_future()
         self._task = loop.create_task(self._run(handlers), name="direct-rpc")
         self._handler: Handler | None = None

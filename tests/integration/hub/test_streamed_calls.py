@@ -11,7 +11,7 @@ import pytest
 from edgenode.api.task.v1 import task_pb2, task_service_pb2, task_service_pb2_grpc
 from edgenode.link.errors import EdgenodeError, Internal
 from edgenode.link.wire import pieces
-from edgenode.sdk import Agent
+from edgenode.sdk import Agent, Client
 from tests.integration.hub.edges import Edges, moves
 from tests.integration.hub.fake_edge import until
 from tests.integration.hub.forest import Forest, Grown
@@ -49,6 +49,16 @@ class Talker:
                 await asyncio.Event().wait()
             finally:
                 self.ended.set()
+
+
+async def _talks_in_the_north(forest: Forest, edges: Edges) -> tuple[Talker, Client]:
+    """An agent on one edge of a hub, and a client on the other, "south"."""
+    hub, talker = forest.plant("hub"), Talker()
+    await hub.up()
+    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
+    await edges.work(talker.agent, north)
+    await hub.knows(1)
+    return talker, south
 
 
 async def _read(given: AsyncIterator[object]) -> list[object]:
@@ -93,12 +103,7 @@ async def _at_the_hub(hub: Grown) -> None:
 
 
 async def test_what_ends_it_is_told_on_both_sides(forest: Forest, edges: Edges) -> None:
-    hub = forest.plant("hub")
-    await hub.up()
-    talker = Talker()
-    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
-    await edges.work(talker.agent, north)
-    await hub.knows(1)
+    talker, south = await _talks_in_the_north(forest, edges)
     async with aclosing(south.stream("waits", scope="fleet")) as given:  # the caller goes away
         assert await anext(given) == 1
     await asyncio.wait_for(talker.ended.wait(), 20)
@@ -115,12 +120,7 @@ async def test_what_ends_it_is_told_on_both_sides(forest: Forest, edges: Edges) 
 async def test_what_was_under_way_is_lost_with_a_hub_that_is_started_anew_while_an_edge_moves(
     forest: Forest, edges: Edges
 ) -> None:
-    hub = forest.plant("hub")
-    await hub.up()
-    talker = Talker()
-    south, north = await edges.start(hub, "south"), await edges.start(hub, "north")
-    await edges.work(talker.agent, north)
-    await hub.knows(1)
+    talker, south = await _talks_in_the_north(forest, edges)
     given = south.stream("waits", scope="fleet")
     assert await anext(given) == 1
 

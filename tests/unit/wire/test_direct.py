@@ -21,7 +21,7 @@ from edgenode.api.task.v1 import task_service_pb2_grpc as services
 from edgenode.link.errors import EdgenodeError, ResourceExhausted, Unavailable
 from edgenode.link.wire.call_end import CallEnd
 from edgenode.link.wire.channels import MAX_MESSAGE_BYTES, bind, create_server, open_channel, unix_target
-from edgenode.link.wire.direct import UNREAD_BYTES, DirectConnection, Kind, Receiver, direct_path
+from edgenode.link.wire.direct import UNREAD_BYTES, DirectConnection, Kind, direct_path, receive_buffer
 from edgenode.link.wire.direct_channel import DirectCall, DirectChannel
 from edgenode.link.wire.direct_server import DirectServer
 from edgenode.link.wire.interceptors import LocalPeersOnly, ServiceInterceptor
@@ -383,8 +383,8 @@ class Transport(asyncio.Transport):
     st.lists(st.integers(1, 30), min_size=1),
 )
 def test_frames_are_the_same_wherever_they_are_cut(frames: list[tuple[Kind, bytes]], cuts: list[int]) -> None:
-    receiver = Receiver()
-    connections = [DirectConnection(receiver), DirectConnection(receiver)]  # of one buffer, in turn
+    shared = receive_buffer()
+    connections = [DirectConnection(shared), DirectConnection(shared)]  # in turn
     sent = b"".join(struct.pack(">BI", kind, len(data)) + data for kind, data in frames)
     for connection in connections:
         connection.connection_made(Transport())
