@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from edgenode.link.errors import Internal
@@ -27,12 +29,17 @@ EDGEHUB = [str(_SCRIPTS / "edgehub")]
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on and that this process has not given before, as whoever asked for one may not
-    listen yet. It lies below those that connections get from the system, so that a server which is away for a while finds it
-    free when it comes back."""
+    """A port of loopback that nobody listens on and that no process which lives has been given here, as whoever asked for one
+    may not listen yet. It lies below those that connections get from the system, so that a server which is away for a while
+    finds it free when it comes back."""
+    claims = _claims()
     for port in random.SystemRandom().sample(_PORTS, 100):
         if port in _given:
             continue
+        try:
+            fcntl.lockf(claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+        except OSError:
+            continue  # another process has it, and its lock for as long as it lives
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -41,6 +48,12 @@ def free_port() -> int:
         _given.add(port)
         return port
     raise Internal("NO_PORT", f"no port of {_PORTS} is free", hint="what listens on all of them? ss -ltn")
+
+
+@cache
+def _claims() -> int:
+    """A file of which each byte is a port; open until the process ends, as its locks go with it."""
+    return os.open(f"/tmp/edgenode-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _with_port(address: str) -> str:

@@ -291,14 +291,17 @@ async def test_the_log_is_moved_after_its_writers_were_told_and_after_what_is_ur
     database = await open_database(tmp_path / "a.db")
     loop, committed, queued = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
     told: list[str] = []
+    heard = {name: threading.Event() for name in ("large", "first", "second")}
     move, run = WriteAheadLog.move, database._run
 
     def noted_move(self: WriteAheadLog, connection: sqlite3.Connection) -> None:
+        assert heard["first"].wait(10)  # the loop may be slower than this thread
         told.append("moved")
         move(self, connection)
 
     def noted_commit(connection: sqlite3.Connection, batch: list[Write[object]], **how: bool) -> list[Result]:
         results = run(connection, batch, **how)
+        assert not told or heard["large"].wait(10)
         told.append("committed")
         loop.call_soon_threadsafe(committed.set)
         assert queued.wait(10)
@@ -307,6 +310,7 @@ async def test_the_log_is_moved_after_its_writers_were_told_and_after_what_is_ur
     async def write(name: str, size: int = 1, then: str = "") -> None:
         await database.write(insert(bytes(size)), urgent=size == 1)
         told.append(name)
+        heard[name].set()
         if then:
             await write(then)
 
