@@ -26,7 +26,7 @@ from edgenode.link.ports import Rng, system_rng
 from edgenode.link.protocol.backoff import ReconnectBackoff
 from edgenode.link.telemetry import configure_logging
 from edgenode.link.terminal.event_loop import run_on
-from edgenode.link.terminal.signals import StopSignal, calm_collector
+from edgenode.link.terminal.signals import StopSignal, tune_interpreter
 from edgenode.sdk.client import Client
 
 REPORT_TIME = 5.0  # seconds
@@ -180,7 +180,7 @@ def main(
     parser.add_argument("--event-loop", choices=EVENT_LOOPS, default="asyncio", help="as the node's own setting has it")
     given = parser.parse_args()
     configure_logging(given.log_level)
-    calm_collector()
+    tune_interpreter()
     with contextlib.suppress(KeyboardInterrupt):
         clean = partial(tidy, given.state) if tidy is not None else None
         run_on(given.event_loop, lambda: serve(given.socket, kind, make(given.state), clean))

@@ -43,7 +43,8 @@ MIGRATIONS = [
             blob_rows.SCHEMA,
             salvage.SCHEMA,
         )
-    )
+    ),
+    task_store.CHANGES_SCHEMA,
 ]
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -66,7 +67,37 @@ CREATE INDEX task_offered ON task (offer_sequence) WHERE offer_sequence > 0 AND 
 CREATE INDEX task_ended ON task (run_seconds) WHERE state >= 8;
 """
 
-_OPTIONAL = ("output", "problem", "input_request", "answers")
+_CHANGED = (
+    "state",
+    "state_reason",
+    "holder_node",
+    "fence",
+    "attempt_count",
+    "agent",
+    "sequence",
+    "level",
+    "update_time",
+    "next_attempt_time",
+    "offer_sequence",
+    "cancel_requested",
+    "history",
+    "agent_instance",
+)  # by every update
+_OUTPUT = ("output",)
+_OPTIONAL = (*_OUTPUT, "problem", "input_request", "answers")
+
+# What is inserted into `task_change` updates the task; one that ended or was granted anew is noted in `task_missed` instead.
+_CHANGE = (
+    f"UPDATE task SET {', '.join(f'{column} = NEW.{column}' for column in (*_CHANGED, *_OPTIONAL))},"
+    f" run_seconds = {run_time.NOW} WHERE task_id = NEW.task_id AND state < 8 AND fence <= NEW.fence"
+)
+CHANGES_SCHEMA = f"""
+CREATE TABLE task_missed (task_id TEXT NOT NULL) STRICT;
+CREATE VIEW task_change AS SELECT {", ".join((*_CHANGED, *_OPTIONAL, "task_id"))} FROM task;
+CREATE TRIGGER task_change_made INSTEAD OF INSERT ON task_change
+    BEGIN {_CHANGE}; INSERT INTO task_missed SELECT NEW.task_id WHERE changes() = 0; END;
+"""
+
 _FIXED = (
     "task_id, state, state_reason, skill, context_id, origin_node, holder_node, fence, attempt_count, agent, sequence,"
     " level, submit_time, update_time, next_attempt_time, offer_sequence, cancel_requested, replay_of, request_id,"
@@ -79,6 +110,7 @@ _SUMMARY = (
 )
 SEALED = ("spec", "output", "problem", "input_request", "answers", "history")  # columns
 COUNTER = "task"
+_MAX_ROWID = (1 << 63) - 1
 ACCEPTED = "ACCEPTED"
 NO_ROOM = ("QUEUE_FULL", LANE_FULL, STORE_FULL)  # of tasks that were not accepted
 
@@ -88,32 +120,50 @@ Row = tuple[Any, ...]
 
 
 class Change(NamedTuple):
-    """A statement with its values."""
+    """A row to insert, or what an update makes of one. `optional`: its columns that are not NULL, in their order."""
 
-    statement: str
+    optional: tuple[str, ...]
     values: Row
 
 
 # To bind a None costs ten times what a text does, and most tasks have few of the optional blobs at any time: so what is NULL
 # stands in the statement, of which there is one for each set of those that are there.
+#
+# A statement takes as many rows as there are, in powers of two, so that there are few of them: between two steps of SQLite its
+# thread gives up the interpreter, and waits for a busy event loop to have it again.
+_COUNTS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 
 @lru_cache
-def _insert_of(optional: tuple[str, ...]) -> str:
+def _insert_of(optional: tuple[str, ...], count: int) -> str:
     columns = ", ".join((_FIXED, *optional))
     values = ", ".join("?" * (columns.count(",") + 1))
-    return f"INSERT INTO task ({columns}, run_seconds) VALUES ({values}, {run_time.NOW}) ON CONFLICT DO NOTHING"
+    rows = ", ".join([f"({values}, {run_time.NOW})"] * count)
+    return f"INSERT INTO task ({columns}, run_seconds) VALUES {rows} ON CONFLICT DO NOTHING"
 
 
 @lru_cache
-def _update_of(optional: tuple[str, ...]) -> str:
-    none = "".join(f", {column} = NULL" for column in _OPTIONAL if column not in optional)
-    some = "".join(f", {column} = ?" for column in optional)
-    return (
-        "UPDATE task SET state = ?, state_reason = ?, holder_node = ?, fence = ?, attempt_count = ?, agent = ?, sequence = ?,"
-        " level = ?, update_time = ?, next_attempt_time = ?, offer_sequence = ?, cancel_requested = ?, history = ?,"
-        f" agent_instance = ?{some}{none}, run_seconds = {run_time.NOW} WHERE task_id = ? AND state < 8 AND fence <= ?"
-    )
+def _update_of(optional: tuple[str, ...], count: int) -> str:
+    columns = ", ".join((*_CHANGED, *optional, "task_id"))
+    values = ", ".join("?" * (columns.count(",") + 1))
+    return f"INSERT INTO task_change ({columns}) VALUES {', '.join([f'({values})'] * count)}"
+
+
+def _runs(rows: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The rows in order, in as few runs as one statement can take."""
+    start = 0
+    while start < len(rows):
+        optional, end = rows[start].optional, start + 1
+        while end < len(rows) and end - start < _COUNTS[0] and rows[end].optional == optional:
+            end += 1
+        for count in _COUNTS:
+            while end - start >= count:
+                yield rows[start : start + count]
+                start += count
+
+
+def _values(rows: Iterable[Change]) -> Row:
+    return tuple(chain.from_iterable(row.values for row in rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +199,13 @@ def insert_row(live: LiveTask) -> Change:
         live.replay_of,
         live.request_id,
         live.spec.idempotency_key if live.fence == 0 else "",
-        live.fingerprint,
+        bytearray(live.fingerprint),
         seal(live.task_id, "spec", live.spec.wire),
         _encode_history(live),
         live.agent_instance,
         *blobs,
     )
-    return Change(_insert_of(optional), values)
+    return Change(optional, values)
 
 
 def update_row(live: LiveTask) -> Change:
@@ -178,26 +228,30 @@ def update_row(live: LiveTask) -> Change:
         live.agent_instance,
         *blobs,
         live.task_id,
-        live.fence,
     )
-    return Change(_update_of(optional), values)
+    return Change(optional, values)
 
 
-def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytes]]:
+def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytearray]]:
     """The optional columns that are not NULL, in their order, and their values."""
-    contents: dict[str, bytes] = {}
+    columns: tuple[str, ...] = ()
+    blobs: list[bytearray] = []
     if live.output is not None:
-        contents["output"] = live.output.SerializeToString()
+        columns = _OUTPUT
+        blobs.append(seal(live.task_id, "output", live.output.SerializeToString()))
     if live.problem is not None:
-        contents["problem"] = problem_to_pb(live.problem).SerializeToString()
+        columns += ("problem",)
+        blobs.append(seal(live.task_id, "problem", problem_to_pb(live.problem).SerializeToString()))
     if live.input_request is not None:
-        contents["input_request"] = live.input_request.SerializeToString()
+        columns += ("input_request",)
+        blobs.append(seal(live.task_id, "input_request", live.input_request.SerializeToString()))
     if live.answers:
-        contents["answers"] = task_service_pb2.Assignment(answers=live.answers).SerializeToString()
-    return tuple(contents), [seal(live.task_id, column, content) for column, content in contents.items()]
+        columns += ("answers",)
+        blobs.append(encode_answers(live.task_id, live.answers))
+    return columns, blobs
 
 
-def _encode_history(live: LiveTask) -> bytes:
+def _encode_history(live: LiveTask) -> bytearray:
     return seal(live.task_id, "history", _history_encoder.encode(live.history))
 
 
@@ -205,7 +259,7 @@ def _decode_history(task_id: str, stored: bytes) -> list[HistoryRow]:
     return _history_decoder.decode(unseal(task_id, "history", stored))
 
 
-def encode_answers(task_id: str, answers: Mapping[str, task_pb2.TaskOutput]) -> bytes:
+def encode_answers(task_id: str, answers: Mapping[str, task_pb2.TaskOutput]) -> bytearray:
     """Answers by key, for a row."""
     return seal(task_id, "answers", task_service_pb2.Assignment(answers=answers).SerializeToString())
 
@@ -221,30 +275,44 @@ def insert(connection: sqlite3.Connection, rows: Sequence[Change], late: Collect
     """Insert tasks but for those with `late` indices; for each None, or the row that has its id or a key of it already."""
     results: list[Known | None] = []
     inserted = 0
-    for number, row in enumerate(rows):
-        if number not in late and connection.execute(*row).rowcount:
-            inserted += 1
-            results.append(None)
-        else:
-            results.append(_find(connection, row.values))
+    for run in _runs(rows) if not late else ([row] for row in rows):
+        if len(results) in late:
+            results.append(_find(connection, run[0].values))
+            continue
+        cursor = connection.execute(_insert_of(run[0].optional, len(run)), _values(run))
+        new = cursor.rowcount
+        inserted += new
+        if new == len(run):
+            results += [None] * new
+        else:  # the rows of a statement have the highest row ids of all
+            before = (cursor.lastrowid or 0) - new if new else _MAX_ROWID
+            results += [_find(connection, row.values, before) for row in run]
     if inserted:
         logs.count(connection, COUNTER, ACCEPTED, inserted)
     return results
 
 
-def _find(connection: sqlite3.Connection, row: Row) -> Known | None:
+def _find(connection: sqlite3.Connection, row: Row, before: int = _MAX_ROWID) -> Known | None:
+    """The row that has an id or a key of this one; None for none, or for this one itself, whose row id is over `before`."""
     task_id, request_id, idempotency_key = row[0], row[18], row[19]
     found = connection.execute(
-        "SELECT task_id, fingerprint, state FROM task WHERE task_id = ?"
+        "SELECT task_id, fingerprint, state, rowid FROM task WHERE task_id = ?"
         " OR (request_id <> '' AND request_id = ?) OR (idempotency_key <> '' AND idempotency_key = ?)",
         (task_id, request_id, idempotency_key),
     ).fetchone()
-    return None if found is None else Known(found[0], found[1], TaskState(found[2]))
+    if found is None or (found[0] == task_id and found[3] > before):
+        return None
+    return Known(found[0], found[1], TaskState(found[2]))
 
 
 def update(connection: sqlite3.Connection, rows: Sequence[Change]) -> list[bool]:
     """Update tasks that have not ended or been granted anew; for each whether it was changed. Counts those that end."""
-    results = [connection.execute(*row).rowcount > 0 for row in rows]
+    for run in _runs(rows):
+        connection.execute(_update_of(run[0].optional, len(run)), _values(run))
+    missed = {task_id for (task_id,) in connection.execute("SELECT task_id FROM task_missed")}
+    if missed:
+        connection.execute("DELETE FROM task_missed")
+    results = [row.values[-1] not in missed for row in rows]
     states = Counter(row.values[0] for row, changed in zip(rows, results, strict=True) if changed)
     ended = [(COUNTER, TaskState(state).name, number) for state, number in states.items() if TaskState(state).terminal]
     if ended:

@@ -19,8 +19,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.api.task.v1 import task_pb2
@@ -62,8 +62,7 @@ _log = logging.getLogger(__name__)
 _STOPPING = Unavailable("NODE_STOPPING", "the node is stopping", hint="try again once it is back").problem
 
 
-@dataclass(frozen=True, slots=True)
-class NewTask:
+class NewTask(NamedTuple):
     """One submission. `on_end` is called once the task has ended; not for one that had ended before."""
 
     spec: TaskSpec
@@ -73,8 +72,7 @@ class NewTask:
     replay_of: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """A stored task, or the problem with it. `live` is None for one that had ended before."""
 
     task_id: str = ""

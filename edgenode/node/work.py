@@ -22,10 +22,11 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.problem import Problem
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.overtaking import Overtaking
+from edgenode.link.wire import assignments
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.tasks import check_output
 from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held
-from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb, set_duration
+from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import TaskEngine
@@ -42,12 +43,13 @@ AttemptId = tuple[str, int, int]
 
 
 class _Frame:
-    """A frame that fills up. `load`: what the assignments in it count for."""
+    """A frame that fills up. `assignments` are serialised; `load`: what they count for."""
 
-    __slots__ = ("load", "message", "size")
+    __slots__ = ("assignments", "load", "message", "size")
 
     def __init__(self) -> None:
         self.message = task_service_pb2.WorkTasksResponse()
+        self.assignments: list[bytes] = []
         self.size = 0
         self.load = 0
 
@@ -78,8 +80,17 @@ class FrameQueue:
         self._greeting = message
         self._waiting.set()
 
-    def open(self, size: int, *, prompt: bool = False, load: int = 0) -> task_service_pb2.WorkTasksResponse:
-        """The frame that takes `size` more bytes, and assignments that count for `load`."""
+    def open(self, size: int, *, prompt: bool = False) -> task_service_pb2.WorkTasksResponse:
+        """The frame that takes `size` more bytes."""
+        return self._open(size, prompt).message
+
+    def assign(self, assignment: bytes, load: int, *, prompt: bool) -> None:
+        """Add an `assignment`, serialised, that counts for `load`."""
+        frame = self._open(load, prompt)
+        frame.assignments.append(assignment)
+        frame.load += load
+
+    def _open(self, size: int, prompt: bool) -> _Frame:
         frames = self._frames.prompt if prompt else self._frames.others
         if not frames or frames[-1].size + size > FRAME_BYTES:
             frames.append(_Frame())
@@ -90,8 +101,7 @@ class FrameQueue:
                 self._turns.gathered(self._leave)
         frame = frames[-1]
         frame.size += size
-        frame.load += load
-        return frame.message
+        return frame
 
     def _leave(self) -> None:
         self._due = False
@@ -139,7 +149,11 @@ class FrameQueue:
             greeting, self._greeting = self._greeting, None
             return greeting, 0
         frame = self._frames.pop(others=self._leaving)
-        return (None, 0) if frame is None else (frame.message, frame.load)
+        if frame is None:
+            return None, 0
+        if frame.assignments:
+            frame.message.MergeFromString(b"".join(frame.assignments))
+        return frame.message, frame.load
 
 
 class WorkStream:
@@ -167,20 +181,13 @@ class WorkStream:
     def assign(self, live: LiveTask, timeout: float) -> None:
         """See WorkerStream."""
         self._credits -= 1
-        frame = self._frames.open(live.load, prompt=live.prompt, load=live.load)
-        assignment = frame.assignments.add()
-        set_duration(assignment.timeout_duration, timeout)
-        assignment.spec.ParseFromString(live.spec.wire)
-        key = assignment.key
-        key.task_id, key.attempt_number = live.task_id, live.attempts
-        if live.fence:
-            key.fence = live.fence
-        for name, answer in live.answers.items():
-            assignment.answers[name].CopyFrom(answer)
-        if live.prompt:
-            assignment.prompt = True
+        rest = assignments.PROMPT if live.prompt else b""
+        if live.answers:
+            rest += task_service_pb2.Assignment(answers=live.answers).SerializeToString()
         if live.on_pieces is not None:
-            assignment.piece_room_bytes = live.piece_room
+            rest += task_service_pb2.Assignment(piece_room_bytes=live.piece_room).SerializeToString()
+        written = assignments.assignment(live.task_id, live.attempts, live.fence, live.spec.wire, timeout, rest)
+        self._frames.assign(written, live.load, prompt=live.prompt)
         self._hold(live)
 
     def cancel(self, live: LiveTask) -> None:

@@ -125,5 +125,14 @@ def parse_agent_resource(name: str, default_node: str, field: str = "name") -> t
 
 def make_id(wall_time: float, entropy: int) -> str:
     """A 26-character id that sorts by time: 48 bits of milliseconds, 80 bits of `entropy` (the ULID form)."""
-    value = (int(wall_time * 1000) & (1 << 48) - 1) << 80 | entropy & (1 << 80) - 1
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
+    p = _PAIRS
+    return (
+        f"{_time_of_id(int(wall_time * 1000))}{p[entropy >> 70 & 1023]}{p[entropy >> 60 & 1023]}{p[entropy >> 50 & 1023]}"
+        f"{p[entropy >> 40 & 1023]}{p[entropy >> 30 & 1023]}{p[entropy >> 20 & 1023]}{p[entropy >> 10 & 1023]}"
+        f"{p[entropy & 1023]}"
+    )
+
+
+@lru_cache(8)  # many are made at one time
+def _time_of_id(milliseconds: int) -> str:
+    return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in range(40, -1, -10)])

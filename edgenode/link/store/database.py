@@ -1,9 +1,13 @@
 """One SQLite file, one connection, one thread, many writers.
 
 Theory of operation. Every write is a function of a connection. Writes that arrive while a commit is on its way wait in a
-list; when the commit returns, the whole list runs as the next transaction, in order, in one hop to the database thread.
+list; when the commit returns, the whole list runs as the next transaction, in order: the database thread begins it by itself.
 So nothing lingers when the node is idle, and when it is busy an fsync is shared. What is urgent goes first (`writes`).
 A write's future resolves only after the commit (synchronous=FULL: after the fsync), never before.
+
+At each step of SQLite the thread gives up the interpreter, and then waits for a busy event loop to have it again. So what runs
+in a transaction executes few statements, however many rows they have, and processes switch threads sooner than Python would
+(`tune_interpreter`).
 
 If one function of a transaction raises, the transaction is rolled back and every function runs again in a transaction of
 its own, so that a bad write harms nobody else. Functions must therefore be free of effects outside the connection.
@@ -40,13 +44,13 @@ from edgenode.link.failpoints import Failpoint, reach
 from edgenode.link.model.lanes import Lane
 from edgenode.link.store.budget import Budget, Measure, Measured
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
-from edgenode.link.store.disk import Ballast, settle
+from edgenode.link.store.disk import Ballast, Refill, settle
 from edgenode.link.store.failures import is_full, open_error, translated
 from edgenode.link.store.mark import Mark, Position, open_mark
 from edgenode.link.store.migrating import migrate, set_up
 from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
 from edgenode.link.store.wal import WriteAheadLog
-from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back
+from edgenode.link.store.writes import Result, Unsure, Write, WriteQueue, roll_back, tell
 from edgenode.link.store.writes import Statement as Statement
 
 T = TypeVar("T")
@@ -55,7 +59,6 @@ IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
 VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
-REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
 _ROOM_PAGES = 256  # that close to its limit a store that finds no room has reached it
 FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
@@ -81,7 +84,10 @@ class Database:
         self._application_id = application_id
         self._measure = measure
         self._connection: Connection | None = None
+        self._loop = asyncio.get_running_loop()
         self._pending = WriteQueue()
+        self._batch: list[Write[Any]] = []  # of the transaction under way
+        self._readers = 0  # that wait for the thread
         self._committer: asyncio.Task[None] | None = None
         self._closing = False
         self._mark: Mark | None = None
@@ -97,8 +103,7 @@ class Database:
         self._untidy = False  # there are pages to give back
         self._doubtful = False  # something failed beside a transaction: the file is to be opened anew
         self._ballast = Ballast(path, budget.limit_bytes)
-        self._refill: asyncio.TimerHandle | None = None
-        self._refill_due = False
+        self._refill = Refill(self._ballast, self._commit_soon)
         self.budget, self.commits = budget, 0
         self.quarantined: str | None = None
         self.damage: DataLoss | None = None
@@ -226,7 +231,7 @@ class Database:
     def _busy(self) -> bool:
         """Whether there is something to do: a file that stands still gives nothing back."""
         tidy = not self._untidy or self._closing or self.stands_still
-        return bool(self._pending) or self._log_full or self._refill_due or not tidy
+        return bool(self._pending) or self._log_full or self._refill.due or not tidy
 
     def _commit_soon(self) -> None:
         if self._committer is None and self._busy:
@@ -241,6 +246,7 @@ class Database:
             self._check_usable()
         if self._connection is None:  # only the committer opens the file: it is closed before it is opened again
             return await self.write(function)
+        self._readers += 1
         try:
             return await self._hop(function)
         except sqlite3.Error as error:
@@ -248,12 +254,13 @@ class Database:
         except DataLoss as error:
             self._noted(error)
             raise
+        finally:
+            self._readers -= 1
 
     async def close(self) -> None:
         """Finish what is pending, then close. Safe to call twice."""
         self._closing = True
-        if self._refill is not None:
-            self._refill.cancel()
+        self._refill.close()
         self._pending.end_patience()
         self._commit_soon()
         while self._committer is not None:
@@ -305,38 +312,32 @@ class Database:
                     continue
                 self._put_off = self._log_full
                 if not self._pending:
-                    await (self._lay_ballast() if self._refill_due else self._tidy())
+                    await (self._lay_ballast() if self._refill.due else self._tidy())
                     continue
-                batch = self._pending.take()
+                self._batch = self._pending.take()
                 try:
                     if self._connection is None:
                         await self._connect()
-                    results = await self._hop(lambda connection, batch=batch: self._run(connection, batch))  # type: ignore[misc]
+                    results = await self._hop(self._run_pending)
                 except Unsure as unsure:
-                    results = await self._find_out(unsure, len(batch))
+                    results = await self._find_out(unsure, len(self._batch))
                 except BaseException as error:
-                    await self._fail(batch, error)
+                    await self._fail(self._batch, error)
                     if not isinstance(error, Exception):
                         raise
                     continue
                 finally:
                     self._pending.put_back()
-                self.budget.note(*self._measured)
-                self._refill_later()
-                for write, (value, failure) in zip(batch, results, strict=True):
-                    if write.size:
-                        self.budget.admit(write.lane, -write.size)
-                    if failure is not None:
-                        self._noted(failure)
-                    if write.future.done():
-                        continue
-                    if failure is None:
-                        write.future.set_result(value)
-                    else:
-                        write.future.set_exception(failure)
+                self._told(self._batch, results, self._measured)
+                self._refill.later()
                 await self._clear_doubts()
         finally:
             self._committer = None
+
+    def _told(self, batch: Sequence[Write[Any]], results: Sequence[Result], measured: tuple[int, int]) -> None:
+        self.budget.note(*measured)
+        for failure in tell(batch, results, self.budget):
+            self._noted(failure)
 
     async def _move_log(self) -> None:
         """Move the log into the file: whoever waited for a commit has been told, what is urgent has gone before."""
@@ -380,7 +381,8 @@ class Database:
                 _log.error("the store cannot be opened: %s", error)
                 self._failed = cause
                 waiting = self._pending.take_all()
-                self._refuse(waiting, translated(cause))  # they came before it was known, and have not run
+                refusal = (None, translated(cause))  # they came before it was known, and have not run
+                tell(waiting, [refusal] * len(waiting), self.budget)
                 await asyncio.sleep(REOPEN_SECONDS)
             except EdgenodeError as error:  # damaged: whatever it was, it is gone
                 self._failed = None
@@ -392,33 +394,17 @@ class Database:
 
     async def _lay_ballast(self) -> None:
         """See whether the disk has room again."""
-        self._refill_due = False
+        self._refill.due = False
         if self._connection is not None:
             await self._hop(lambda _connection: self._ballast.lay())
-        self._refill_later()
-
-    def _refill_later(self) -> None:
-        if self._ballast.full and self._refill is None and not self._closing:
-            self._refill = asyncio.get_running_loop().call_later(REFILL_SECONDS, self._refill_soon)
-
-    def _refill_soon(self) -> None:
-        self._refill = None
-        self._refill_due = True
-        self._commit_soon()
+        self._refill.later()
 
     async def _fail(self, batch: Sequence[Write[Any]], error: BaseException) -> None:
         failure = self._noted(error if isinstance(error, EdgenodeError) else translated(error))
         _log.error("commit failed: %s", failure)
-        self._refuse(batch, failure)
+        tell(batch, [(None, failure)] * len(batch), self.budget)
         if self._path != IN_MEMORY:
             await self._disconnect()
-
-    def _refuse(self, batch: Sequence[Write[Any]], failure: Exception) -> None:
-        for write in batch:
-            if write.size:
-                self.budget.admit(write.lane, -write.size)
-            if not write.future.done():
-                write.future.set_exception(failure)
 
     def _noted(self, error: Exception) -> Exception:
         """`error`; if it tells that the file is damaged, for the first time, that is noted and told."""
@@ -438,6 +424,20 @@ class Database:
             raise translated(self._failed)
         if self.damage is not None:
             raise Unavailable("STORE_FAILED", "the store is damaged and is set aside", hint="try again in a moment")
+
+    def _run_pending(self, connection: sqlite3.Connection) -> list[Result]:
+        """One transaction after the other, as long as writes wait and nobody wants to read, nor the log to be moved.
+
+        Were each a hop of its own, the thread would stand still between them until the event loop has come by twice. Gives the
+        results of the last, `_batch`; the writers of the others are told by then. Raises Unsure.
+        """
+        results = self._run(connection, self._batch)
+        while self._pending and not (self._readers or self._log_full or self._doubtful):
+            self._loop.call_soon_threadsafe(self._told, self._batch, results, self._measured)
+            self._pending.put_back()
+            self._batch = self._pending.take()
+            results = self._run(connection, self._batch)
+        return results
 
     def _run(self, connection: sqlite3.Connection, batch: list[Write[Any]], *, along: bool = True) -> list[Result]:
         """One transaction for all; on an error one for each. See WriteQueue.run for `along`. Raises Unsure."""

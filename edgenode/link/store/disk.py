@@ -15,15 +15,18 @@ forgets no log before a sync of the database has worked that came behind writing
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 
 from edgenode.link.errors import ResourceExhausted
 from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
 
 BALLAST_BYTES = 16 * 1024 * 1024
+REFILL_SECONDS = 5.0  # between attempts to lay the ballast again
 _PIECE = 1024 * 1024
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -84,6 +87,33 @@ class Ballast:
                 _log.warning("%s cannot be removed: %s", self._path, error)
             return False
         return True
+
+
+class Refill:
+    """Says when to look whether the ballast can be laid down again: `due`, of which `ask` is told."""
+
+    def __init__(self, ballast: Ballast, ask: Callable[[], None]) -> None:
+        self._ballast = ballast
+        self._ask = ask
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self.due = False
+
+    def later(self) -> None:
+        """In REFILL_SECONDS, if there is none."""
+        if self._ballast.full and self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(REFILL_SECONDS, self._soon)
+
+    def _soon(self) -> None:
+        self._timer = None
+        self.due = True
+        self._ask()
+
+    def close(self) -> None:
+        """Never again."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 def write_again(path: str) -> None:

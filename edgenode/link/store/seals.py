@@ -40,9 +40,9 @@ def checksum(task_id: str, column: str, content: bytes) -> int:
     return crc32(content, crc32(task_id.encode(), _STARTS[column]))
 
 
-def seal(task_id: str, column: str, content: bytes) -> bytes:
-    """The blob to store."""
-    return content + checksum(task_id, column, content).to_bytes(SEAL_BYTES, "big") if content else b""
+def seal(task_id: str, column: str, content: bytes) -> bytearray:
+    """The blob to store; a bytearray, as `sqlite3` looks for an adapter of bytes, which costs more than to bind them."""
+    return bytearray(content + checksum(task_id, column, content).to_bytes(SEAL_BYTES, "big") if content else b"")
 
 
 def is_whole(task_id: str, column: str, stored: bytes | None) -> bool:

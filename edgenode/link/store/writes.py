@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from edgenode.link.model.lanes import Lane
+from edgenode.link.store.budget import Budget
 
 TRANSACTION_BYTES = 8 * 1024 * 1024
 TRANSACTION_ROWS = 256
@@ -57,6 +58,9 @@ class WriteQueue:
     A transaction has so many bytes and rows at most. One that has begun takes urgent ones along that come meanwhile and ends
     with them: what it has not done then is put back. Urgent ones that come between two transactions have one for themselves,
     but never two in a row while others wait: the second takes one of those along, so that nothing waits for ever.
+
+    The event loop adds, and between its transactions the database's thread takes and puts back; what it does at once with
+    either end of a deque nobody can come between.
     """
 
     def __init__(self) -> None:
@@ -64,7 +68,7 @@ class WriteQueue:
         self._others: deque[Write[Any]] = deque()
         self._passed = False  # the others had nothing of the last transaction
         self._aside: list[Write[Any]] = []  # the end of one that made room for urgent ones; none of it is urgent
-        self._patient: list[Write[Any]] = []
+        self._patient: deque[Write[Any]] = deque()
         self._due = False  # the patient ones have waited long enough
         self._patience: asyncio.TimerHandle | None = None
 
@@ -106,8 +110,10 @@ class WriteQueue:
         elif self._passed:
             batch.append(self._others.popleft())
         self._passed = bool(self._others) and all(write.urgent for write in batch)
-        patient, self._patient, self._due = self._patient, [], False
-        return batch + patient
+        self._due = False
+        while self._patient:
+            batch.append(self._patient.popleft())
+        return batch
 
     def run(self, connection: sqlite3.Connection, batch: list[Write[Any]], *, along: bool) -> list[Result]:
         """Call the functions of a transaction, on the database's thread.
@@ -136,7 +142,8 @@ class WriteQueue:
         batch = [*self._urgent, *self._others, *self._patient]
         self._urgent.clear()
         self._others.clear()
-        self._patient, self._passed = [], False
+        self._patient.clear()
+        self._passed = False
         return batch
 
 
@@ -150,6 +157,20 @@ def _first(writes: deque[Write[Any]]) -> list[Write[Any]]:
             break
         batch.append(writes.popleft())
     return batch
+
+
+def tell(batch: Sequence[Write[Any]], results: Sequence[Result], budget: Budget) -> list[Exception]:
+    """Tell the writers of a transaction what became of each; gives the failures."""
+    for write, (value, failure) in zip(batch, results, strict=True):
+        if write.size:
+            budget.admit(write.lane, -write.size)
+        if write.future.done():
+            continue
+        if failure is None:
+            write.future.set_result(value)
+        else:
+            write.future.set_exception(failure)
+    return [failure for _, failure in results if failure is not None]
 
 
 def value_of(result: T) -> T | None:

@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
@@ -19,6 +20,9 @@ import click
 # Objects made before the young ones are looked at, and how often the older ones are. Python's own (700, 10, 10) cost a quarter
 # of the time of a call.
 _COLLECT = (20_000, 20, 50)
+# A thread that comes back from SQLite waits so long for a busy event loop. Python's own 5 ms, several times a transaction,
+# cost a fifth of the tasks a node can do.
+_SWITCH_SECONDS = 0.0001
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -69,8 +73,10 @@ class StopSignal:
         self._asked.set()
 
 
-def calm_collector() -> None:
-    """What is there now stays for as long as the process: it is not looked at again, and what comes less often."""
+def tune_interpreter() -> None:
+    """What is there now stays for as long as the process: it is not looked at again, and what comes less often. Threads take
+    the interpreter from each other sooner."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT)
@@ -86,7 +92,7 @@ async def serve(service: Service, ready: Callable[[], str]) -> bool:
             await asyncio.wait([starting, asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             if starting.done() and not damaged.done():
                 await starting
-                calm_collector()
+                tune_interpreter()
                 click.echo(ready())
                 await asyncio.wait([asked, damaged], return_when=asyncio.FIRST_COMPLETED)
             return asked.done()

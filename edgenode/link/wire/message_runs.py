@@ -10,10 +10,10 @@ another order is no run, that is all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import chain, repeat
 
 from edgenode.api.message.v1 import message_pb2
+from edgenode.link.wire.varints import read_varint, varint
 
 _MESSAGES_TAG = b"\x0a"  # MessageBatch.messages
 _PAYLOAD_TAG = b"\x1a"  # Message.payload
@@ -72,7 +72,7 @@ class MessageRun:
                 widths.insert(0, widths.pop(index))
                 return width
         beside = len(self._head) + len(self._tail)
-        with_payload = _read_varint(batch, start + len(_MESSAGES_TAG)) - beside - len(_PAYLOAD_TAG)
+        with_payload = read_varint(batch, start + len(_MESSAGES_TAG)) - beside - len(_PAYLOAD_TAG)
         for size in (0, *(with_payload - digits for digits in (1, 2, 3, 4))):
             lead = self._lead(size) if size >= 0 else b""
             if lead and batch.startswith(lead, start):
@@ -89,25 +89,5 @@ class MessageRun:
         return len(self._lead(payload)) + payload + len(self._tail)
 
     def _lead(self, size: int) -> bytes:
-        head = self._head + _PAYLOAD_TAG + _varint(size) if size else self._head
-        return _MESSAGES_TAG + _varint(len(head) + size + len(self._tail)) + head
-
-
-@lru_cache(_MAX_LEADS)
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)
-
-
-def _read_varint(data: bytes, start: int) -> int:
-    number = shift = 0
-    for byte in data[start : start + 5]:
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-    return number
+        head = self._head + _PAYLOAD_TAG + varint(size) if size else self._head
+        return _MESSAGES_TAG + varint(len(head) + size + len(self._tail)) + head

@@ -17,6 +17,7 @@ from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.wire import checks
 from edgenode.link.wire.blobs import refs_from_pb
 from edgenode.link.wire.values import duration_from_pb, timestamp_from_pb
+from edgenode.link.wire.varints import varint
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _DEFAULT_RETRY = RetryPolicy()
@@ -25,6 +26,7 @@ _DAY = 24 * _HOUR
 _EARLIEST = 0.001
 _KNOWN_SPECS = 256  # that a reader remembers
 _SHORT = 128  # what most texts may have
+_INPUT_TAG = b"\x22"  # TaskSpec.input
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +90,76 @@ def task_spec_from_proto(
     )
 
 
+class _Shape:
+    """Serialised specs that are equal but for their input. `spec` is one of them, checked."""
+
+    __slots__ = ("_before", "_behind", "_leads", "spec")
+
+    def __init__(self, spec: TaskSpec, message: task_pb2.TaskSpec, head: bytes) -> None:
+        """`head`: the serialised `message` without its input."""
+        self.spec = spec
+        before = task_pb2.TaskSpec(skill=message.skill, selector=message.selector, agent=message.agent)
+        self._before = before.SerializeToString()  # the fields whose numbers are lower
+        self._behind = head[len(self._before) :]
+        self._leads: dict[int, bytes] = {}  # what one of that length begins with, up to its input
+
+    def input_size(self, wire: bytes) -> int:
+        """Bytes of its input, -1 for one that is not of this shape."""
+        lead = self._leads.get(len(wire))
+        if lead is None:
+            if len(self._leads) >= _KNOWN_SPECS:
+                self._leads.clear()
+            lead = self._leads[len(wire)] = self._lead(len(wire))
+        size = len(wire) - len(lead) - len(self._behind)
+        return size if size >= 0 and wire.startswith(lead) and wire.endswith(self._behind) else -1
+
+    def _lead(self, length: int) -> bytes:
+        room = length - len(self._before) - len(self._behind)
+        if room == 0:
+            return self._before
+        for digits in (1, 2, 3, 4):
+            size = room - len(_INPUT_TAG) - digits
+            if size > 0 and len(varint(size)) == digits:
+                return self._before + _INPUT_TAG + varint(size)
+        return bytes(length + 1)  # none has that length
+
+
 class SpecReader:
     """`task_spec_from_proto` for many: specs that differ in input and deadline alone are checked once.
 
-    That is what most submissions of a program are, and to see that one is such costs half of what checking it does.
+    That is what most submissions of a program are. What is like the one before is known by the bytes beside its input.
     """
 
     def __init__(self, limits: Callable[[], TaskLimits], node: str) -> None:
         self._limits = limits
         self._node = node
-        self._known: dict[bytes, TaskSpec] = {}  # by their bytes without input and deadline
+        self._known: dict[bytes, _Shape] = {}  # by their bytes without input and deadline
+        self._last: _Shape | None = None
 
     def read(self, message: task_pb2.TaskSpec) -> TaskSpec:
         """The checked spec; a deadline in the past is no fault of it. `message` may be left without input and deadline; one
         with an idempotency key is not. Raises as `task_spec_from_proto`."""
-        wire = message.SerializeToString()
-        size = len(message.input)
-        deadline = _deadline(message, None, "spec") if message.HasField("deadline_time") else 0.0
-        message.ClearField("input")
-        message.ClearField("deadline_time")
-        head = message.SerializeToString()
-        known = self._known.get(head)
-        if known is None:
-            message.ParseFromString(wire)
-            return self._check(message, head)
+        wire = timeless = message.SerializeToString()
+        deadline = 0.0
+        if message.HasField("deadline_time"):
+            deadline = _deadline(message, None, "spec")
+            message.ClearField("deadline_time")
+            timeless = message.SerializeToString()
+        shape = self._last
+        size = -1 if shape is None else shape.input_size(timeless)
+        if shape is None or size < 0:
+            size = len(message.input)
+            message.ClearField("input")
+            head = message.SerializeToString()
+            shape = self._known.get(head)
+            if shape is None:
+                message.ParseFromString(wire)
+                return self._check(message, head)
+            self._last = shape
         limit = self._limits().max_input_bytes
         if size > limit:
             raise checks.too_large(size, limit, "spec.input", "INPUT_TOO_LARGE")
-        return known.with_content(wire, deadline)
+        return shape.spec.with_content(wire, deadline)
 
     def _check(self, message: task_pb2.TaskSpec, head: bytes) -> TaskSpec:
         spec = task_spec_from_proto(message, limits=self._limits(), now=None, node=self._node)
@@ -126,7 +170,7 @@ class SpecReader:
         if not own and not message.annotations and spec.agent == message.agent:
             if len(self._known) >= _KNOWN_SPECS:
                 self._known.clear()
-            self._known[head] = spec
+            self._last = self._known[head] = _Shape(spec, message, head)
         return spec
 
 

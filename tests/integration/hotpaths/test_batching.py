@@ -192,11 +192,11 @@ async def drain(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Bill:
 # --- that the counting counts: each batch taken away, or made smaller, and the cost that tells -------------------------
 
 
-def _one_assignment_a_frame(self: FrameQueue, size: int, *, prompt: bool = False, load: int = 0) -> Any:
-    return _open(self, FRAME_BYTES, prompt=prompt, load=load)
+def _one_assignment_a_frame(self: FrameQueue, assignment: bytes, load: int, *, prompt: bool) -> None:
+    _assign(self, assignment, FRAME_BYTES, prompt=prompt)
 
 
-_open = FrameQueue.open
+_assign = FrameQueue.assign
 
 
 MUTANTS: dict[str, tuple[Traffic, str, Any, str]] = {
@@ -204,7 +204,7 @@ MUTANTS: dict[str, tuple[Traffic, str, Any, str]] = {
     "smaller frames, many at once": (publish_many, "edgenode.sdk.publisher.MAX_FRAME_COUNT", 125, "frames"),
     "smaller frames of calls": (call, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 16, "frames"),
     "smaller frames of tasks": (task, "edgenode.sdk.submitter.MAX_FRAME_COUNT", 8, "frames"),
-    "a frame for each assignment": (task, "edgenode.node.work.FrameQueue.open", _one_assignment_a_frame, "frames"),
+    "a frame for each assignment": (task, "edgenode.node.work.FrameQueue.assign", _one_assignment_a_frame, "frames"),
     "smaller frames to a subscriber": (deliver, "edgenode.link.wire.subscriptions.FRAME_COUNT", 100, "frames"),
     "smaller credits of a subscriber": (deliver, "edgenode.sdk.subscription.CREDITS", 64, "frames"),
 }

@@ -2,6 +2,7 @@ import asyncio
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,58 @@ async def test_what_is_urgent_goes_along_with_the_transaction_under_way(tmp_path
     assert commits["b"] == commits["c"] > commits["a"]
     assert (urgent.exception() is None) is good
     assert await database.read(count) == 3 + good
+    await database.close()
+
+
+async def test_the_thread_does_not_wait_for_the_event_loop_between_transactions(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    begun, queued = asyncio.Event(), threading.Event()
+    loop, before = asyncio.get_running_loop(), database.commits
+
+    def first(connection: sqlite3.Connection) -> None:
+        insert(b"0")(connection)
+        loop.call_soon_threadsafe(begun.set)
+        assert queued.wait(30)
+
+    def fail(connection: sqlite3.Connection) -> None:
+        raise NotFound("NOPE", "no")
+
+    writes = [asyncio.create_task(database.write(first, rows=TRANSACTION_ROWS))]
+    await begun.wait()
+    functions = [insert(b"1"), fail, insert(b"3")]
+    writes += [asyncio.create_task(database.write(function, rows=TRANSACTION_ROWS)) for function in functions]
+    await asyncio.sleep(0)
+    queued.set()
+    deadline = time.monotonic() + 30
+    while database.commits < before + 3:  # nobody else has a turn of the loop meanwhile
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # noqa: ASYNC251
+    results: list[Any] = await asyncio.gather(*writes, return_exceptions=True)
+    assert isinstance(results.pop(2), NotFound)
+    assert results == [None, 2, 3]
+    assert await database.read(count) == 3
+    await database.close()
+
+
+async def test_who_reads_waits_for_one_transaction_alone(tmp_path: Path) -> None:
+    database = await open_database(tmp_path / "a.db")
+    begun, queued = asyncio.Event(), threading.Event()
+    loop, seen = asyncio.get_running_loop(), []
+
+    def first(connection: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert queued.wait(30)
+
+    writes = [asyncio.create_task(database.write(first, rows=TRANSACTION_ROWS))]
+    await begun.wait()
+    writes += [asyncio.create_task(database.write(insert(b"x"), rows=TRANSACTION_ROWS)) for _ in range(3)]
+    reading = asyncio.create_task(database.read(count))
+    await asyncio.sleep(0)
+    queued.set()
+    seen.append(await reading)
+    await asyncio.gather(*writes)
+    seen.append(await database.read(count))
+    assert seen == [0, 3]
     await database.close()
 
 

@@ -175,6 +175,30 @@ def test_one_that_reads_many_says_the_same(fields: dict[str, Any]) -> None:
         reader.read(task_pb2.TaskSpec(skill="O C R", **fields))
 
 
+def test_one_that_reads_many_knows_them_by_what_is_beside_their_input() -> None:
+    """Inputs of every length of a length, some like what stands behind them; shapes in turn, with fields that are unknown."""
+    limits = TaskLimits(max_input_bytes=300_000)
+    reader = SpecReader(lambda: limits, "north")
+    plain = task_pb2.TaskSpec(skill="ocr")
+    typed = task_pb2.TaskSpec(skill="ocr", selector="zone=a", content_type="text/plain", priority=3)
+    unknown = task_pb2.TaskSpec.FromString(typed.SerializeToString() + b"\xf8\x3f\x07")  # field 1023 is 7
+    longer = task_pb2.TaskSpec(skill="ocr", content_type="text/plainer")
+    behind = typed.SerializeToString()[-14:]
+    for size in (0, 1, 13, 14, 15, 127, 128, 129, 16_383, 16_384, 2_097_151 // 8):
+        for content in (b"x" * size, (behind * (size // 14 + 1))[:size], (b"\x22\x01" * (size // 2 + 1))[:size]):
+            for shape in (plain, typed, typed, unknown, longer, typed):
+                message = task_pb2.TaskSpec()
+                message.CopyFrom(shape)
+                message.input = content
+                expected = task_spec_from_proto(message, limits=limits, now=None, node="north")
+                assert expected.wire == message.SerializeToString()
+                assert reader.read(message) == expected
+    too_large = task_pb2.TaskSpec(skill="ocr", input=bytes(300_001))
+    reader.read(plain)
+    with pytest.raises(errors.ResourceExhausted, match="INPUT_TOO_LARGE"):
+        reader.read(too_large)
+
+
 def test_oversized_result() -> None:
     with pytest.raises(errors.ResourceExhausted, match="RESULT_TOO_LARGE"):
         check_output(task_pb2.TaskOutput(data=b"12345"), limits=TaskLimits(max_output_bytes=4))
