@@ -25,7 +25,8 @@ from edgenode.sdk.spec import fill_spec
 from edgenode.sdk.window import Window
 
 MAX_FRAME_COUNT = 256
-_UNDIVIDED = 32  # submissions that always fit one frame
+_UNDIVIDED = 16  # submissions that always fit one frame
+_FRAMES = 3  # that what is under way makes at least, beyond these: one for each of client, node and agent
 MAX_FRAME_BYTES = 256 * 1024
 _OVERHEAD = 96  # bytes a submission takes beside its input, roughly
 _WINDOW_COUNT = 16 * 1024
@@ -206,11 +207,11 @@ class Submitter:
     def _forming(self, batches: deque[_Batch], size: int) -> _Batch:
         """The batch that takes another submission.
 
-        Beyond a few it takes no more than half of what is under way: were everybody's call in one frame, client, node and
-        agent would wait for each other in turn; with two on the way each has one to work on.
+        Beyond a few it takes no more than a third of what is under way: were everybody's call in one frame, client, node and
+        agent would wait for each other in turn; so each has one to work on.
         """
         batch = batches[-1] if batches else None
-        most = min(max(len(self._entries) // 2, _UNDIVIDED), MAX_FRAME_COUNT)
+        most = min(max(len(self._entries) // _FRAMES, _UNDIVIDED), MAX_FRAME_COUNT)
         if batch is None or len(batch.entries) >= most or batch.size + size > MAX_FRAME_BYTES:
             batch = _Batch()
             batches.append(batch)
