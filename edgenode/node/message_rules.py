@@ -9,14 +9,15 @@ from edgenode.link.errors import EdgenodeError
 from edgenode.link.model.names import check_topic
 from edgenode.link.model.problem import Problem
 from edgenode.link.wire import checks
-from edgenode.link.wire.message_runs import MessageRun
+from edgenode.link.wire.message_runs import MessageShape
 
 MAX_BATCH = 1024
 MAX_KEY = 256
 MAX_TRACEPARENT = 128
 MAX_KNOWN_TOPICS = 16_384
 MAX_KNOWN_MEDIA_TYPES = 256
-MAX_KNOWN_RUNS = 16
+MAX_KNOWN_SHAPES = 16
+MAX_SHAPE_BYTES = 8 << 20  # of memory, of all together
 LEAST_RUN = 16  # messages, below which each is looked at
 
 
@@ -26,8 +27,9 @@ class MessageRules:
     def __init__(self, max_payload: int) -> None:
         self.max_payload = max_payload
         self._topics: set[str] = set()
+        self._topic_bytes: set[bytes] = set()  # the same, as they stand in a frame
         self._media_types = {""}
-        self._runs: dict[tuple[str, str, str], MessageRun] = {}  # of what passed, by topic, key and media type
+        self._shapes: dict[tuple[str, str], MessageShape] = {}  # of what passed, by key and media type
 
     def refusals(self, messages: Sequence[message_pb2.Message], batch: bytes) -> list[tuple[int, Problem]]:
         """(index, problem) of the messages that are refused; `batch` has all of them, serialised."""
@@ -54,31 +56,49 @@ class MessageRules:
         return refused
 
     def _is_good_run(self, messages: Sequence[message_pb2.Message], batch: bytes) -> bool:
-        """Whether all have what the first has, which is good, and no payload is too large: nobody looks at each then."""
+        """Whether all have what the first has, which is good, but for good topics and payloads of their own: nobody looks at
+        each then."""
         first, last = messages[0], messages[-1]
-        facts = (first.topic, first.key, first.content_type)
-        if facts != (last.topic, last.key, last.content_type):
+        facts = (first.key, first.content_type)
+        if facts != (last.key, last.content_type):
             return False
-        run = self._runs.get(facts)
-        if run is None:
+        shape = self._shapes.get(facts)
+        if shape is None:
             if first.headers or first.traceparent:
                 return False
             try:
                 self._check(first)
             except EdgenodeError:
                 return False
-            if len(self._runs) >= MAX_KNOWN_RUNS:
-                self._runs.clear()
-            run = self._runs[facts] = MessageRun(first)
-        return run.holds(batch, self.max_payload)
+            if len(self._shapes) >= MAX_KNOWN_SHAPES:
+                self._shapes.clear()
+            shape = MessageShape(first, self.max_payload, self._topic_bytes, self._is_topic)
+            self._shapes[facts] = shape
+        good = shape.holds(batch)
+        if sum(shape.held for shape in self._shapes.values()) > MAX_SHAPE_BYTES:
+            self._shapes.clear()
+        return good
+
+    def _is_topic(self, topic: bytes) -> bool:
+        try:
+            self._check_topic(str(topic, "latin-1"))  # whose letters beyond ASCII are in no topic
+        except EdgenodeError:
+            return False
+        return True
+
+    def _check_topic(self, topic: str) -> None:
+        """Raises InvalidArgument."""
+        if topic not in self._topics:
+            check_topic(topic)
+            if len(self._topics) >= MAX_KNOWN_TOPICS:
+                self._topics.clear()
+                self._topic_bytes.clear()
+            self._topics.add(topic)
+            self._topic_bytes.add(topic.encode())
 
     def _check(self, message: message_pb2.Message) -> None:
         """Raises InvalidArgument or ResourceExhausted naming the field."""
-        if message.topic not in self._topics:
-            check_topic(message.topic)
-            if len(self._topics) >= MAX_KNOWN_TOPICS:
-                self._topics.clear()
-            self._topics.add(message.topic)
+        self._check_topic(message.topic)
         checks.fits(len(message.payload), self.max_payload, "payload", "MESSAGE_TOO_LARGE")
         checks.short(message.key, MAX_KEY, "key")
         if message.content_type not in self._media_types:

@@ -16,12 +16,12 @@ def varint(number: int) -> bytes:
     return bytes(written)
 
 
-def read_varint(data: bytes, start: int) -> int:
-    """The number at `start`, of 35 bits at most."""
-    number = shift = 0
-    for byte in data[start : start + 5]:
-        number |= (byte & 0x7F) << shift
+def read_varint(data: bytes, start: int) -> tuple[int, int]:
+    """The number that is written at `start`, of at most five bytes, and where it ends. Raises IndexError where `data` ends."""
+    number = 0
+    for place in range(5):
+        byte = data[start + place]
+        number |= (byte & 0x7F) << 7 * place
         if byte < 0x80:
             break
-        shift += 7
-    return number
+    return number, start + place + 1
