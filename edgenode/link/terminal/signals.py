@@ -21,8 +21,8 @@ import click
 # of the time of a call.
 _COLLECT = (20_000, 20, 50)
 # A thread that comes back from SQLite waits so long for a busy event loop. Python's own 5 ms, several times a transaction,
-# cost a fifth of the tasks a node can do.
-_SWITCH_SECONDS = 0.0001
+# cost a tenth of the tasks a node can do; with 0.1 ms what is urgent on the loop waits for the thread instead.
+_SWITCH_SECONDS = 0.001
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
