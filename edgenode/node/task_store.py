@@ -83,8 +83,7 @@ _CHANGED = (
     "history",
     "agent_instance",
 )  # by every update
-_OUTPUT = ("output",)
-_OPTIONAL = (*_OUTPUT, "problem", "input_request", "answers")
+_OPTIONAL = ("output", "problem", "input_request", "answers")
 
 # What is inserted into `task_change` updates the task; one that ended or was granted anew is noted in `task_missed` instead.
 _CHANGE = (
@@ -237,7 +236,7 @@ def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytearray]]:
     columns: tuple[str, ...] = ()
     blobs: list[bytearray] = []
     if live.output is not None:
-        columns = _OUTPUT
+        columns += ("output",)
         blobs.append(seal(live.task_id, "output", live.output.SerializeToString()))
     if live.problem is not None:
         columns += ("problem",)

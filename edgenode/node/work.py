@@ -182,10 +182,9 @@ class WorkStream:
         """See WorkerStream."""
         self._credits -= 1
         rest = assignments.PROMPT if live.prompt else b""
-        if live.answers:
-            rest += task_service_pb2.Assignment(answers=live.answers).SerializeToString()
-        if live.on_pieces is not None:
-            rest += task_service_pb2.Assignment(piece_room_bytes=live.piece_room).SerializeToString()
+        if live.answers or live.on_pieces is not None:
+            more = task_service_pb2.Assignment(answers=live.answers, piece_room_bytes=live.piece_room)
+            rest += more.SerializeToString()
         written = assignments.assignment(live.task_id, live.attempts, live.fence, live.spec.wire, timeout, rest)
         self._frames.assign(written, live.load, prompt=live.prompt)
         self._hold(live)

@@ -20,7 +20,7 @@ from itertools import chain, repeat
 from typing import NamedTuple
 
 from edgenode.api.message.v1 import message_pb2
-from edgenode.link.wire.varints import read_varint, varint
+from edgenode.link.wire.varints import content_size, opening, read_varint, varint
 
 _MESSAGES_TAG = b"\x0a"  # MessageBatch.messages
 _TOPIC_TAG = b"\x0a"  # Message.topic
@@ -55,7 +55,7 @@ class MessageRun:
         )
 
     def _lead(self, size: int) -> bytes:
-        head = self._head + _before_payload(size)
+        head = self._head + opening(_PAYLOAD_TAG, size)
         return _MESSAGES_TAG + varint(len(head) + size + len(self._tail)) + head
 
 
@@ -160,11 +160,11 @@ class MessageShape:
             return None
         heading = self._tail + _MESSAGES_TAG + varint(length) + _TOPIC_TAG + varint(topic)
         size, topic_at, topic_end = topic_tag_at + length - start, topic_at - start, topic_at + topic - start
-        payload = _payload(size - topic_end - len(self._key) - len(self._tail))
+        payload = content_size(size - topic_end - len(self._key) - len(self._tail))
         # Lengths that are written in more bytes than they need, or tags of something else, are not in what was made here.
         if not batch.startswith(heading, start - before) or not 0 <= payload <= self._most:
             return None
-        middle = self._key + _before_payload(payload)
+        middle = self._key + opening(_PAYLOAD_TAG, payload)
         lead_end, length_at = topic_end + len(middle), topic_tag_at + len(_TOPIC_TAG)
         # A length in two bytes, of 128 to 255, has itself as its first byte: that byte is looked at in either case.
         hint = (length_at - start, lead_end - batch[length_at])
@@ -176,16 +176,3 @@ def _behind_payload(common: message_pb2.Message) -> bytes:
     return message_pb2.Message(
         content_type=common.content_type, headers=common.headers, traceparent=common.traceparent
     ).SerializeToString()
-
-
-def _before_payload(size: int) -> bytes:
-    return _PAYLOAD_TAG + varint(size) if size else b""
-
-
-def _payload(size: int) -> int:
-    """How many bytes a payload has that takes so many with its tag and its length; -1 where there is none."""
-    for length in range(1, 6) if size else ():
-        payload = size - len(_PAYLOAD_TAG) - length
-        if payload > 0 and len(varint(payload)) == length:
-            return payload
-    return 0 if not size else -1

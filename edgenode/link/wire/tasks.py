@@ -17,7 +17,7 @@ from edgenode.link.protocol.tasks import is_past, past_deadline
 from edgenode.link.wire import checks
 from edgenode.link.wire.blobs import refs_from_pb
 from edgenode.link.wire.values import duration_from_pb, timestamp_from_pb
-from edgenode.link.wire.varints import varint
+from edgenode.link.wire.varints import content_size, opening
 
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _DEFAULT_RETRY = RetryPolicy()
@@ -27,6 +27,7 @@ _EARLIEST = 0.001
 _KNOWN_SPECS = 256  # that a reader remembers
 _SHORT = 128  # what most texts may have
 _INPUT_TAG = b"\x22"  # TaskSpec.input
+_NO_LEAD = b"\0"  # no message begins so
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +115,8 @@ class _Shape:
         return size if size >= 0 and wire.startswith(lead) and wire.endswith(self._behind) else -1
 
     def _lead(self, length: int) -> bytes:
-        room = length - len(self._before) - len(self._behind)
-        if room == 0:
-            return self._before
-        for digits in (1, 2, 3, 4):
-            size = room - len(_INPUT_TAG) - digits
-            if size > 0 and len(varint(size)) == digits:
-                return self._before + _INPUT_TAG + varint(size)
-        return bytes(length + 1)  # none has that length
+        size = content_size(length - len(self._before) - len(self._behind))
+        return self._before + opening(_INPUT_TAG, size) if size >= 0 else _NO_LEAD
 
 
 class SpecReader:
