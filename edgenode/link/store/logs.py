@@ -116,6 +116,7 @@ _SEQUENCE_BITS = 44
 LAST_LOG = (1 << 63 - _SEQUENCE_BITS) - 2
 DAMAGED = "DAMAGED"  # reason of entries whose bytes are not what was stored
 
+_FEW = 8  # segments: where a read has no more, one row too many is much
 _PAGE_BYTES = 4096
 _ROW_BYTES = 64
 
@@ -272,15 +273,18 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     start = origin + after + 1
     # `after` may point into a segment: begin with the one that holds the next entry.
     held = connection.execute(
-        "SELECT position, entry_count FROM segment WHERE position <= ? AND position >= ? ORDER BY position DESC LIMIT 1",
+        "SELECT position, entry_count, length(payload) FROM segment WHERE position <= ? AND position >= ?"
+        " ORDER BY position DESC LIMIT 1",
         (start, origin),
     ).fetchone()
+    most = -1
     if held is not None and held[0] + held[1] > start:
         start = held[0]
+        most = _most_large(held[2], max_bytes)
     cursor = connection.execute(
         "SELECT position, entry_count, accept_time, origin_node, origin_epoch, origin_sequence, checksum, payload"
-        " FROM segment WHERE position >= ? AND position < ? ORDER BY position",
-        (start, row_at(log_id + 1, 0)),
+        " FROM segment WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
+        (start, row_at(log_id + 1, 0), most),
     )
     segments: list[Segment] = []
     base = following = after + 1
@@ -307,6 +311,15 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     if not segments or base > after + 1:
         _check_hole(connection, log_id, after + 1)
     return Chunk(base, _under_their_epochs(connection, log_id, base, segments))
+
+
+def _most_large(size: int | None, max_bytes: int) -> int:
+    """How many segments to ask for where the first has `size` bytes; -1: whatever fits.
+
+    SQLite has loaded a row before it is seen to be one too many, which is as much work as the rest where few fit. Segments of
+    a backlog are mostly of one size; where they are not, what is left comes with the next read.
+    """
+    return max(max_bytes // size, 1) if size and size > max_bytes // _FEW else -1
 
 
 def find(connection: sqlite3.Connection, log_id: int, sequence: int) -> tuple[int, Segment] | None:

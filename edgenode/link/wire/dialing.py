@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from edgenode.api.sync.v1 import sync_service_pb2_grpc
 from edgenode.link.errors import Cancelled, EdgenodeError, Internal, Unavailable
 from edgenode.link.model.frames import AgentLoad, Pace
 from edgenode.link.model.lanes import Lane
@@ -289,7 +288,7 @@ class DialingEnd:
             registry=self._registry,
             weights=self._settings.driver.weights,
         )
-        stream = DialedStream(sync_service_pb2_grpc.SyncServiceStub(channel).Sync())
+        stream = DialedStream(channel)
         ports = Ports(
             outbox=self._outbox,
             inbox=self._inbox,

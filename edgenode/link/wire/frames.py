@@ -102,16 +102,16 @@ def _welcome_to_pb(welcome: frames.Welcome) -> sync_pb2.Frame:
 
 
 def _batch_to_pb(batch: frames.Batch) -> sync_pb2.Frame:
-    return sync_pb2.Frame(
-        batch=sync_pb2.Batch(
-            lane=lanes.lane_to_pb(batch.lane),
-            epoch=batch.epoch,
-            base_sequence=batch.base,
-            segments=lanes.segments_to_pb(batch.segments),
-            missing_count=batch.missing,
-            gap_reason=batch.gap_reason,
-        )
-    )
+    frame = sync_pb2.Frame()
+    message = frame.batch
+    message.lane = lanes.lane_to_pb(batch.lane)
+    message.epoch = batch.epoch
+    message.base_sequence = batch.base
+    for segment in batch.segments:
+        lanes.write_segment(segment, message.segments.add())
+    message.missing_count = batch.missing
+    message.gap_reason = batch.gap_reason
+    return frame
 
 
 def _ack_to_pb(ack: frames.Ack) -> sync_pb2.Frame:

@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.errors import InvalidArgument
 from edgenode.link.model.lanes import EpochEnd, Lane, LaneCursor, LaneHead, Rejection, Segment
-from edgenode.link.wire.values import problem_from_pb, problem_to_pb, timestamp_to_pb
+from edgenode.link.wire.values import problem_from_pb, problem_to_pb, stamp_parts
 
 _LANES = {int(lane): lane for lane in Lane}
 _NUMBERS = {
@@ -67,16 +67,14 @@ def cursor_from_pb(message: sync_pb2.LaneCursor) -> LaneCursor:
     return LaneCursor(lane_from_pb(message.lane), message.epoch, message.sequence, rejections)
 
 
-def segment_to_pb(segment: Segment) -> sync_pb2.Segment:
-    """The message of a segment."""
-    return sync_pb2.Segment(
-        entry_count=segment.count,
-        payload=segment.payload,
-        accept_time=timestamp_to_pb(segment.accepted),
-        origin_node=segment.origin_node,
-        origin_epoch=segment.origin_epoch,
-        origin_sequence=segment.origin_sequence,
-    )
+def write_segment(segment: Segment, message: sync_pb2.Segment) -> None:
+    """Make the empty `message`, where it stands, that of a segment: to put one into another, protobuf writes and reads it."""
+    message.entry_count = segment.count
+    message.payload = segment.payload
+    message.accept_time.seconds, message.accept_time.nanos = stamp_parts(segment.accepted)
+    message.origin_node = segment.origin_node
+    message.origin_epoch = segment.origin_epoch
+    message.origin_sequence = segment.origin_sequence
 
 
 def segment_from_pb(message: sync_pb2.Segment) -> Segment:
@@ -101,11 +99,6 @@ def rejection_to_pb(rejection: Rejection) -> sync_pb2.EntryRejection:
 def rejection_from_pb(message: sync_pb2.EntryRejection) -> Rejection:
     """A rejection."""
     return Rejection(message.sequence, problem_from_pb(message.problem))
-
-
-def segments_to_pb(segments: Iterable[Segment]) -> list[sync_pb2.Segment]:
-    """The messages of `segments`, in order."""
-    return [segment_to_pb(segment) for segment in segments]
 
 
 def segments_from_pb(messages: Iterable[sync_pb2.Segment]) -> tuple[Segment, ...]:

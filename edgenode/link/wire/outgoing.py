@@ -19,11 +19,14 @@ _SENT = ((Failpoint.BATCH_SENT, "batch"), (Failpoint.ACK_SENT, "ack"))
 
 
 class FrameQueue:
-    """Frames on their way to the stream. Those that wait travel together, up to `message_bytes` (one frame may be more)."""
+    """Frames on their way to the stream. Those that wait travel together, up to `message_bytes` (one frame may be more).
+
+    They are serialised once, as they come: to ask a message for its size protobuf serialises it as well.
+    """
 
     def __init__(self, message_bytes: int) -> None:
         self._message_bytes = message_bytes
-        self._frames: deque[tuple[sync_pb2.Frame, int]] = deque()  # with their sizes
+        self._frames: deque[tuple[str | None, bytes]] = deque()  # kind of each, serialised
         self._filled = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
@@ -34,11 +37,11 @@ class FrameQueue:
 
     def put(self, frame: sync_pb2.Frame) -> None:
         """Queues `frame`."""
-        size = frame.ByteSize()
-        if frame.WhichOneof("frame") in _CARRIED:
+        kind, data = frame.WhichOneof("frame"), frame.SerializeToString()
+        if kind in _CARRIED:
             self.carried += 1
-            self.carried_bytes += size
-        self._frames.append((frame, size))
+            self.carried_bytes += len(data)
+        self._frames.append((kind, data))
         self._filled.set()
         self._drained.clear()
 
@@ -47,8 +50,8 @@ class FrameQueue:
         while True:
             await self._filled.wait()
             frames = self._take()
-            await stream.write(frames)
-            _reach_sent(frames)
+            await stream.write([data for _, data in frames])
+            _reach_sent([kind for kind, _ in frames])
             if not self._frames:
                 self._drained.set()
             written(len(frames))
@@ -60,24 +63,24 @@ class FrameQueue:
         except TimeoutError:
             return
 
-    def _take(self) -> list[sync_pb2.Frame]:
-        frames: list[sync_pb2.Frame] = []
+    def _take(self) -> list[tuple[str | None, bytes]]:
+        frames: list[tuple[str | None, bytes]] = []
         room = self._message_bytes
-        while self._frames and (not frames or self._frames[0][1] <= room):
-            frame, size = self._frames.popleft()
-            room -= size
-            frames.append(frame)
-            if frame.WhichOneof("frame") in _CARRIED:
+        while self._frames and (not frames or len(self._frames[0][1]) <= room):
+            kind, data = self._frames.popleft()
+            room -= len(data)
+            frames.append((kind, data))
+            if kind in _CARRIED:
                 self.carried -= 1
-                self.carried_bytes -= size
+                self.carried_bytes -= len(data)
         if not self._frames:
             self._filled.clear()
         return frames
 
 
-def _reach_sent(frames: Sequence[sync_pb2.Frame]) -> None:
+def _reach_sent(kinds: Sequence[str | None]) -> None:
     for point, kind in _SENT:
-        if watching(point) and any(frame.WhichOneof("frame") == kind for frame in frames):
+        if watching(point) and kind in kinds:
             reach(point)
 
 

@@ -16,8 +16,13 @@ _MAX_DURATION = 315_576_000_000  # 10,000 years, the end of Duration's range
 
 def timestamp_to_pb(seconds: float) -> Timestamp:
     """Wall-clock `seconds` since 1970 as a Timestamp."""
-    whole, nanos = divmod(round(seconds * _NANO), _NANO)
+    whole, nanos = stamp_parts(seconds)
     return Timestamp(seconds=whole, nanos=nanos)
+
+
+def stamp_parts(seconds: float) -> tuple[int, int]:
+    """(seconds, nanos) of the Timestamp of wall-clock `seconds` since 1970."""
+    return divmod(round(seconds * _NANO), _NANO)
 
 
 def timestamp_from_pb(value: Timestamp, field: str = "time") -> float:

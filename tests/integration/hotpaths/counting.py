@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edgenode.api.sync.v1 import sync_pb2
 from edgenode.link.store import connector
 from edgenode.link.wire.streams import AcceptedStream, DialedStream
 from edgenode.sdk.publisher import Publisher
@@ -50,7 +51,9 @@ def count_link_frames(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         original: Callable[..., Any] = kind.write
 
         async def counting(self: Any, frames: Any) -> None:
-            counted[key] += any(frame.WhichOneof("frame") in ("batch", "ack") for frame in frames)
+            counted[key] += any(
+                sync_pb2.Frame.FromString(frame).WhichOneof("frame") in ("batch", "ack") for frame in frames
+            )
             await original(self, frames)
 
         monkeypatch.setattr(kind, "write", counting)

@@ -54,6 +54,25 @@ def test_read_starts_inside_a_segment_and_obeys_bounds(db: sqlite3.Connection) -
     assert logs.read(db, other, 0, 100, 1000).end == 10
 
 
+def test_of_large_segments_no_more_rows_are_loaded_than_fit(db: sqlite3.Connection) -> None:
+    log = logs.ensure_log(db, "log", "e").log_id
+    logs.append(db, log, [segment(400), segment(400), segment(10), segment(10), segment(400)])
+    asked: list[str] = []
+    db.set_trace_callback(asked.append)
+
+    def read(after: int, max_bytes: int) -> tuple[int, str]:
+        asked.clear()
+        end = logs.read(db, log, after, 10_000, max_bytes).end
+        (statement,) = (text for text in asked if "payload FROM" in text)
+        return end, statement.rpartition(" ")[2]
+
+    assert read(0, 500) == (400, "1")
+    assert read(100, 300) == (400, "1"), "one goes in any case"
+    assert read(0, 900) == (800, "2")
+    assert read(400, 900) == (810, "2"), "what is smaller than the first waits for the next read"
+    assert read(800, 900) == (1220, "-1"), "many small ones are bounded by what they are"
+
+
 def test_trim_waits_for_the_slowest_consumer(db: sqlite3.Connection) -> None:
     log = logs.ensure_log(db, "log", "e").log_id
     logs.append(db, log, [segment(4), segment(4)])

@@ -14,7 +14,7 @@ from edgenode.link.errors import EdgenodeError, PermissionDenied
 from edgenode.link.wire.status import abort
 from edgenode.link.wire.streams import DialedStream
 
-LARGE = sync_pb2.Frame(batch=sync_pb2.Batch(segments=[sync_pb2.Segment(payload=bytes(500_000))]))
+LARGE = sync_pb2.Frame(batch=sync_pb2.Batch(segments=[sync_pb2.Segment(payload=bytes(500_000))])).SerializeToString()
 
 
 class Refusing(sync_service_pb2_grpc.SyncServiceServicer):
@@ -40,7 +40,7 @@ async def test_a_refusal_is_told_to_who_reads_and_who_writes(tmp_path: Path) -> 
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"unix:{tmp_path}/s") as channel:
-            stream = DialedStream(sync_service_pb2_grpc.SyncServiceStub(channel).Sync())
+            stream = DialedStream(channel)
             told = await asyncio.gather(ended(lambda: stream.write([LARGE])), ended(stream.read))
             stream.cancel()
     finally:

@@ -4,14 +4,14 @@ from typing import Any, cast
 
 import pytest
 
-from edgenode.api.sync.v1 import sync_pb2
+from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2
 from edgenode.link.errors import Unavailable
 from edgenode.link.model.lanes import Lane, Rejection
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.ports import Outbox
 from edgenode.link.protocol.events import Acknowledge
 from edgenode.link.wire.outgoing import Acknowledger, FrameQueue
-from edgenode.link.wire.streams import Stream
+from edgenode.link.wire.streams import Stream, joined
 
 REJECTED = Problem(Code.INVALID_ARGUMENT, "NO", "no")
 
@@ -20,10 +20,10 @@ class Sink:
     """A stream that takes a message only when told to."""
 
     def __init__(self) -> None:
-        self.messages: list[Sequence[sync_pb2.Frame]] = []
+        self.messages: list[Sequence[bytes]] = []
         self.go = asyncio.Semaphore(0)
 
-    async def write(self, frames: Sequence[sync_pb2.Frame]) -> None:
+    async def write(self, frames: Sequence[bytes]) -> None:
         self.messages.append(frames)
         await self.go.acquire()
 
@@ -50,13 +50,21 @@ async def test_frames_that_wait_travel_together_up_to_the_bound() -> None:
     for _ in range(4):
         sink.go.release()
         await asyncio.sleep(0.01)
-    sequences = [[frame.ack.sequence for frame in message] for message in sink.messages]
+    sequences = [[sync_pb2.Frame.FromString(frame).ack.sequence for frame in message] for message in sink.messages]
     assert sequences == [[1], [2, 3, 4], [5], [6], [7]]
     assert written == [1, 3, 1, 1]
     assert len(queue) == 0
     writer.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writer
+
+
+def test_what_stands_around_frames_is_as_protobuf_writes_it() -> None:
+    for sizes in ((), (0,), (1, 0, 200), (100_000, 3)):
+        frames = [ack(number, size) for number, size in enumerate(sizes)]
+        data = joined([frame.SerializeToString() for frame in frames])
+        assert data == sync_service_pb2.SyncRequest(frames=frames).SerializeToString()
+        assert data == sync_service_pb2.SyncResponse(frames=frames).SerializeToString()
 
 
 async def test_best_effort_frames_are_counted_while_they_wait() -> None:
