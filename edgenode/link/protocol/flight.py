@@ -35,6 +35,10 @@ class Flight:
         """Bytes that may be sent now."""
         return max(self._bound - self.bytes, 0)
 
+    def of(self, lane: Lane) -> bool:
+        """Whether anything of a lane is under way."""
+        return bool(self._batches.get(lane))
+
     def sent(self, lane: Lane, end: int, size: int, now: float) -> None:
         """A batch up to `end` was given to the transport."""
         size = max(size, 1)

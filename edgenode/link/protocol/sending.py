@@ -1,8 +1,10 @@
 """All lanes of one session on the way out: which lane is read next, when, and how much.
 
 A backlog of messages that drains takes whatever the store, the processor and the disk give, and who works with the node at the
-same time waits for it. So while others append, a lane that has more to send rests after each read for as long as that took;
-with nobody about it goes on at once.
+same time waits for it. So while others append, a lane that has more to send rests after each batch until the other side has
+committed it, and a little longer: meanwhile nothing is done for it here, and where both are on one machine they do not work at
+the same time. The rest is short, so that a link or a store that is far or slow is not waited for. With nobody about the lane
+goes on at once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from edgenode.link.protocol.lanes import LaneSender
 from edgenode.link.protocol.sharing import LaneSharing, TokenBucket
 
 RESTING = frozenset((Lane.MESSAGE, Lane.BULK))  # lanes that rest
-MOST_REST = 0.002  # seconds
+MOST_REST = 0.01  # seconds
+REST = 0.002  # ... after the acknowledgement
 
 
 class Sending:
@@ -31,7 +34,6 @@ class Sending:
         self._batch_count = batch_count
         self._batch_bytes = batch_bytes
         self._reading: tuple[Lane, int] | None = None  # lane, and what its log held when the read was asked for
-        self._asked = now  # when it was
         self._others = False  # somebody appended since a lane rested last
         self._rested = dict.fromkeys(Lane, now)  # until when each rests
 
@@ -54,7 +56,6 @@ class Sending:
         if lane is None:
             return None
         sender = self.senders[lane]
-        self._asked = now
         self._reading = (lane, sender.last)
         return ReadLane(lane, sender.next - 1, *sender.bounds(self._batch_count, min(self._batch_bytes, room)))
 
@@ -66,19 +67,22 @@ class Sending:
         self._reading = None
         sender = self.senders[lane]
         batch = sender.batch(chunk, last_when_asked)
+        if batch is None:
+            return None
         if self._others and lane in RESTING and sender.next <= sender.last:
             self._others = False
-            self._rested[lane] = now + min(now - self._asked, MOST_REST)
-        if batch is not None:
-            size = batch.size
-            self.sharing.charge(lane, size)
-            self.bucket.take(size, now)
-            self._flight.sent(lane, batch.end, size, now)
+            self._rested[lane] = now + MOST_REST
+        size = batch.size
+        self.sharing.charge(lane, size)
+        self.bucket.take(size, now)
+        self._flight.sent(lane, batch.end, size, now)
         return batch
 
     def acknowledged(self, lane: Lane, sequence: int, now: float) -> None:
         """The other side committed everything up to `sequence`."""
         self._flight.acknowledged(lane, sequence, now)
+        if not self._flight.of(lane):
+            self._rested[lane] = min(self._rested[lane], now + REST)
 
     def next_deadline(self, now: float) -> float | None:
         """When the pace allows the next read, and its lane has rested, if one waits for that."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from edgenode.link.model.frames import Credit
 from edgenode.link.model.lanes import Chunk, Lane, LaneCursor
 from edgenode.link.protocol.lanes import LaneSender
-from edgenode.link.protocol.sending import MOST_REST, Sending
+from edgenode.link.protocol.sending import MOST_REST, REST, Sending
 from edgenode.link.protocol.sharing import LaneSharing
 from tests.unit.protocol.pairs import head, segment
 
@@ -21,27 +19,44 @@ def sending(lane: Lane, last: int = 100) -> Sending:
     return made
 
 
-def read(made: Sending, lane: Lane, now: float, count: int = 1, took: float = TOOK) -> None:
+def read(made: Sending, lane: Lane, now: float, count: int = 1) -> None:
     asked = made.next_read(now)
     assert asked is not None
-    made.read_done(lane, Chunk(asked.after + 1, (segment(count),)), now + took)
+    made.read_done(lane, Chunk(asked.after + 1, (segment(count),)), now + TOOK)
 
 
-def test_it_rests_as_long_as_its_read_took_while_others_append() -> None:
+def test_while_others_append_it_rests_a_little_longer_than_until_all_that_was_sent_has_arrived() -> None:
     made = sending(Lane.MESSAGE)
-    made.appended(Lane.MESSAGE, 101)
     read(made, Lane.MESSAGE, 10.0)
-    assert made.next_read(10.0 + TOOK) is None
-    assert made.next_deadline(10.0 + TOOK) == pytest.approx(10.0 + 2 * TOOK)
-    read(made, Lane.MESSAGE, 10.0 + 2 * TOOK)
-    assert made.next_read(10.0 + 3 * TOOK) is not None, "nobody has appended since"
+    made.appended(Lane.MESSAGE, 101)
+    read(made, Lane.MESSAGE, 10.0 + TOOK)
+    assert made.next_read(10.0 + 2 * TOOK) is None
+    made.acknowledged(Lane.MESSAGE, 1, 10.0 + 3 * TOOK)
+    assert made.next_read(10.0 + 3 * TOOK) is None, "the second batch is under way"
+    made.acknowledged(Lane.MESSAGE, 2, 10.0 + 4 * TOOK)
+    rested = 10.0 + 4 * TOOK + REST
+    assert made.next_deadline(10.0 + 4 * TOOK) == rested
+    read(made, Lane.MESSAGE, rested)
+    assert made.next_read(rested + TOOK) is not None, "nobody has appended since"
 
 
 def test_no_rest_is_long() -> None:
     made = sending(Lane.MESSAGE)
     made.appended(Lane.MESSAGE, 101)
-    read(made, Lane.MESSAGE, 10.0, took=5.0)
-    assert made.next_deadline(15.0) == 15.0 + MOST_REST
+    read(made, Lane.MESSAGE, 10.0)
+    rested = 10.0 + TOOK + MOST_REST
+    assert made.next_deadline(10.0 + TOOK) == rested
+    assert made.next_read(rested) is not None
+
+
+def test_what_brings_nothing_to_send_gives_no_rest() -> None:
+    made = sending(Lane.MESSAGE)
+    made.appended(Lane.MESSAGE, 101)
+    asked = made.next_read(10.0)
+    assert asked is not None
+    made.appended(Lane.MESSAGE, 102)
+    made.read_done(Lane.MESSAGE, Chunk(102, ()), 10.0 + TOOK)  # all the others are gone
+    assert made.next_read(10.0 + TOOK) is not None
 
 
 def test_tasks_do_not_rest_nor_does_what_has_caught_up() -> None:
