@@ -122,7 +122,7 @@ class SqliteMessageStore:
         keep = 0 if self._database.budget.scarce(Lane.MESSAGE) else keep_bytes
 
         def run(connection: sqlite3.Connection) -> int:
-            deleted = logs.trim(connection, self._log_id, keep, SWEEP_SEGMENTS)
+            deleted, _ = logs.trim(connection, self._log_id, keep, SWEEP_SEGMENTS)
             state = logs.log_state(connection, LOG)
             excess = state.disk_bytes - drop_bytes
             if deleted:
@@ -190,7 +190,7 @@ def _drop_oldest(connection: sqlite3.Connection, log_id: int, keep_bytes: int) -
     # Whoever is behind is moved on past what goes; its subscriber is told of the gap when it reads.
     for name, _ in behind:
         logs.acknowledge(connection, log_id, name, last)
-    deleted = logs.trim(connection, log_id, keep_bytes, SWEEP_SEGMENTS)
+    deleted, _ = logs.trim(connection, log_id, keep_bytes, SWEEP_SEGMENTS)
     first = logs.log_state(connection, LOG).first
     connection.executemany(
         "UPDATE consumer SET acked_sequence = ?, skipped_count = skipped_count + ? WHERE log_id = ? AND name = ?",

@@ -165,7 +165,7 @@ def let_go_of_what_the_parent_lacks() -> None:
     """A hub's message log does not wait for its parent."""
     from edgenode.link.store import logs
 
-    def hasty(connection: Any, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> int:
+    def hasty(connection: Any, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> tuple[int, int]:
         connection.execute(
             "UPDATE consumer SET acked_sequence = (SELECT next_sequence - 1 FROM log WHERE log.log_id = consumer.log_id)"
             " WHERE log_id = ? AND name = '..'",

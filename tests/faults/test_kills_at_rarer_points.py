@@ -6,7 +6,6 @@ is being set aside, is in test_bit_flip_truncated_file.)
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from contextlib import closing
 
@@ -22,12 +21,12 @@ from tests.faults.fleet import Rig
 from tests.faults.hub_log import numbers_at_the_hub
 from tests.faults.oracle import ledger_lines
 from tests.faults.points import RARER, By, Death, died, make_due
-from tests.faults.restoring import NOTHING_RETAINED, publish, state
+from tests.faults.restoring import NOTHING_RETAINED, TOPIC, publish, state
 
 pytestmark = pytest.mark.timeout(240)
 
 P = Failpoint
-MANY = 1000  # messages that go in one frame, and so in one acknowledgement
+MANY = 1200  # segments: more than are trimmed at a time
 AHEAD = 5
 
 
@@ -94,11 +93,14 @@ async def test_kill_9_while_a_log_is_trimmed_and_while_its_epoch_is_renewed(rig:
     rig.environment = {**rig.environment, **NOTHING_RETAINED}
     await rig.start()
     await rig.join("north")
+    await rig.kill("hub")
     await rig.start_edge("north", failpoint=trimmed.armed)
-    publishing = asyncio.create_task(publish(rig, "north", range(MANY)))
+    async with rig.client("north") as client:
+        for number in range(MANY):  # each a segment
+            await client.publish(TOPIC, number, key="n", level=Level.DURABLE_LOCAL)
+    await rig.start_hub()
     assert not await died(rig, "north", trimmed)
     await rig.start_edge("north", failpoint=renewed.armed)
-    await publishing
     await publish(rig, "north", range(MANY, MANY + 10))
     await rig.kill("hub")
     _put_ahead(rig)

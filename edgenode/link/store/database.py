@@ -18,8 +18,7 @@ that every transaction raises says whether this one is there. Only then are its 
 follows the store may rely on it. Until the file can be opened again they wait, new writes are refused, and `trouble`
 says why. `disk` has what a full disk and one that does not sync ask for.
 
-Between commits, when nobody waits, pages that are free go back to the file system, a bounded step at a time, until few are
-left: a store that has drained becomes small again.
+Between commits, when nobody waits, pages that are free go back to the file system (`free_pages`): what drained becomes small.
 
 Damage that shows while running (SQLite's own checks, or a segment that does not match its checksum) is told once to
 `on_damage`, and noted beside the file, so that the next opening does not trust it.
@@ -46,6 +45,7 @@ from edgenode.link.store.budget import Budget, Measure, Measured
 from edgenode.link.store.connector import Connect, Connection, connect_on_thread
 from edgenode.link.store.disk import Ballast, Refill, settle
 from edgenode.link.store.failures import is_full, open_error, translated
+from edgenode.link.store.free_pages import FreePages
 from edgenode.link.store.mark import Mark, Position, open_mark
 from edgenode.link.store.migrating import migrate, set_up
 from edgenode.link.store.quarantine import Settle, check_head, note_damage, note_path, noted_damage, rebuild
@@ -57,10 +57,8 @@ T = TypeVar("T")
 
 IN_MEMORY = ":memory:"
 PAGE_BYTES = 4096
-VACUUM_PAGES = 256  # given back in one step
 REOPEN_SECONDS = 1.0  # between attempts to open a file that failed
 _ROOM_PAGES = 256  # that close to its limit a store that finds no room has reached it
-FREE_PAGES = 1024  # so many are kept, for what comes next; once there are more, all but a few are given back
 
 _log = logging.getLogger(__name__)
 _MARK = "UPDATE store_mark SET commit_number = commit_number + 1"
@@ -100,7 +98,7 @@ class Database:
         self._log_limit: int | None = None  # while the file stands still: how far the WAL may grow
         self._descriptor: int | None = None
         self._measured = (0, 0)  # bytes in use, and of messages; noted when what is on its way is taken off
-        self._untidy = False  # there are pages to give back
+        self._free = FreePages(self._commit_soon)
         self._doubtful = False  # something failed beside a transaction: the file is to be opened anew
         self._ballast = Ballast(path, budget.limit_bytes)
         self._refill = Refill(self._ballast, self._commit_soon)
@@ -230,7 +228,7 @@ class Database:
     @property
     def _busy(self) -> bool:
         """Whether there is something to do: a file that stands still gives nothing back."""
-        tidy = not self._untidy or self._closing or self.stands_still
+        tidy = not self._free.due or self._closing or self.stands_still
         return bool(self._pending) or self._log_full or self._refill.due or not tidy
 
     def _commit_soon(self) -> None:
@@ -265,6 +263,7 @@ class Database:
         self._commit_soon()
         while self._committer is not None:
             await asyncio.wait([self._committer])
+        self._free.stop()
         reach(Failpoint.STORE_CLOSING)
         await self._disconnect()
         self._close_mark()
@@ -329,6 +328,7 @@ class Database:
                 finally:
                     self._pending.put_back()
                 self._told(self._batch, results, self._measured)
+                self._free.looked()
                 self._refill.later()
                 await self._clear_doubts()
         finally:
@@ -500,7 +500,7 @@ class Database:
                 raise Unsure(done, unsure.unsure, unsure.error) from unsure.error
         return done
 
-    def _look(self, connection: sqlite3.Connection) -> None:
+    def _look(self, connection: sqlite3.Connection, *, given_back: bool = False) -> None:
         """Measure what is in use, and how far the log is."""
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         free = connection.execute("PRAGMA freelist_count").fetchone()[0]
@@ -510,7 +510,7 @@ class Database:
             self._mark.write(Position(self._store_id, self._number, measured.positions))
         if self._path == IN_MEMORY:
             return
-        self._untidy = free > (VACUUM_PAGES if self._untidy else FREE_PAGES)
+        self._free.look(free, given_back=given_back)
         if self._log_limit is not None and self._log.size() > self._log_limit:
             self._log_limit = None
         self._log_full = self._log_limit is None and self._log.full()
@@ -529,16 +529,16 @@ class Database:
             await self._hop(self._give_back)
             self.budget.note(*self._measured)
         except Exception as error:
-            self._untidy = False
+            self._free.give_up()
             _log.error("free space could not be given back: %s", self._noted(translated(error)))
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         # The pragma frees one page a step and `execute` steps once; `executescript` steps to the end.
         reach(Failpoint.VACUUM_DUE)
-        connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        connection.executescript(f"PRAGMA incremental_vacuum({self._free.step})")
         reach(Failpoint.VACUUM_DONE)
-        self._look(connection)
-        if not self._untidy:
+        self._look(connection, given_back=True)
+        if not self._free.many:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._log_full = False
 

@@ -115,8 +115,6 @@ CREATE TABLE retained (
 _SEQUENCE_BITS = 44
 LAST_LOG = (1 << 63 - _SEQUENCE_BITS) - 2
 DAMAGED = "DAMAGED"  # reason of entries whose bytes are not what was stored
-
-_FEW = 8  # segments: where a read has no more, one row too many is much
 _PAGE_BYTES = 4096
 _ROW_BYTES = 64
 
@@ -279,8 +277,9 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     ).fetchone()
     most = -1
     if held is not None and held[0] + held[1] > start:
-        start = held[0]
-        most = _most_large(held[2], max_bytes)
+        start, _, size = held
+        # SQLite has loaded a row before it is seen to be one too many: half of all work, where one fits.
+        most = max(max_bytes // size, 1) if size and size > max_bytes // 8 else -1
     cursor = connection.execute(
         "SELECT position, entry_count, accept_time, origin_node, origin_epoch, origin_sequence, checksum, payload"
         " FROM segment WHERE position >= ? AND position < ? ORDER BY position LIMIT ?",
@@ -311,15 +310,6 @@ def read(connection: sqlite3.Connection, log_id: int, after: int, max_count: int
     if not segments or base > after + 1:
         _check_hole(connection, log_id, after + 1)
     return Chunk(base, _under_their_epochs(connection, log_id, base, segments))
-
-
-def _most_large(size: int | None, max_bytes: int) -> int:
-    """How many segments to ask for where the first has `size` bytes; -1: whatever fits.
-
-    SQLite has loaded a row before it is seen to be one too many, which is as much work as the rest where few fit. Segments of
-    a backlog are mostly of one size; where they are not, what is left comes with the next read.
-    """
-    return max(max_bytes // size, 1) if size and size > max_bytes // _FEW else -1
 
 
 def find(connection: sqlite3.Connection, log_id: int, sequence: int) -> tuple[int, Segment] | None:
@@ -524,8 +514,8 @@ def readers(connection: sqlite3.Connection, log_id: int) -> list[Reader]:
     ]
 
 
-def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> int:
-    """Delete segments that every consumer has acknowledged, oldest first, down to `keep_bytes`; returns entries deleted.
+def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> tuple[int, int]:
+    """Delete segments that every consumer has acknowledged, oldest first, down to `keep_bytes`: (entries, segments) deleted.
 
     At most `max_segments` at a time, so that no sweep holds up a commit. A log without consumers keeps `keep_bytes`.
     """
@@ -533,11 +523,10 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         "SELECT held_bytes, next_sequence FROM log WHERE log_id = ?", (log_id,)
     ).fetchone()
     if held <= keep_bytes:
-        return 0
+        return 0, 0
     lowest = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
     upto = next_sequence - 1 if lowest is None else lowest
-    deleted = freed = taken = 0
-    last_position = None
+    deleted = segments = freed = taken = last_position = 0
     origin = row_at(log_id, 0)
     rows = connection.execute(
         "SELECT position, entry_count, length(payload) FROM segment WHERE position >= ? AND position <= ?"
@@ -549,11 +538,12 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
             break
         last_position = position
         deleted += count
+        segments += 1
         freed += size
         taken += disk_bytes(size)
     rows.close()
-    if last_position is None:
-        return 0
+    if not segments:
+        return 0, 0
     connection.execute("DELETE FROM segment WHERE position >= ? AND position <= ?", (origin, last_position))
     first = connection.execute(
         "SELECT min(position) FROM segment WHERE position >= ? AND position < ?", (origin, row_at(log_id + 1, 0))
@@ -563,7 +553,7 @@ def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_s
         "UPDATE log SET held_bytes = held_bytes - ?, disk_bytes = disk_bytes - ?, first_sequence = ? WHERE log_id = ?",
         (freed, taken, first_sequence, log_id),
     )
-    return deleted
+    return deleted, segments
 
 
 def renew_epoch(connection: sqlite3.Connection, name: str, epoch: str) -> LogState:

@@ -126,7 +126,7 @@ class SqliteOutbox:
             notify(lane, sequence, fresh)
         if log_id:
             # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
-            while await self._database.write(lambda connection: retention.trim(connection, log_id)):
+            while await self._database.write(lambda connection: retention.trim(connection, log_id)) >= TRIM_SEGMENTS:
                 pass
             reach(Failpoint.OUTBOX_TRIMMED)
 

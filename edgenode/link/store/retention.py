@@ -59,7 +59,7 @@ class Retention:
         return min(LONGEST_INTERVAL, max(self.acked_seconds / 4, 0.1))
 
     def trim(self, connection: sqlite3.Connection, log_id: int, max_segments: int = TRIM_SEGMENTS) -> int:
-        """Delete what may go, oldest first; returns how many entries went. Call it again while any did."""
+        """Delete what may go, oldest first; returns how many segments went. Where that is `max_segments` there may be more."""
         held, first = connection.execute(
             "SELECT held_bytes, first_sequence FROM log WHERE log_id = ?", (log_id,)
         ).fetchone()
@@ -68,17 +68,17 @@ class Retention:
             return 0
         acked = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
         if acked is None:  # nobody acknowledges, so nobody can come back for it
-            return logs.trim(connection, log_id, keep_bytes, max_segments)
+            return logs.trim(connection, log_id, keep_bytes, max_segments)[1]
         retained = _note_acknowledged(connection, log_id, first, acked, held)
         allowed = max(keep_bytes, held - retained + self._allowance(connection, log_id, retained, max_segments))
-        deleted = logs.trim(connection, log_id, allowed, max_segments) if held > allowed else 0
-        if deleted:
+        segments = logs.trim(connection, log_id, allowed, max_segments)[1] if held > allowed else 0
+        if segments:
             connection.execute(
                 "UPDATE retained SET bytes = max(bytes - (? - (SELECT held_bytes FROM log WHERE log_id = ?)), 0)"
                 " WHERE log_id = ?",
                 (held, log_id, log_id),
             )
-        return deleted
+        return segments
 
     def _allowance(self, connection: sqlite3.Connection, log_id: int, retained: int, max_segments: int) -> int:
         """How many of the acknowledged bytes may stay."""

@@ -18,8 +18,8 @@ import grpc
 from edgenode.api.sync.v1 import sync_pb2, sync_service_pb2
 from edgenode.link.errors import EdgenodeError, Unavailable
 from edgenode.link.wire.call_end import CallEnd
-from edgenode.link.wire.varints import varint
 from edgenode.link.wire.status import Context
+from edgenode.link.wire.varints import varint
 
 _SYNC = "/edgenode.api.sync.v1.SyncService/Sync"
 _FRAMES_TAG = b"\x0a"  # of SyncRequest.frames and SyncResponse.frames

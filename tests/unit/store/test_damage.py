@@ -103,7 +103,7 @@ async def test_an_end_that_is_gone_is_noticed(database: Database) -> None:
 
 async def test_trimmed_entries_are_no_damage(database: Database) -> None:
     log_id = await database.write(fill)
-    assert await database.write(lambda connection: logs.trim(connection, log_id)) == 4
+    assert await database.write(lambda connection: logs.trim(connection, log_id)) == (4, 2)
     reading = await read_log(database, "log", 0, 10, 1000)
     assert (reading.chunk.base, reading.gap_reason) == (5, "RETENTION")
     await database.write(lambda connection: logs.acknowledge(connection, log_id, "parent", 20))

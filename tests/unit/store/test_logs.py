@@ -33,7 +33,7 @@ def test_sequences_are_never_reused(db: sqlite3.Connection) -> None:
     assert logs.append(db, log.log_id, [segment(3), segment(2)]) == 1
     logs.ensure_consumer(db, log.log_id, "parent", 0)
     assert logs.acknowledge(db, log.log_id, "parent", 5)
-    assert logs.trim(db, log.log_id) == 5
+    assert logs.trim(db, log.log_id) == (5, 2)
     state = logs.log_state(db, "up/message")
     assert (state.first, state.last, state.held_bytes) == (6, 5, 0)
     assert logs.append(db, log.log_id, [segment(1)]) == 6
@@ -79,14 +79,14 @@ def test_trim_waits_for_the_slowest_consumer(db: sqlite3.Connection) -> None:
     logs.ensure_consumer(db, log, "fast", 0)
     logs.ensure_consumer(db, log, "slow", 0)
     logs.acknowledge(db, log, "fast", 8)
-    assert logs.trim(db, log) == 0
+    assert logs.trim(db, log) == (0, 0)
     logs.acknowledge(db, log, "slow", 5)
-    assert logs.trim(db, log) == 4
+    assert logs.trim(db, log) == (4, 1)
     assert not logs.acknowledge(db, log, "slow", 5)
     assert not logs.acknowledge(db, log, "slow", 99)
     assert logs.remove_consumer(db, log, "slow")
-    assert logs.trim(db, log, keep_bytes=4) == 0
-    assert logs.trim(db, log) == 4
+    assert logs.trim(db, log, keep_bytes=4) == (0, 0)
+    assert logs.trim(db, log) == (4, 1)
 
 
 def test_new_epoch_keeps_the_origin(db: sqlite3.Connection) -> None:

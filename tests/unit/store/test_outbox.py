@@ -28,6 +28,20 @@ async def test_one_acknowledgement_gives_back_all_it_frees(tmp_path: Path) -> No
     await database.close()
 
 
+async def test_large_segments_take_one_commit(tmp_path: Path) -> None:
+    """It is segments, not entries, of which so many go at a time."""
+    database = await Database.open(tmp_path / "a.db", [logs.SCHEMA], application_id=7)
+    outbox = SqliteOutbox(database, {Lane.MESSAGE: "log"}, "parent", lambda: "e", lambda *_: None)
+    await database.write(outbox.ensure)
+    segments = [Segment(1000, b"x" * 10, 1.0)] * 3
+    await database.write(lambda connection: logs.append(connection, logs.log_state(connection, "log").log_id, segments))
+    before = database.commits
+    await outbox.acknowledged(Lane.MESSAGE, "e", 3000, ())
+    assert database.commits == before + 1
+    assert (await database.read(lambda connection: logs.log_state(connection, "log"))).held_bytes == 0
+    await database.close()
+
+
 async def test_an_acknowledgement_before_the_last_takes_no_commit_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
