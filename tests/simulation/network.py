@@ -194,7 +194,7 @@ class Channel:
         """See grpc.aio.Channel."""
 
         def call() -> Rpc:
-            return self._call(path, response_deserializer)
+            return self._call(path, response_deserializer, serialize=request_serializer)
 
         return call
 
@@ -213,7 +213,7 @@ class Channel:
 
         return call
 
-    def _call(self, path: str, parse_response: Any, request: Any = None) -> Rpc:
+    def _call(self, path: str, parse_response: Any, request: Any = None, *, serialize: Any = None) -> Rpc:
         name = path.rpartition("/")[2]
         process = self._process
         if self._state is not READY or process is None:
@@ -233,6 +233,7 @@ class Channel:
             (parse_request, parse_response),
             self._certificate,
             self._on_defect,
+            serialize,
         )
         self.calls.append(rpc)
         if request is None:

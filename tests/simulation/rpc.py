@@ -8,6 +8,7 @@ servicer's status after everything that was sent before it, and both get UNAVAIL
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -144,8 +145,9 @@ class Rpc:
         parse: tuple[Callable[[bytes], Any], Callable[[bytes], Any]],
         certificate: bytes = b"",
         on_defect: Callable[[str], None] = lambda text: None,
+        serialize: Callable[[Any], bytes] = operator.methodcaller("SerializeToString"),
     ) -> None:
-        """`paths` and `parse` (of requests, of responses) go up and down."""
+        """`paths` and `parse` (of requests, of responses) go up and down; `serialize` is the caller's, for requests."""
         self._loop = loop
         self._server = server
         self._up = _Pipe(loop, paths[0], parse[0])
@@ -153,6 +155,7 @@ class Rpc:
         self._paths = paths
         self._task: asyncio.Task[None] | None = None
         self._on_defect = on_defect
+        self._serialize = serialize
         self._done_writing = False
         self.context = ServerContext(self, certificate)
         self.over = False  # for the caller
@@ -202,7 +205,7 @@ class Rpc:
         """See grpc.aio.StreamStreamCall."""
         if self._done_writing or self.done():
             raise self._down.broken or asyncio.InvalidStateError("the rpc is over")
-        self._up.send(request.SerializeToString())
+        self._up.send(self._serialize(request))
         await self._up.room()
 
     async def read(self) -> Any:
