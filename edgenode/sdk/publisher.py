@@ -33,6 +33,7 @@ from edgenode.sdk.window import Window
 MAX_FRAME_COUNT = 1024
 MAX_FRAME_BYTES = 256 * 1024
 OVERHEAD = 32  # bytes a message takes beside its texts and payload, roughly
+TOLD_AT_ONCE = 128  # waiters in a turn of the event loop: see `Publisher._tell_more`
 _WINDOW_COUNT = 32 * 1024
 _WINDOW_BYTES = 16 * 1024 * 1024
 
@@ -216,6 +217,8 @@ class Publisher:
         self._hub_waits: deque[tuple[int, _Share]] = deque()  # with the number of the first
         self._problems: dict[int, Problem] = {}
         self._epoch = ""
+        self._telling: deque[tuple[_Singles, str, int, str]] = deque()  # stored, with producer, first number and epoch
+        self._loop = asyncio.get_running_loop()
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
         self.new_future = asyncio.get_running_loop().create_future
         self.wake: Callable[[], None] = lambda: None
@@ -329,6 +332,8 @@ class Publisher:
         if not self._unsent:
             return None if self._greeted or not self._hub_waits else self._greet(pb.PublishRequest())
         frame = self._frames[-self._unsent]
+        if self._telling and self._unsent == 1 and not frame.sealed:
+            return None  # it is forming, and those who are being told add to it
         self._unsent -= 1
         frame.sealed = True
         return frame.request if self._greeted else self._greet(frame.request)
@@ -399,8 +404,31 @@ class Publisher:
         if isinstance(run, _Share) and run.group.hub:
             if run.count:
                 self._hub_waits.append((number, run))
+        elif isinstance(run, _Singles) and (self._telling or len(run) > TOLD_AT_ONCE):
+            self._telling.append((run, self._producer, number, self._epoch))
+            if len(self._telling) == 1:
+                self._tell_more()
         else:
             run.stored(Level.DURABLE_LOCAL, self._producer, number, self._epoch)
+
+    def _tell_more(self) -> None:
+        """Tells some of those whose messages are stored; more in the next turn of the event loop.
+
+        A waiter that is told is a callback of the loop until that has come by, which the garbage collector counts: a frame's
+        thousand at once make it look at thousands who wait, several times.
+        """
+        left = TOLD_AT_ONCE
+        while self._telling and left:
+            run, producer, number, epoch = self._telling.popleft()
+            if len(run) > left:
+                self._telling.appendleft((run, producer, number + left, epoch))
+                run = run.take(left)
+            left -= len(run)
+            run.stored(Level.DURABLE_LOCAL, producer, number, epoch)
+        if self._telling:
+            self._loop.call_soon(self._tell_more)
+        elif self._unsent:
+            self.wake()
 
     def wanted(self) -> bool:
         """See Conversation."""
@@ -438,6 +466,8 @@ class Publisher:
 
     def failed(self, error: EdgenodeError) -> None:
         """See Conversation."""
+        while self._telling:
+            self._tell_more()
         count = size = 0
         for frame in self._frames:
             left = frame.count - frame.done

@@ -10,11 +10,11 @@ import pytest
 
 from edgenode.api.message.v1 import message_pb2
 from edgenode.api.message.v1 import message_service_pb2 as mpb
-from edgenode.link.errors import InvalidArgument, ResourceExhausted
+from edgenode.link.errors import InvalidArgument, ResourceExhausted, Unavailable
 from edgenode.link.model.task import Level
 from edgenode.sdk.client import Client
 from edgenode.sdk.encoding import Payload
-from edgenode.sdk.publisher import OVERHEAD, Publisher, Receipt
+from edgenode.sdk.publisher import OVERHEAD, TOLD_AT_ONCE, Publisher, Receipt
 from edgenode.sdk.subscription import Gap, Subscription
 from tests.unit.sdk.fakes import FakeNode, fake_node, until
 
@@ -235,6 +235,40 @@ async def test_an_unknown_producer_starts_again_under_a_new_name() -> None:
     assert not publisher.recovers(InvalidArgument("SEQUENCE_GAP", "still?"))
     publisher.received(acknowledged(2))
     assert [future.done() for future in futures] == [True] * 4
+
+
+async def test_a_frame_of_waiters_is_told_in_several_turns_and_the_next_frame_waits_for_all_of_them() -> None:
+    publisher = Publisher(lambda: "p")
+    publisher.opened()
+    futures = [publish(publisher, b"%d" % number) for number in range(2 * TOLD_AT_ONCE + 1)]
+    publisher.next_frame()
+    woken: list[int] = []
+    publisher.wake = lambda: woken.append(sum(future.done() for future in futures))
+    publisher.received(acknowledged(len(futures)))
+    assert sum(future.done() for future in futures) == TOLD_AT_ONCE
+    again = publish(publisher, b"again")  # as the first who were told do
+    assert publisher.next_frame() is None
+    while not futures[-1].done():
+        await asyncio.sleep(0)
+    assert woken == [TOLD_AT_ONCE, len(futures)]  # as the frame began, and once nobody adds to it any more
+    assert publisher.next_frame() is not None
+    assert [future.result().sequence for future in futures] == list(range(1, len(futures) + 1))
+    publisher.received(acknowledged(len(futures) + 1))
+    assert again.done()
+
+
+async def test_who_is_still_to_be_told_has_his_receipt_when_publishing_is_given_up() -> None:
+    names = iter(["p1", "p2"])
+    publisher = Publisher(lambda: next(names))
+    publisher.opened()
+    futures = [publish(publisher, b"%d" % number) for number in range(2 * TOLD_AT_ONCE + 1)]
+    publisher.next_frame()
+    publisher.received(acknowledged(len(futures) - 1))
+    publisher.failed(Unavailable("UNREACHABLE", "gone"))
+    assert all(future.done() for future in futures)
+    assert [future.result().sequence for future in futures[:-1]] == list(range(1, len(futures)))
+    assert isinstance(futures[-1].exception(), Unavailable)
+    assert {future.result().producer for future in futures[:-1]} == {"p1"}
 
 
 async def test_a_full_window_makes_callers_wait_in_order(client: Client, node: FakeNode) -> None:

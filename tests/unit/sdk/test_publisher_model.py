@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,14 @@ from edgenode.link.wire.values import problem_to_pb
 from edgenode.sdk.publisher import OVERHEAD, Group, Publisher, Receipt, message_run
 
 BAD = b"bad"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_told_at_once() -> Iterator[None]:
+    """So that a handful of messages is told in several turns of the loop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgenode.sdk.publisher.TOLD_AT_ONCE", 2)
+        yield
 
 
 class ModelNode:
@@ -114,6 +123,15 @@ class Rig:
         self.node.opened()
         self.publisher.opened()
 
+    async def turn(self) -> None:
+        """The event loop comes by."""
+        await asyncio.sleep(0)
+
+    async def told(self) -> None:
+        """Whoever is to hear of an acknowledgement has."""
+        for _ in self.futures:
+            await self.turn()
+
     def forget(self) -> None:
         """The node gets a new store; what it stored stays written down as lost."""
         self.node.stored = {f"lost {number}": stored for number, stored in enumerate(self.node.stored.values())}
@@ -128,6 +146,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("deliver")),
         st.tuples(st.just("acknowledge"), st.integers(0, 3)),
         st.tuples(st.just("reopen")),
+        st.tuples(st.just("turn")),
     ),
     max_size=60,
 )
@@ -148,6 +167,7 @@ async def run(rig: Rig, actions: list[tuple[Any, ...]]) -> None:
         while rig.wire:
             rig.deliver()
         rig.acknowledge(0)
+        await rig.told()
 
 
 @settings(max_examples=300)
@@ -172,6 +192,7 @@ async def test_a_node_with_a_new_store_gets_what_it_never_acknowledged(
 ) -> None:
     rig = Rig()
     await act(rig, before)
+    await rig.told()
     acknowledged = {payload for payload, future in rig.futures if future.done()}
     rig.forget()
     await run(rig, after)
