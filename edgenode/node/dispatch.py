@@ -30,6 +30,10 @@ FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
+# Of each attempt: a member of an enumeration is a name in its class that Python 3.11 takes as long to find as to call a function.
+_ASSIGN, _SUCCEED = TaskEvent.ASSIGN, TaskEvent.SUCCEED
+_COMPLETED, _FAILED = TaskState.COMPLETED, TaskState.FAILED
+_DELIVERED = Level.DELIVERED
 
 _selector = lru_cache(1024)(selector.parse)
 
@@ -169,7 +173,7 @@ class Dispatcher:
             live.agent, live.agent_instance = resource, instance
             live.worker = worker
             live.started = now
-            live.apply(TaskEvent.ASSIGN, now_time)
+            live.apply(_ASSIGN, now_time)
             spec = live.spec
             if live.call or (spec.on_lost is OnLost.RETRY and spec.skill not in noted):
                 ready.append(live)
@@ -228,8 +232,8 @@ class Dispatcher:
             stream.assign(live, timeout)
             if live.fence and self._book.uplink is not None:
                 self._book.uplink.send_progress(live)
-            if live.level < Level.DELIVERED:
-                self._book.raise_level(live, Level.DELIVERED)
+            if live.level < _DELIVERED:
+                self._book.raise_level(live, _DELIVERED)
 
     def _fit_agents(self, demand: Demand) -> list[str]:
         return [
@@ -461,9 +465,9 @@ class Dispatcher:
         if live.finishing or live.sink is None:
             return False
         live.sink = None  # which has brought it
-        self._attempt_over(live, failed=state is TaskState.FAILED)
-        if state is TaskState.COMPLETED:
-            return self._book.decide(live, TaskEvent.SUCCEED, output=output)
+        self._attempt_over(live, failed=state is _FAILED)
+        if state is _COMPLETED:
+            return self._book.decide(live, _SUCCEED, output=output)
         if problem is None:
             problem = FailedPrecondition("NO_PROBLEM", "the agent gave neither result nor problem").problem
         if state is TaskState.REJECTED:

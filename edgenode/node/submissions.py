@@ -208,7 +208,8 @@ class SubmitStream:
         output = live.output
         if output is not None and self._unread.full and self._does_not_fit(number, live):
             return
-        outcome = self._out.outcomes.add(correlation_id=number, state=int(live.state))
+        outcome = self._out.outcomes.add()
+        outcome.correlation_id, outcome.state = number, int(live.state)  # type: ignore[assignment]
         if not live.call:
             outcome.task_id = live.task_id
         if output is not None:

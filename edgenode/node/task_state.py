@@ -23,6 +23,7 @@ HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
 OnPieces = Callable[[Sequence[task_pb2.TaskPiece]], None]
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
+_QUEUED, _ACCEPTED = TaskState.QUEUED, Level.ACCEPTED  # once for each task, see `dispatch`
 _LOAD = 64  # bytes of an assignment beside its spec, roughly
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
@@ -112,7 +113,7 @@ class LiveTask:
         self.call = call
         self.load = len(spec.wire) + _LOAD  # what it counts for on its way to an agent: about its bytes
         self.demand = _demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
-        self.state = TaskState.QUEUED
+        self.state = _QUEUED
         self.reason = ""
         self.attempts = 0
         self.behind = 0  # writes of it that wait and are not urgent
@@ -124,7 +125,7 @@ class LiveTask:
         self.submit_time = now_time
         self.update_time = now_time
         self.next_attempt_time = 0.0
-        self.level = Level.ACCEPTED
+        self.level = _ACCEPTED
         self.offer_sequence = 0
         self.cancel_requested = False
         self.output: task_pb2.TaskOutput | None = None

@@ -37,6 +37,8 @@ UNSENT_FRAMES = 4
 UNSENT_CONFIRMATIONS = 10_000
 MAX_CREDIT = 10_000  # that an agent has at any time
 LINGER = 0.02  # seconds what nobody waits for may wait for a frame to go with
+_COMPLETED = TaskState.COMPLETED
+_RECEIVED = Failpoint.RESULT_RECEIVED
 _ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED)}
 
 AttemptId = tuple[str, int, int]
@@ -345,14 +347,14 @@ class WorkStream:
 
     def _take_result(self, key: task_service_pb2.AttemptKey, result: task_service_pb2.AttemptResult) -> LiveTask | None:
         """The task if what this result makes of it must be committed."""
-        reach(Failpoint.RESULT_RECEIVED)
+        reach(_RECEIVED)
         live = self._attempts.pop((key.task_id, key.attempt_number, key.fence), None)
         if live is None or live.sink is not self:
             self._refuse(key, Aborted("FENCED", "the attempt is not this stream's any more").problem)
             return None
         state, output, problem = _ENDS.get(result.state), None, None
         try:
-            if state is TaskState.COMPLETED:
+            if state is _COMPLETED:
                 output = result.output
                 blobs = check_output(output, limits=self._engine.book.settings.limits)
                 if blobs and (lacking := self._engine.lacks_blobs(blobs)) is not None:

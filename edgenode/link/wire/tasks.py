@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import InvalidArgument
@@ -137,7 +138,9 @@ class SpecReader:
         wire = timeless = message.SerializeToString()
         deadline = 0.0
         if message.HasField("deadline_time"):
-            deadline = _deadline(message, None, "spec")
+            deadline = timestamp_from_pb(message.deadline_time, "spec.deadline_time")
+            if deadline < _EARLIEST:
+                deadline = _EARLIEST
             message.ClearField("deadline_time")
             timeless = message.SerializeToString()
         shape = self._last
@@ -175,8 +178,13 @@ def check_output(output: task_pb2.TaskOutput, *, limits: TaskLimits, field: str 
     size = len(output.data)
     if size > limits.max_output_bytes:
         raise checks.too_large(size, limits.max_output_bytes, field, "RESULT_TOO_LARGE")
-    checks.media_type(output.content_type, f"{field}.content_type")
+    _check_media_type(output.content_type, field)
     return refs_from_pb(blobs, f"{field}.blobs") if (blobs := output.blobs) else ()
+
+
+@lru_cache(256)
+def _check_media_type(value: str, field: str) -> None:
+    checks.media_type(value, f"{field}.content_type")
 
 
 def _serialised(message: task_pb2.TaskSpec, agent: str) -> bytes:
