@@ -122,7 +122,7 @@ def decode(data: bytes, content_type: str, expected: Any = Any) -> Any:
     """
     if expected is Payload:
         return Payload(data, content_type)
-    if expected is bytes or not is_json(content_type):
+    if content_type == OCTETS or expected is bytes or not is_json(content_type):
         return data
     try:
         data = content_of(data, content_type)

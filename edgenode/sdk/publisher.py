@@ -116,10 +116,11 @@ class _Singles:
         return taken
 
     def stored(self, level: Level, producer: str, sequence: int, epoch: str) -> None:
-        for waiter in self.waiters:
+        numbers = range(sequence, sequence + len(self.waiters))
+        receipts = map(Receipt, repeat(level), repeat(producer), numbers, repeat(epoch))
+        for waiter, receipt in zip(self.waiters, receipts, strict=True):
             if not waiter.done():
-                waiter.set_result(Receipt(level, producer, sequence, epoch))
-            sequence += 1
+                waiter.set_result(receipt)
 
     def failed(self, problem: Problem) -> None:
         for waiter in self.waiters:

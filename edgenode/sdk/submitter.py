@@ -174,8 +174,10 @@ class Submitter:
         self, skill: str, data: bytes, content_type: str, deadline: float, options: dict[str, Any], request_id: str
     ) -> Entry:
         size = len(data) + _OVERHEAD
-        priority = options.get("priority", PRIORITY)
-        prompt = not request_id or (isinstance(priority, int) and priority >= URGENT)
+        prompt = not request_id
+        if not prompt and options:
+            priority = options.get("priority", PRIORITY)
+            prompt = isinstance(priority, int) and priority >= URGENT
         batches = self._batches.prompt if prompt else self._batches.others
         batch = self._forming(batches, size)
         self._last_id += 1
@@ -210,11 +212,14 @@ class Submitter:
         Beyond a few it takes no more than a third of what is under way: were everybody's call in one frame, client, node and
         agent would wait for each other in turn; so each has one to work on.
         """
-        batch = batches[-1] if batches else None
-        most = min(max(len(self._entries) // _FRAMES, _UNDIVIDED), MAX_FRAME_COUNT)
-        if batch is None or len(batch.entries) >= most or batch.size + size > MAX_FRAME_BYTES:
-            batch = _Batch()
-            batches.append(batch)
+        if batches:
+            batch = batches[-1]
+            count = len(batch.entries)
+            few = count < _UNDIVIDED or (count < MAX_FRAME_COUNT and count < len(self._entries) // _FRAMES)
+            if few and batch.size + size <= MAX_FRAME_BYTES:
+                return batch
+        batch = _Batch()
+        batches.append(batch)
         return batch
 
     def follow(self, entry: Entry, handle: object) -> None:
