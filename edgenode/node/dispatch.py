@@ -16,7 +16,7 @@ from edgenode.link.model import selector
 from edgenode.link.model.agent import Health
 from edgenode.link.model.names import agent_resource
 from edgenode.link.model.problem import Problem
-from edgenode.link.model.task import Level, OnLost, Scope, TaskSpec, TaskState
+from edgenode.link.model.task import OnLost, Scope, TaskSpec, TaskState
 from edgenode.link.ports import Rng
 from edgenode.link.protocol.scheduler import Demand, Scheduler, Worker
 from edgenode.link.protocol.tasks import TaskEvent, after_failure, after_loss
@@ -24,16 +24,12 @@ from edgenode.link.wire import pieces
 from edgenode.node.call_stream import take_pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
-from edgenode.node.task_state import ASKING, AttemptSink, LiveTask
+from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, AttemptSink, LiveTask
 
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
-# Of each attempt: a member of an enumeration is a name in its class that Python 3.11 takes as long to find as to call a function.
-_ASSIGN, _SUCCEED = TaskEvent.ASSIGN, TaskEvent.SUCCEED
-_COMPLETED, _FAILED = TaskState.COMPLETED, TaskState.FAILED
-_DELIVERED = Level.DELIVERED
 
 _selector = lru_cache(1024)(selector.parse)
 
@@ -173,7 +169,7 @@ class Dispatcher:
             live.agent, live.agent_instance = resource, instance
             live.worker = worker
             live.started = now
-            live.apply(_ASSIGN, now_time)
+            live.apply(ASSIGN, now_time)
             spec = live.spec
             if live.call or (spec.on_lost is OnLost.RETRY and spec.skill not in noted):
                 ready.append(live)
@@ -232,8 +228,8 @@ class Dispatcher:
             stream.assign(live, timeout)
             if live.fence and self._book.uplink is not None:
                 self._book.uplink.send_progress(live)
-            if live.level < _DELIVERED:
-                self._book.raise_level(live, _DELIVERED)
+            if live.level < DELIVERED:
+                self._book.raise_level(live, DELIVERED)
 
     def _fit_agents(self, demand: Demand) -> list[str]:
         return [
@@ -465,9 +461,9 @@ class Dispatcher:
         if live.finishing or live.sink is None:
             return False
         live.sink = None  # which has brought it
-        self._attempt_over(live, failed=state is _FAILED)
-        if state is _COMPLETED:
-            return self._book.decide(live, _SUCCEED, output=output)
+        self._attempt_over(live, failed=state is FAILED)
+        if state is COMPLETED:
+            return self._book.decide(live, SUCCEED, output=output)
         if problem is None:
             problem = FailedPrecondition("NO_PROBLEM", "the agent gave neither result nor problem").problem
         if state is TaskState.REJECTED:

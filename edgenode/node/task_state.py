@@ -23,7 +23,10 @@ HistoryRow = tuple[int, float, int, str, int, str]
 HISTORY_LIMIT = 64
 OnPieces = Callable[[Sequence[task_pb2.TaskPiece]], None]
 ASKING = (TaskState.INPUT_REQUIRED, TaskState.AUTH_REQUIRED)
-_QUEUED, _ACCEPTED = TaskState.QUEUED, Level.ACCEPTED  # once for each task, see `dispatch`
+# Looked at for each attempt. Python 3.11 takes as long to find a member in its enumeration as to call a function.
+QUEUED, COMPLETED, FAILED = TaskState.QUEUED, TaskState.COMPLETED, TaskState.FAILED
+ASSIGN, SUCCEED = TaskEvent.ASSIGN, TaskEvent.SUCCEED
+ACCEPTED, DELIVERED = Level.ACCEPTED, Level.DELIVERED
 _LOAD = 64  # bytes of an assignment beside its spec, roughly
 # After a restart changes that were not stored are forgotten; the numbers go on far enough for nobody to take a new change
 # for one already seen.
@@ -113,7 +116,7 @@ class LiveTask:
         self.call = call
         self.load = len(spec.wire) + _LOAD  # what it counts for on its way to an agent: about its bytes
         self.demand = _demand(spec.skill, spec.selector, spec.agent, spec.cost_limit)
-        self.state = _QUEUED
+        self.state = QUEUED
         self.reason = ""
         self.attempts = 0
         self.behind = 0  # writes of it that wait and are not urgent
@@ -125,7 +128,7 @@ class LiveTask:
         self.submit_time = now_time
         self.update_time = now_time
         self.next_attempt_time = 0.0
-        self.level = _ACCEPTED
+        self.level = ACCEPTED
         self.offer_sequence = 0
         self.cancel_requested = False
         self.output: task_pb2.TaskOutput | None = None

@@ -28,7 +28,7 @@ from edgenode.link.wire.tasks import check_output
 from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held
 from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_to_pb
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
-from edgenode.node.task_state import LiveTask
+from edgenode.node.task_state import COMPLETED, LiveTask
 from edgenode.node.tasks import TaskEngine
 from edgenode.node.turns import Turns
 
@@ -37,7 +37,6 @@ UNSENT_FRAMES = 4
 UNSENT_CONFIRMATIONS = 10_000
 MAX_CREDIT = 10_000  # that an agent has at any time
 LINGER = 0.02  # seconds what nobody waits for may wait for a frame to go with
-_COMPLETED = TaskState.COMPLETED
 _RECEIVED = Failpoint.RESULT_RECEIVED
 _ENDS = {int(state): state for state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.REJECTED)}
 
@@ -354,7 +353,7 @@ class WorkStream:
             return None
         state, output, problem = _ENDS.get(result.state), None, None
         try:
-            if state is _COMPLETED:
+            if state is COMPLETED:
                 output = result.output
                 blobs = check_output(output, limits=self._engine.book.settings.limits)
                 if blobs and (lacking := self._engine.lacks_blobs(blobs)) is not None:

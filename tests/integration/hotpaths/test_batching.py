@@ -74,7 +74,7 @@ async def deliver(client: Client) -> None:
 
 
 BOUNDS: dict[Traffic, dict[str, int]] = {
-    publish: {"frames": 7, "commits": 3, "hops": 3, "turns": 38},
+    publish: {"frames": 7, "commits": 3, "hops": 3, "turns": 50},
     publish_many: {"frames": 7, "commits": 3, "hops": 3, "turns": 32},
     call: {"frames": 100, "turns": 260},
     task: {"frames": 80, "commits": 24, "hops": 24, "turns": 460},

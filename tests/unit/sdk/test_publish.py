@@ -248,8 +248,7 @@ async def test_a_frame_of_waiters_is_told_in_several_turns_and_the_next_frame_wa
     assert sum(future.done() for future in futures) == TOLD_AT_ONCE
     again = publish(publisher, b"again")  # as the first who were told do
     assert publisher.next_frame() is None
-    while not futures[-1].done():
-        await asyncio.sleep(0)
+    await futures[-1]
     assert woken == [TOLD_AT_ONCE, len(futures)]  # as the frame began, and once nobody adds to it any more
     assert publisher.next_frame() is not None
     assert [future.result().sequence for future in futures] == list(range(1, len(futures) + 1))
