@@ -221,7 +221,7 @@ class Publisher:
         self._telling: deque[tuple[_Singles, str, int, str]] = deque()  # stored, with producer, first number and epoch
         self._loop = asyncio.get_running_loop()
         self.window = Window(_WINDOW_COUNT, _WINDOW_BYTES)
-        self.new_future = asyncio.get_running_loop().create_future
+        self.new_future = self._loop.create_future
         self.wake: Callable[[], None] = lambda: None
         self.restart: Callable[[], None] = lambda: None
 

@@ -15,7 +15,7 @@ from edgenode.link.model.lanes import Chunk, Lane, LaneHead, Rejection, Segment
 from edgenode.link.store import logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.reading import read_log
-from edgenode.link.store.retention import TRIM_SEGMENTS, Retention
+from edgenode.link.store.retention import Retention
 
 PATIENCE = 0.05  # seconds
 
@@ -114,7 +114,7 @@ class SqliteOutbox:
                 self._on_rejected(connection, lane, fresh)
             if not logs.acknowledge(connection, state.log_id, self._consumer, sequence, len(fresh)):
                 return None
-            return state.log_id if retention.trim(connection, state.log_id) >= TRIM_SEGMENTS else 0, fresh
+            return state.log_id if retention.trim(connection, state.log_id) else 0, fresh
 
         more = sequence < self._last.get(lane, 0) and not rejections
         done = await self._database.write(run, patience=PATIENCE if more else 0.0)
@@ -126,7 +126,7 @@ class SqliteOutbox:
             notify(lane, sequence, fresh)
         if log_id:
             # No other acknowledgement may follow: what this one frees goes now, in bounded steps.
-            while await self._database.write(lambda connection: retention.trim(connection, log_id)) >= TRIM_SEGMENTS:
+            while await self._database.write(lambda connection: retention.trim(connection, log_id)):
                 pass
             reach(Failpoint.OUTBOX_TRIMMED)
 
@@ -145,7 +145,7 @@ class SqliteOutbox:
         """Let go of what has become too old; call it now and then."""
         for lane, retention in self._retention.items():
 
-            def run(connection: sqlite3.Connection, lane: Lane = lane, retention: Retention = retention) -> int:
+            def run(connection: sqlite3.Connection, lane: Lane = lane, retention: Retention = retention) -> bool:
                 return retention.trim(connection, logs.log_state(connection, self._lanes[lane]).log_id)
 
             while await self._database.write(run):

@@ -58,17 +58,17 @@ class Retention:
         """How often to look for what has become too old, in seconds; a commit that acknowledges looks as well."""
         return min(LONGEST_INTERVAL, max(self.acked_seconds / 4, 0.1))
 
-    def trim(self, connection: sqlite3.Connection, log_id: int, max_segments: int = TRIM_SEGMENTS) -> int:
-        """Delete what may go, oldest first; returns how many segments went. Where that is `max_segments` there may be more."""
+    def trim(self, connection: sqlite3.Connection, log_id: int, max_segments: int = TRIM_SEGMENTS) -> bool:
+        """Delete what may go, oldest first; returns whether there may be more, as so many went."""
         held, first = connection.execute(
             "SELECT held_bytes, first_sequence FROM log WHERE log_id = ?", (log_id,)
         ).fetchone()
         keep_bytes = 0 if self.scarce() else self.keep_bytes
         if held <= keep_bytes:
-            return 0
+            return False
         acked = connection.execute("SELECT min(acked_sequence) FROM consumer WHERE log_id = ?", (log_id,)).fetchone()[0]
         if acked is None:  # nobody acknowledges, so nobody can come back for it
-            return logs.trim(connection, log_id, keep_bytes, max_segments)[1]
+            return logs.trim(connection, log_id, keep_bytes, max_segments)[1] >= max_segments
         retained = _note_acknowledged(connection, log_id, first, acked, held)
         allowed = max(keep_bytes, held - retained + self._allowance(connection, log_id, retained, max_segments))
         segments = logs.trim(connection, log_id, allowed, max_segments)[1] if held > allowed else 0
@@ -78,7 +78,7 @@ class Retention:
                 " WHERE log_id = ?",
                 (held, log_id, log_id),
             )
-        return segments
+        return segments >= max_segments
 
     def _allowance(self, connection: sqlite3.Connection, log_id: int, retained: int, max_segments: int) -> int:
         """How many of the acknowledged bytes may stay."""

@@ -138,9 +138,7 @@ class SpecReader:
         wire = timeless = message.SerializeToString()
         deadline = 0.0
         if message.HasField("deadline_time"):
-            deadline = timestamp_from_pb(message.deadline_time, "spec.deadline_time")
-            if deadline < _EARLIEST:
-                deadline = _EARLIEST
+            deadline = _deadline(message, None, "spec")
             message.ClearField("deadline_time")
             timeless = message.SerializeToString()
         shape = self._last
