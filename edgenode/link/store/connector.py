@@ -11,6 +11,8 @@ from typing import Protocol, TypeVar, cast
 
 import aiosqlite
 
+from edgenode.link.store.gil import GivingWay
+
 T = TypeVar("T")
 
 
@@ -36,17 +38,25 @@ class _ThreadConnection:
     """aiosqlite owns the thread; whole functions go to it through its `_execute`, since an await for each statement
     would cost a hop each."""
 
-    __slots__ = ("_aiosqlite", "_execute")
+    __slots__ = ("_aiosqlite", "_execute", "_giving_way")
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._aiosqlite = connection
         self._execute = connection._execute
+        self._giving_way = GivingWay()
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        return cast(T, await self._execute(function, self._aiosqlite._conn))  # type: ignore[no-untyped-call]
+        self._giving_way.begin()
+        try:
+            return cast(T, await self._execute(function, self._aiosqlite._conn))  # type: ignore[no-untyped-call]
+        finally:
+            self._giving_way.end()
 
     async def close(self) -> None:
-        await self._aiosqlite.close()
+        try:
+            await self._aiosqlite.close()
+        finally:
+            self._giving_way.close()
 
 
 async def connect_on_thread(path: str) -> Connection:

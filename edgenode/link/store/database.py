@@ -6,8 +6,8 @@ So nothing lingers when the node is idle, and when it is busy an fsync is shared
 A write's future resolves only after the commit (synchronous=FULL: after the fsync), never before.
 
 At each step of SQLite the thread gives up the interpreter, and then waits for a busy event loop to have it again. So what runs
-in a transaction executes few statements, however many rows they have, and processes switch threads sooner than Python would
-(`tune_interpreter`).
+in a transaction executes few statements, however many rows they have, processes switch threads sooner than Python would
+(`tune_interpreter`), and a loop that is always busy gives way (`gil`).
 
 If one function of a transaction raises, the transaction is rolled back and every function runs again in a transaction of
 its own, so that a bad write harms nobody else. Functions must therefore be free of effects outside the connection.

@@ -1,0 +1,94 @@
+"""Who has the interpreter while a thread is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from edgenode.link.store.connector import connect_on_thread
+from edgenode.link.store.gil import EVERY, MOMENT, MOST_EVERY, GivingWay
+
+
+class Loop:
+    """Clocks of a loop's thread, and the looks it has been asked for. A busy one uses all of its time."""
+
+    def __init__(self) -> None:
+        self.busy = True
+        self.now = self.used = 0.0
+        self.pauses: list[float] = []
+        self.waits: list[float] = []
+        self.way = GivingWay(lambda: self.now, lambda: self.used, self.pauses.append)
+
+    def look(self) -> None:
+        """When it is time to."""
+        timer = self.way._timer
+        assert timer is not None
+        self.waits.append(self.way._every)
+        self.now += self.waits[-1]
+        self.used += self.waits[-1] * self.busy
+        timer.cancel()
+        self.way._look()
+
+
+@pytest.fixture
+async def loop() -> AsyncIterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.way.close()
+
+
+async def test_a_busy_loop_pauses_as_long_as_somebody_waits(loop: Loop) -> None:
+    loop.way.begin()
+    for _ in range(3):
+        loop.look()
+    assert loop.pauses == [MOMENT] * 3
+    loop.way.end()
+    loop.look()
+    assert len(loop.pauses) == 3
+    assert loop.way._timer is None
+
+
+async def test_a_loop_that_is_idle_does_not_and_looks_less_often(loop: Loop) -> None:
+    loop.busy = False
+    loop.way.begin()
+    for _ in range(6):
+        loop.look()
+    assert not loop.pauses
+    assert loop.waits == [EVERY, 2 * EVERY, 4 * EVERY, 8 * EVERY, MOST_EVERY, MOST_EVERY]
+    loop.busy = True
+    loop.look()
+    loop.look()
+    assert loop.waits[-1] == EVERY
+    assert len(loop.pauses) == 2
+
+
+async def test_many_who_wait_have_one_look(loop: Loop) -> None:
+    loop.way.begin()
+    timer = loop.way._timer
+    loop.way.end()
+    loop.way.begin()
+    loop.way.begin()
+    assert loop.way._timer is timer
+    loop.way.end()
+    loop.look()
+    assert len(loop.pauses) == 1
+
+
+async def test_a_thread_comes_through_beside_a_loop_that_never_rests(tmp_path: Path) -> None:
+    """Without pauses a hop may take seconds, these minutes."""
+    connection = await connect_on_thread(str(tmp_path / "file"))
+
+    async def hops() -> None:
+        for _ in range(1_000):
+            assert await connection.run(lambda file: file.execute("SELECT 1").fetchone()) == (1,)
+
+    async with asyncio.timeout(50):
+        running = asyncio.create_task(hops())
+        while not running.done():
+            sum(range(3_000))
+            await asyncio.sleep(0)
+        await running
+        await connection.close()
