@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from operator import attrgetter
-from typing import Protocol
 
 from edgenode.api.task.v1 import task_pb2
 from edgenode.link.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Unavailable
@@ -24,30 +23,17 @@ from edgenode.link.wire import pieces
 from edgenode.node.call_stream import take_pieces
 from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
-from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, AttemptSink, LiveTask
+from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, LiveTask, WorkerStream
 
+AT_ONCE = (
+    4  # tasks handed out of turn when an agent can take some and something urgent is about: it may have waited for that
+)
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
 _RUNNING = (TaskState.ASSIGNED, TaskState.WORKING, *ASKING)
 
 _selector = lru_cache(1024)(selector.parse)
-
-
-class WorkerStream(AttemptSink, Protocol):
-    """An attached agent."""
-
-    def assign(self, live: LiveTask, timeout: float) -> None:
-        """Hand over an attempt that may run `timeout` seconds."""
-        ...
-
-    def agent_changed(self) -> None:
-        """The registry's record of the agent changed; another instance may hold the name now."""
-        ...
-
-    def replaced(self) -> None:
-        """The same agent opened another stream; end this one."""
-        ...
 
 
 class Dispatcher:
@@ -72,6 +58,7 @@ class Dispatcher:
         self._noting: set[str] = set()  # tasks whose hand-over is being stored
         self._pump_due = False
         self._pump_now = False
+        self._prompt = 0  # that came since and are to be handed out at once
         self._closed = False
         self.on_load: Callable[[str], None] = lambda agent: None
 
@@ -110,6 +97,7 @@ class Dispatcher:
     def push(self, live: LiveTask, *, first: bool = False) -> None:
         """Let it wait for an agent here; that somebody here fits was looked at."""
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
+        self._prompt += live.prompt
         if not (self._pump_now if live.prompt else self._pump_due):
             if live.prompt:
                 self._book.turns.urgent()
@@ -133,21 +121,26 @@ class Dispatcher:
             self._book.turns.soon(self._pump_in_turn)
         elif now and not self._pump_now:
             self._pump_now = True
-            asyncio.get_running_loop().call_soon(self._pump_at_once)
+            asyncio.get_running_loop().call_soon(self.hand_out)
 
     def _pump_in_turn(self) -> None:
         self._pump_due = False
-        self._pump()
+        self._pump(self._book.turns.size)
 
-    def _pump_at_once(self) -> None:
+    def hand_out(self) -> None:
+        """Hand out now what would be as soon as the loop comes by again; nothing if nothing would."""
+        if not self._pump_now:
+            return
         self._pump_now = False
-        self._pump()
+        most = max(self._prompt, self._book.turns.size if self._book.turns.calm else AT_ONCE)
+        self._prompt = 0
+        self._pump(most)
 
-    def _pump(self) -> None:
-        """Hand out a slice, what is urgent first."""
+    def _pump(self, most: int) -> None:
+        """Hand out so many, what is urgent first."""
         if self._closed:
             return
-        assigned = self._scheduler.assign(self._book.clock.monotonic(), most := self._book.turns.size)
+        assigned = self._scheduler.assign(self._book.clock.monotonic(), most)
         stored = [pair for worker, lives in assigned.items() for pair in self._begin(worker, lives)]
         if stored:
             self._noting.update(live.task_id for live, _ in stored)

@@ -105,6 +105,8 @@ class SubmitStream:
                 await self._turns.take(len(submissions))
             for submission in submissions:
                 self._accept(submission, stored, few)
+        if few:
+            self._engine.dispatcher.hand_out()
         cancels = [live for number in request.cancel_correlation_ids if (live := self._waiting.get(number)) is not None]
         if stored or cancels:
             self._uncommitted.add(size)
@@ -159,6 +161,8 @@ class SubmitStream:
 
     async def _submit(self, stored: Sequence[tuple[int, NewTask]]) -> None:
         urgent = stored[0][1].spec.priority >= URGENT
+        if not (urgent or self._turns.calm):
+            await self._turns.take(len(stored))
         try:
             results = await self._engine.submit([new for _, new in stored])
         except EdgenodeError as error:

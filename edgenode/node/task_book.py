@@ -14,6 +14,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -148,10 +149,13 @@ class TaskBook:
 
         Returns after the commit, however often it must be tried. `spawn` it.
         """
+        prompt = lives[0].prompt
+        if not (prompt or self.turns.calm):
+            await self.turns.take(len(lives))
         ended = [live for live in lives if live.finishing]
         await self.write(lives, [*self.reports(ended), *entries])
         reach(Failpoint.OUTCOME_COMMITTED)
-        if ended and not ended[0].prompt:
+        if ended and not prompt:
             await self.turns.take(len(ended))
         for live in ended:
             self.forget(live)
@@ -243,7 +247,8 @@ class TaskBook:
         try:
             while True:
                 try:
-                    return await self.database.write(store, rows=rows, urgent=urgent)
+                    with self.turns.held() if urgent else nullcontext():
+                        return await self.database.write(store, rows=rows, urgent=urgent)
                 except EdgenodeError as error:
                     if self.stopped:
                         raise

@@ -55,6 +55,22 @@ class AttemptSink(Protocol):
         ...
 
 
+class WorkerStream(AttemptSink, Protocol):
+    """An attached agent."""
+
+    def assign(self, live: LiveTask, timeout: float) -> None:
+        """Hand over an attempt that may run `timeout` seconds."""
+        ...
+
+    def agent_changed(self) -> None:
+        """The registry's record of the agent changed; another instance may hold the name now."""
+        ...
+
+    def replaced(self) -> None:
+        """The same agent opened another stream; end this one."""
+        ...
+
+
 class LiveTask:
     """One task in memory. Times named `_time` are wall clock, others monotonic, in seconds.
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -210,9 +211,9 @@ class TaskEngine:
                 blob_rows.refer(connection, references)
             return _store_new(connection, rows, late, offers, now_time)
 
-        known, sequences = await self.book.database.write(
-            store, size=size, rows=len(rows), urgent=all(live.urgent for live in lives)
-        )
+        urgent = all(live.urgent for live in lives)
+        with self.book.turns.held() if urgent else nullcontext():
+            known, sequences = await self.book.database.write(store, size=size, rows=len(rows), urgent=urgent)
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []
         admitted = []
@@ -232,6 +233,7 @@ class TaskEngine:
             await self.book.turns.take(len(new))
         for live in admitted:
             self._queue(live)
+        self.dispatcher.hand_out()
         return results
 
     def _lacking(self, lives: Sequence[LiveTask]) -> dict[int, Problem]:

@@ -24,6 +24,8 @@ from tests.integration.hotpaths.test_batching import BOUNDS, Traffic, call, coun
 
 DEAF = "deaf"
 INPUT = 64 << 10
+# The others' calls make slices small: each of bulk work has a write of its own.
+SMALL_SLICES: dict[Traffic, dict[str, int]] = {publish: {}, call: {}, task: {"commits": 40}}
 
 
 def calls(skill: str, count: int) -> task_service_pb2.SubmitTasksRequest:
@@ -76,7 +78,7 @@ async def test_a_thousand_beside_slow_ones(
     traffic: Traffic, node: Node, client: Client, frames: Counter[str], counts: Counter[str]
 ) -> None:
     async with asyncio.timeout(60):
-        (await count(traffic, node, client, frames, counts)).within(BOUNDS[traffic])
+        (await count(traffic, node, client, frames, counts)).within(BOUNDS[traffic] | SMALL_SLICES[traffic])
     in_flight, queued, _ = node.rooms.engine.dispatcher.load_of(DEAF)
     assert in_flight > 0
     assert queued > 0

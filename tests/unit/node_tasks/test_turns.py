@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from edgenode.node.turns import GATHER, QUIET, SLICE, WIDE, Turns
+from edgenode.node.turns import GATHER, HOPS, QUIET, SLICE, WIDE, Turns
 
 Take = Callable[[Turns, int], Awaitable[None]]
 
@@ -84,6 +84,89 @@ async def test_what_is_urgent_waits_for_one_slice_at_most() -> None:
 
     await asyncio.gather(*map(bulk, range(8)))
     assert done.index("urgent") <= done.index("slice 3") + 2
+
+
+async def flooded(turns: Turns, loops: int, each: Callable[[], None]) -> str:
+    """What so many turns of the loop do while bulk work always waits: B for a slice of it; `each()` is called in each."""
+    done: list[str] = []
+
+    async def flood() -> None:
+        while True:
+            await turns.take(turns.size)
+            done[-1] = "B"
+
+    floods = [asyncio.create_task(flood()) for _ in range(3)]
+    for _ in range(loops):
+        done.append(".")
+        each()
+        await asyncio.sleep(0)
+    for task in floods:
+        task.cancel()
+    await asyncio.gather(*floods, return_exceptions=True)
+    return "".join(done)
+
+
+async def test_the_next_turns_are_left_to_what_is_urgent() -> None:
+    turns = Turns()
+    loop, came = asyncio.get_running_loop(), False
+
+    def come() -> None:
+        nonlocal came
+        if not came:
+            came = True
+            loop.call_soon(turns.urgent)
+
+    done = await flooded(turns, 8 * HOPS, come)
+    assert "." * HOPS in done
+    assert "." not in done[3 * HOPS :]
+
+
+async def test_bulk_work_has_its_turns_however_much_is_urgent() -> None:
+    turns = Turns()
+    done = await flooded(turns, 40 * HOPS, turns.urgent)
+    assert done.count("B") >= 18 * HOPS, done
+
+
+async def test_bulk_work_waits_for_the_commit_of_what_is_urgent() -> None:
+    turns = Turns()
+    with turns.held():
+        bulk = asyncio.create_task(turns.take(1))
+        for _ in range(4 * HOPS):
+            await asyncio.sleep(0)
+        assert not bulk.done()
+        assert not turns.free(1)
+    async with asyncio.timeout(5):
+        await bulk
+
+
+async def test_bulk_work_does_not_wait_long_for_a_commit() -> None:
+    turns = Turns()
+    async with asyncio.timeout(5):
+        with turns.held():
+            await turns.take(turns.size)
+
+
+async def test_bulk_work_does_not_wait_for_one_commit_after_the_other() -> None:
+    turns = Turns()
+    async with asyncio.timeout(30):
+        while True:
+            with turns.held():
+                for _ in range(2 * HOPS):
+                    await asyncio.sleep(0)
+                if turns.free(1):
+                    return
+                await turns.take(1)
+
+
+async def test_a_commit_that_ends_while_others_are_under_way_lets_nobody_go_on() -> None:
+    turns = Turns()
+    with turns.held():
+        with turns.held():
+            bulk = asyncio.create_task(turns.take(1))
+        for _ in range(4 * HOPS):
+            await asyncio.sleep(0)
+        assert not bulk.done()
+    await bulk
 
 
 async def test_what_is_sent_waits_for_the_slices_that_are_waiting() -> None:
