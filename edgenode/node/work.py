@@ -255,7 +255,7 @@ class WorkStream:
                 else:
                     self._hold(live)
             self._engine.dispatcher.unclaimed(self.agent, self.instance_id)
-            await self._take(first)
+            self._take(first)
             self._reader = asyncio.create_task(self._read(), name=f"work-reader-{self.agent}")
             await self._reader
             await self._drain()
@@ -275,7 +275,7 @@ class WorkStream:
 
     async def _drain(self) -> None:
         """The agent takes nothing new; it may still send results on this stream only until it closed its side."""
-        if self._commits:
+        while self._commits:
             await asyncio.wait(self._commits)
 
     async def _write(self) -> None:
@@ -292,11 +292,11 @@ class WorkStream:
             request = await self._context.read()
             if request is grpc.aio.EOF:
                 return
-            await self._take(request)
+            self._take(request)
             await self._frames.room()
             await self._uncommitted.room()
 
-    async def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
+    def _take(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if not self._registry.touch(self.agent, self.instance_id):
             raise self._superseded()
         if request.credit_count < 0 or self._credits + request.credit_count > MAX_CREDIT:
@@ -309,13 +309,40 @@ class WorkStream:
         self._credits += request.credit_count
         for update in request.updates:
             self._take_update(update)
-        size = request.ByteSize() if request.results else 0
-        at_once = len(request.results) <= self._turns.size
-        for results in self._turns.slices(request.results):
-            if not at_once:
+        if not request.results or self._at_once(request.results):
+            self._take_slice(request.results, request.ByteSize())
+            self._give_credit(request)
+        else:
+            self._spawn(self._take_by_turns(request))
+
+    def _at_once(self, results: Sequence[task_service_pb2.AttemptResult]) -> bool:
+        """Whether they need not wait for a turn. Prompt ones come in frames of their own: the first tells of all."""
+        if len(results) > self._turns.size:
+            return False
+        first = self._attempts.get(_attempt_id(results[0].key))
+        if first is not None and first.prompt:
+            self._turns.urgent()
+            return True
+        return self._turns.calm or self._turns.free(len(results))
+
+    async def _take_by_turns(self, request: task_service_pb2.WorkTasksRequest) -> None:
+        """Take the results of a frame slice by slice; prompt ones that are read meanwhile are taken between two of them."""
+        size = request.ByteSize()
+        self._uncommitted.add(size)
+        try:
+            for results in self._turns.slices(request.results):
                 await self._turns.take(len(results))
-            self._take_results(results, size * len(results) // len(request.results))
+                self._take_slice(results, size * len(results) // len(request.results))
+            self._give_credit(request)
+        finally:
+            self._uncommitted.remove(size)
+
+    def _take_slice(self, results: Sequence[task_service_pb2.AttemptResult], size: int) -> None:
+        if results:
+            self._take_results(results, size)
             self._engine.dispatcher.on_load(self.agent)
+
+    def _give_credit(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if request.credit_count:
             self._engine.dispatcher.add_credits(self.agent, request.credit_count)
 

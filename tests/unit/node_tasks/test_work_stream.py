@@ -112,6 +112,27 @@ async def test_of_an_agent_no_more_results_are_read_than_may_wait_for_their_comm
         await wire.until(lambda: len(wire.told.confirmations) == 4)
 
 
+async def test_a_prompt_result_overtakes_a_frame_of_others_that_waits_for_its_turns(tmp_path: Path) -> None:
+    async with house(tmp_path) as h, stream(h) as (wire, _):
+        lives = [await h.accepted(on_lost=WAIT) for _ in range(3)]
+        answered = asyncio.Event()
+        h.engine.start_call(h.spec(), lambda _: answered.set())
+        await wire.until(lambda: len(wire.told.assignments) == 4)
+        *bulk, prompt = sorted(wire.told.assignments, key=lambda assignment: assignment.prompt)
+        turns = h.engine.book.turns
+        assert turns.free(turns.size)
+        gone = [asyncio.create_task(turns.take(turns.size)) for _ in range(50)]  # before them in the queue
+        frame = Request(results=[failure(assignment.key).results[0] for assignment in bulk], credit_count=3)
+        wire.requests.put_nowait(frame)
+        wire.requests.put_nowait(failure(prompt.key))
+        async with asyncio.timeout(5):
+            await answered.wait()
+        assert not any(live.state is TaskState.RETRY_WAIT for live in lives)
+        await asyncio.gather(*gone)
+        await wire.until(lambda: len(wire.told.confirmations) == 4)
+        assert all(live.state is TaskState.RETRY_WAIT for live in lives)
+
+
 async def test_attempts_that_are_given_up_are_forgotten_though_the_agent_says_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as h, stream(h) as (wire, served):
         expired = await h.accepted(deadline_time=timestamp_to_pb(h.clock.wall() + 5))
