@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-SLICE = 64  # items, of about 10 to 20 microseconds each, while something urgent is about
+SLICE = 32  # items, of about 10 to 20 microseconds each, while something urgent is about
 WIDE = 256  # while nothing is
 QUIET = 256  # turns, of about a millisecond under load
 GATHER = 16  # turns that what is to be sent waits at most
