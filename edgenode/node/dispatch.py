@@ -145,7 +145,7 @@ class Dispatcher:
         if stored:
             self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
-        if sum(map(len, assigned.values())) == most:
+        if self._scheduler and sum(map(len, assigned.values())) == most:
             self._kick(now=False)
 
     def _begin(self, worker: Worker, lives: Sequence[LiveTask]) -> list[tuple[LiveTask, Worker]]:

@@ -32,9 +32,9 @@ from edgenode.link.wire.unread import UNCOMMITTED_BYTES, Held, Unread, answers_u
 from edgenode.link.wire.values import problem_to_pb
 from edgenode.node.task_state import LiveTask
 from edgenode.node.tasks import NewTask, TaskEngine
+from edgenode.node.turns import FEW
 
 MAX_FRAME = 1024
-FEW = 64  # submissions of a frame that is taken at once
 FRAMES_IN_FLIGHT = 16
 OUT_FRAME_BYTES = 1 << 20
 CANONICAL_BYTES = 64 * 1024

@@ -29,6 +29,7 @@ from typing import TypeVar
 
 SLICE = 32  # items, of about 10 to 20 microseconds each, while something urgent is about
 WIDE = 256  # while nothing is
+FEW = 64  # prompt ones of a frame that need no turns
 QUIET = 256  # turns, of about a millisecond under load
 GATHER = 16  # turns that what is to be sent waits at most
 HOPS = 4  # turns that are left to what is urgent

@@ -30,7 +30,7 @@ from edgenode.link.wire.values import duration_to_pb, problem_from_pb, problem_t
 from edgenode.node.registry import AgentRegistry, superseded, unknown_agent
 from edgenode.node.task_state import COMPLETED, LiveTask
 from edgenode.node.tasks import TaskEngine
-from edgenode.node.turns import Turns
+from edgenode.node.turns import FEW, Turns
 
 FRAME_BYTES = 1 << 20
 UNSENT_FRAMES = 4
@@ -317,13 +317,11 @@ class WorkStream:
 
     def _at_once(self, results: Sequence[task_service_pb2.AttemptResult]) -> bool:
         """Whether they need not wait for a turn. Prompt ones come in frames of their own: the first tells of all."""
-        if len(results) > self._turns.size:
-            return False
         first = self._attempts.get(_attempt_id(results[0].key))
         if first is not None and first.prompt:
             self._turns.urgent()
-            return True
-        return self._turns.calm or self._turns.free(len(results))
+            return len(results) <= FEW
+        return len(results) <= self._turns.size and (self._turns.calm or self._turns.free(len(results)))
 
     async def _take_by_turns(self, request: task_service_pb2.WorkTasksRequest) -> None:
         """Take the results of a frame slice by slice; prompt ones that are read meanwhile are taken between two of them."""
