@@ -25,7 +25,7 @@ from tests.integration.hotpaths.test_batching import BOUNDS, Traffic, call, coun
 DEAF = "deaf"
 INPUT = 64 << 10
 # The others' calls make slices small: each of bulk work has a write of its own.
-SMALL_SLICES: dict[Traffic, dict[str, int]] = {publish: {}, call: {}, task: {"commits": 40}}
+SMALL_SLICES: dict[Traffic, dict[str, int]] = {publish: {}, call: {}, task: {"commits": 40, "hops": 40}}
 
 
 def calls(skill: str, count: int) -> task_service_pb2.SubmitTasksRequest:
