@@ -25,7 +25,7 @@ from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, LiveTask, WorkerStream
 
-AT_ONCE = 4  # tasks handed out of turn when an agent can take some, while something urgent is about that may have waited for it
+AT_ONCE = 4  # tasks handed out of turn when an agent can take some, while something urgent that may want it is about
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
