@@ -156,7 +156,8 @@ class _Bench:
         await self._cpu("lease runs out", len(chosen), expire)
         check("heartbeats meanwhile", fleet.heard("heartbeat"), beats)
         check("nodes out of reach", sum(not node.reachable for node in view.nodes()), len(chosen))
-        await self._find("find, every edge, some out of reach", PAGE, skill=EVERYWHERE)
+        in_reach = len(fleet.edges) - len(chosen)
+        await self._find("find, every edge, some out of reach", min(PAGE, in_reach), skill=EVERYWHERE)
         await fleet.gather(chosen)
         check("nodes in reach again", sum(node.reachable for node in view.nodes()), len(fleet.edges))
 
@@ -229,7 +230,10 @@ class _Bench:
         await self._find("find, ten can do it", min(NARROW, count), skill=rare_skill(0))
         await self._find("find, every edge can do it", min(PAGE, count), skill=EVERYWHERE)
         await self._find(
-            "find, every edge, with a label", min(PAGE, count // SITES), skill=EVERYWHERE, selector="site=site-1"
+            "find, every edge, with a label",
+            min(PAGE, len(range(1, count, SITES))),
+            skill=EVERYWHERE,
+            selector="site=site-1",
         )
 
     async def _find(self, name: str, expected: int, **query: str) -> None:

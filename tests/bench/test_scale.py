@@ -17,6 +17,10 @@ def test_everything_two_hundred_edges_do_adds_up(tmp_path: Path) -> None:
     assert "grows by" in table([(200, figures), (2_000, figures)])
 
 
+def test_all_of_few_edges_may_be_out_of_reach(tmp_path: Path) -> None:
+    assert measure(tmp_path, 10, 20)
+
+
 def test_what_does_not_add_up_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scripts.scaling.crowd.Fleet.heard", lambda self, kind: 0)
     with pytest.raises(Mismatch, match="heartbeats of the hub: 0 instead of 10"):
