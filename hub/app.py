@@ -25,6 +25,7 @@ from edgenode.api.sync.v1 import sync_service_pb2_grpc
 from edgenode.api.task.v1 import task_service_pb2
 from edgenode.link.errors import FailedPrecondition, Unavailable
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.gil import on_thread
 from edgenode.link.identity.credentials import ServerIdentity
 from edgenode.link.identity.files import make_private_directory
 from edgenode.link.model.lanes import Lane
@@ -270,7 +271,7 @@ def parent_ports(config: HubConfig, membership: Membership) -> ParentPorts:
 async def _renew_leaf(authority: Authority) -> None:
     """Renew the hub's certificate if it is time, off the loop: it waits for the disk."""
     try:
-        await asyncio.to_thread(authority.renew_hub_leaf)
+        await on_thread(authority.renew_hub_leaf)
     except OSError as error:
         _log.error("the hub's new certificate cannot be kept, it will be made again at the next start: %s", error)
 

@@ -7,7 +7,6 @@ as a file.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import mimetypes
@@ -22,6 +21,7 @@ import msgspec
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
 from edgenode.link.blobs.saving import compare, save_to
 from edgenode.link.errors import EdgenodeError, InvalidArgument, NotFound
+from edgenode.link.gil import on_thread
 from edgenode.link.model.blob import PIECE_BYTES, PREFIX, BlobRef
 from edgenode.link.wire.blobs import ref_from_pb
 from edgenode.link.wire.status import from_rpc_error
@@ -69,7 +69,7 @@ class BlobTransfer:
             path = Path(source)
             name = name or path.name
             media_type = media_type or mimetypes.guess_type(path.name)[0] or ""
-            with await asyncio.to_thread(path.open, "rb") as file:
+            with await on_thread(path.open, "rb") as file:
                 return await self._put_known(file, media_type, name)
         if isinstance(source, bytes | bytearray | memoryview):
             return await self._put_known(io.BytesIO(source), media_type, name)
@@ -78,7 +78,7 @@ class BlobTransfer:
         return _named(await self._send(header, pieces), media_type, name)
 
     async def _put_known(self, file: BinaryIO, media_type: str, name: str) -> BlobRef:
-        digest, size = await asyncio.to_thread(_digest_of, file)
+        digest, size = await on_thread(_digest_of, file)
         ref = BlobRef(digest, size, media_type, name)
         attempts = Attempts(self._patience)
         while True:
@@ -163,7 +163,7 @@ def _digest_of(file: BinaryIO) -> tuple[str, int]:
 
 async def _pieces_of(file: BinaryIO) -> AsyncIterator[bytes]:
     read: Callable[[int], bytes] = file.read
-    while piece := await asyncio.to_thread(read, PIECE_BYTES):
+    while piece := await on_thread(read, PIECE_BYTES):
         yield piece
 
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from edgenode.link.gil import GivingWay
+
 
 async def in_thread(function: Callable[..., Any], context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
     """Runs a sync handler in a thread of its own. Cancelled, it still waits for the thread: its slot is taken until then.
@@ -37,10 +39,11 @@ async def in_thread(function: Callable[..., Any], context: tuple[Any, ...], argu
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=target, name=f"skill-{function.__name__}", daemon=True).start()
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()
-        raise
+    with GivingWay():
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()
+            raise

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from edgenode.api.registry.v1 import registry_pb2, registry_service_pb2
 from edgenode.bridges.mcp.offers import Offer, offer_of, tool_names
 from edgenode.link.errors import EdgenodeError
+from edgenode.link.gil import on_thread
 from edgenode.link.ports import Clock
 from edgenode.sdk.client import Client
 
@@ -119,7 +120,7 @@ class Catalog:
     async def run(self) -> None:
         """Until it is cancelled."""
         if self._memory is not None:
-            self._fleet = await asyncio.to_thread(recall, self._memory)
+            self._fleet = await on_thread(recall, self._memory)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch())
             group.create_task(self._look_again())
@@ -175,7 +176,7 @@ class Catalog:
         if _cards(before) != _cards(self._fleet):
             self._compose()
             if self._memory is not None:
-                await asyncio.to_thread(remember, self._memory, list(self._fleet.values()))
+                await on_thread(remember, self._memory, list(self._fleet.values()))
 
     async def _watch(self) -> None:
         while True:

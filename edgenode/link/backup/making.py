@@ -14,6 +14,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.backup.archive import Kind, Manifest, backup_path, write_backup
 from edgenode.link.blobs.files import Folder
 from edgenode.link.errors import FailedPrecondition, Unavailable
+from edgenode.link.gil import on_thread
 from edgenode.link.ports import Clock
 from edgenode.link.store.database import Database
 from edgenode.link.store.snapshot import Snapshot, snapshot
@@ -96,7 +97,7 @@ async def make_backup(
         )
 
     async with snapshot(database, _epochs) as (source, epochs):
-        writing = asyncio.ensure_future(asyncio.to_thread(write, source, epochs))
+        writing = asyncio.ensure_future(on_thread(write, source, epochs))
         try:
             manifest = await asyncio.shield(writing)
         except asyncio.CancelledError:

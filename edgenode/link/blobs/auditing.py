@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from edgenode.link.blobs import rows
 from edgenode.link.blobs.files import Folder, read_whole
+from edgenode.link.gil import on_thread
 from edgenode.link.model import finding
 from edgenode.link.model.finding import Finding
 from edgenode.link.store.audit import Readable
@@ -21,7 +20,7 @@ async def audit_blobs(database: Readable, folder: Folder | None) -> list[Finding
     for stored in await database.read(rows.load):
         digest = stored.ref.digest
         try:
-            found = (await asyncio.to_thread(read_whole, folder.place(digest)))[:2]
+            found = (await on_thread(read_whole, folder.place(digest)))[:2]
         except OSError as error:
             what = f"cannot be read: {error.strerror}"
         else:

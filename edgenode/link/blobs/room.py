@@ -48,6 +48,7 @@ from edgenode.link.errors import (
     from_problem,
 )
 from edgenode.link.failpoints import Failpoint, reach
+from edgenode.link.gil import on_thread
 from edgenode.link.model.blob import PIECE_BYTES, PREFIX, BlobRef
 from edgenode.link.ports import Clock
 from edgenode.link.store import run_time
@@ -121,7 +122,7 @@ class Blobs:
         if folder is None:
             return
         known = await self._database.read(rows.load)
-        files = await asyncio.to_thread(folder.whole) if folder.path.is_dir() else {}
+        files = await on_thread(folder.whole) if folder.path.is_dir() else {}
         changed = []
         for stored in known:
             size = files.pop(stored.ref.digest, -1)
@@ -283,13 +284,13 @@ class Blobs:
         async with self._placing:
             known = self._stored.get(ref.digest)
             if known is not None and not known.damaged:
-                await asyncio.to_thread(writer.path.unlink)
+                await on_thread(writer.path.unlink)
                 await self._database.write(lambda connection: rows.touch(connection, [ref.digest]))
                 self.left(writer, keep=False)
                 return known.ref, True
             stored = Stored(ref, checks, False, self._clock.wall(), writer.peer)
             try:
-                await asyncio.to_thread(self._place().adopt, writer.path, ref.digest)
+                await on_thread(self._place().adopt, writer.path, ref.digest)
             except OSError as error:
                 raise_storage(error)
             await self._database.write(lambda connection: rows.put(connection, [stored]))
@@ -348,7 +349,7 @@ class Blobs:
         try:
             yield b""
             for number in range(offset // PIECE_BYTES, len(stored.checks) // 4):
-                reading = asyncio.ensure_future(asyncio.to_thread(read_piece, descriptor, number, stored.checks))
+                reading = asyncio.ensure_future(on_thread(read_piece, descriptor, number, stored.checks))
                 try:
                     piece = await asyncio.shield(reading)
                 except OSError as error:
@@ -366,7 +367,7 @@ class Blobs:
         if stored.checks or not stored.ref.size:
             return stored
         try:
-            digest, size, checks = await asyncio.to_thread(read_whole, self._place().place(stored.ref.digest))
+            digest, size, checks = await on_thread(read_whole, self._place().place(stored.ref.digest))
         except OSError as error:
             raise await self._found_damaged(stored, str(error)) from error
         if (digest, size) != (stored.ref.digest, stored.ref.size):
@@ -475,7 +476,7 @@ class Blobs:
                 self._looked_at.pop(digest, None)
             try:
                 for digest in gone:
-                    await asyncio.to_thread(self._place().remove, digest)
+                    await on_thread(self._place().remove, digest)
             except OSError as error:
                 raise_storage(error)
         return gone
@@ -518,7 +519,7 @@ class Blobs:
                 self._taken.add(-size, peer)
                 self._writing.add(name)  # nobody else begins with it while it goes
                 try:
-                    await asyncio.to_thread(self.partial(name).unlink, True)
+                    await on_thread(self.partial(name).unlink, True)
                 finally:
                     self._writing.discard(name)
 
@@ -540,7 +541,7 @@ class Blobs:
         """The folder, made if it is not there. Raises as BlobWriter.open."""
         folder = self._place()
         try:
-            await asyncio.to_thread(folder.prepare)
+            await on_thread(folder.prepare)
         except OSError as error:
             raise_storage(error)
         return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import secrets
@@ -10,6 +9,7 @@ from collections.abc import AsyncIterable
 from pathlib import Path
 
 from edgenode.link.errors import DataLoss
+from edgenode.link.gil import on_thread
 from edgenode.link.model.blob import PREFIX
 
 
@@ -31,12 +31,12 @@ async def save_to(pieces: AsyncIterable[bytes], digest: str, target: Path) -> No
         file.close()
         os.replace(partial, target)
 
-    file = await asyncio.to_thread(partial.open, "xb")
+    file = await on_thread(partial.open, "xb")
     try:
         async for piece in pieces:
-            await asyncio.to_thread(add, piece)
+            await on_thread(add, piece)
         compare(digest, PREFIX + seen.hexdigest())
-        await asyncio.to_thread(complete)
+        await on_thread(complete)
     finally:
         file.close()
         partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from edgenode.link.blobs.files import Incoming
 from edgenode.link.errors import FailedPrecondition, InvalidArgument, ResourceExhausted, Unavailable
+from edgenode.link.gil import on_thread
 from edgenode.link.model.blob import BlobRef
 from edgenode.link.store.budget import RETRY_SECONDS, STORE_FULL
 
@@ -95,7 +96,7 @@ class BlobWriter:
         whole_name = self.name == self._digest.partition(":")[2]
         keep = bool(self._digest and incoming.size and not incoming.unsure) and whole_name
         if not keep:
-            await asyncio.to_thread(incoming.path.unlink, True)
+            await on_thread(incoming.path.unlink, True)
         self._room.left(self, keep=keep)
 
     def _file(self) -> Incoming:
@@ -104,7 +105,7 @@ class BlobWriter:
         return self._incoming
 
     async def _in_thread(self, function: Callable[[], T]) -> T:
-        work = self._work = asyncio.ensure_future(asyncio.to_thread(function))
+        work = self._work = asyncio.ensure_future(on_thread(function))
         try:
             return await asyncio.shield(work)
         except OSError as error:

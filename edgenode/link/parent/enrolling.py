@@ -47,6 +47,7 @@ from edgenode.link.errors import (
     Unavailable,
     Unimplemented,
 )
+from edgenode.link.gil import on_thread
 from edgenode.link.identity.certificates import (
     CLIENT_AUTH,
     SERVER_AUTH,
@@ -186,7 +187,7 @@ async def refresh_trust(directory: IdentityDirectory, identity: NodeIdentity, cl
         raise _wrong_ca(f"the hub at {address} is of {found.trust_domain}, this node of {identity.trust_domain}")
     _check_newer(address, found.hub_ca, held.hub_ca)
     try:
-        return await asyncio.to_thread(directory.save_bundle, replace(held, hub_ca=found.hub_ca).pem)
+        return await on_thread(directory.save_bundle, replace(held, hub_ca=found.hub_ca).pem)
     except OSError as error:
         raise _not_writable(error) from error
 
@@ -323,7 +324,7 @@ async def _pending_key(directory: IdentityDirectory, in_use: bytes = b"") -> ec.
             return fresh
 
     try:
-        return await asyncio.to_thread(read_or_make)
+        return await on_thread(read_or_make)
     except OSError as error:
         raise _not_writable(error) from error
 
@@ -337,7 +338,7 @@ async def _save(
 ) -> NodeIdentity:
     # On a thread, as an fsync of a worn flash card may take a second, and agents are being served meanwhile.
     try:
-        return await asyncio.to_thread(directory.save, facts, key_to_pem(key), certificate_to_pem(certificate), bundle)
+        return await on_thread(directory.save, facts, key_to_pem(key), certificate_to_pem(certificate), bundle)
     except OSError as error:
         raise _not_writable(error) from error
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 import aiosqlite
 
-from edgenode.link.store.gil import GivingWay
+from edgenode.link.gil import GivingWay
 
 T = TypeVar("T")
 
@@ -46,17 +46,11 @@ class _ThreadConnection:
         self._giving_way = GivingWay()
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        self._giving_way.begin()
-        try:
+        with self._giving_way:
             return cast(T, await self._execute(function, self._aiosqlite._conn))  # type: ignore[no-untyped-call]
-        finally:
-            self._giving_way.end()
 
     async def close(self) -> None:
-        try:
-            await self._aiosqlite.close()
-        finally:
-            self._giving_way.close()
+        await self._aiosqlite.close()
 
 
 async def connect_on_thread(path: str) -> Connection:

@@ -15,6 +15,7 @@ import click
 from edgenode.api.blob.v1 import blob_pb2, blob_service_pb2, blob_service_pb2_grpc
 from edgenode.link.blobs.saving import compare, save_to
 from edgenode.link.errors import DeadlineExceeded
+from edgenode.link.gil import on_thread
 from edgenode.link.model.blob import PREFIX, check_digest
 from edgenode.link.terminal.failures import Exit, ExitCode
 from edgenode.link.terminal.options import SECONDS
@@ -120,8 +121,8 @@ async def _print(pieces: AsyncIterator[bytes], digest: str) -> None:
     seen = hashlib.sha256()
     async for piece in pieces:
         seen.update(piece)
-        await asyncio.to_thread(sys.stdout.buffer.write, piece)
-    await asyncio.to_thread(sys.stdout.buffer.flush)
+        await on_thread(sys.stdout.buffer.write, piece)
+    await on_thread(sys.stdout.buffer.flush)
     compare(digest, PREFIX + seen.hexdigest())
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from edgenode.link.gil import EVERY, MOMENT, MOST_EVERY, GivingWay, on_thread
 from edgenode.link.store.connector import connect_on_thread
-from edgenode.link.store.gil import EVERY, MOMENT, MOST_EVERY, GivingWay
 
 
 class Loop:
@@ -34,18 +34,15 @@ class Loop:
 
 
 @pytest.fixture
-async def loop() -> AsyncIterator[Loop]:
-    loop = Loop()
-    yield loop
-    loop.way.close()
+def loop() -> Loop:
+    return Loop()
 
 
 async def test_a_busy_loop_pauses_as_long_as_somebody_waits(loop: Loop) -> None:
-    loop.way.begin()
-    for _ in range(3):
-        loop.look()
-    assert loop.pauses == [MOMENT] * 3
-    loop.way.end()
+    with loop.way:
+        for _ in range(3):
+            loop.look()
+        assert loop.pauses == [MOMENT] * 3
     loop.look()
     assert len(loop.pauses) == 3
     assert loop.way._timer is None
@@ -53,37 +50,37 @@ async def test_a_busy_loop_pauses_as_long_as_somebody_waits(loop: Loop) -> None:
 
 async def test_a_loop_that_is_idle_does_not_and_looks_less_often(loop: Loop) -> None:
     loop.busy = False
-    loop.way.begin()
-    for _ in range(6):
+    with loop.way:
+        for _ in range(6):
+            loop.look()
+        assert not loop.pauses
+        assert loop.waits == [EVERY, 2 * EVERY, 4 * EVERY, 8 * EVERY, MOST_EVERY, MOST_EVERY]
+        loop.busy = True
         loop.look()
-    assert not loop.pauses
-    assert loop.waits == [EVERY, 2 * EVERY, 4 * EVERY, 8 * EVERY, MOST_EVERY, MOST_EVERY]
-    loop.busy = True
-    loop.look()
-    loop.look()
+        loop.look()
     assert loop.waits[-1] == EVERY
     assert len(loop.pauses) == 2
 
 
 async def test_many_who_wait_have_one_look(loop: Loop) -> None:
-    loop.way.begin()
-    timer = loop.way._timer
-    loop.way.end()
-    loop.way.begin()
-    loop.way.begin()
-    assert loop.way._timer is timer
-    loop.way.end()
-    loop.look()
+    with loop.way:
+        timer = loop.way._timer
+    with loop.way:
+        with loop.way:
+            assert loop.way._timer is timer
+        loop.look()
     assert len(loop.pauses) == 1
 
 
-async def test_a_thread_comes_through_beside_a_loop_that_never_rests(tmp_path: Path) -> None:
-    """Without pauses a hop may take seconds, these minutes."""
-    connection = await connect_on_thread(str(tmp_path / "file"))
+Hop = Callable[[], Awaitable[int]]
+
+
+async def beside_a_loop_that_never_rests(hop: Hop) -> None:
+    """Without pauses a hop may take seconds, and these minutes."""
 
     async def hops() -> None:
-        for _ in range(1_000):
-            assert await connection.run(lambda file: file.execute("SELECT 1").fetchone()) == (1,)
+        for _ in range(500):
+            assert await hop() == 1
 
     async with asyncio.timeout(50):
         running = asyncio.create_task(hops())
@@ -91,4 +88,15 @@ async def test_a_thread_comes_through_beside_a_loop_that_never_rests(tmp_path: P
             sum(range(3_000))
             await asyncio.sleep(0)
         await running
-        await connection.close()
+
+
+async def test_the_thread_of_a_store_comes_through_beside_a_busy_loop(tmp_path: Path) -> None:
+    connection = await connect_on_thread(str(tmp_path / "file"))
+    await beside_a_loop_that_never_rests(
+        lambda: connection.run(lambda file: int(file.execute("SELECT 1").fetchone()[0]))
+    )
+    await connection.close()
+
+
+async def test_any_thread_comes_through_beside_a_busy_loop() -> None:
+    await beside_a_loop_that_never_rests(lambda: on_thread(abs, -1))

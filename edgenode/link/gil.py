@@ -1,12 +1,14 @@
 """A thread has the interpreter in the end, however busy the event loop is.
 
-Theory of operation. A thread that comes back from SQLite, or from an fsync, waits for the interpreter's lock. A busy loop
+Theory of operation. A thread that comes back from SQLite, or from the disk, waits for the interpreter's lock. A busy loop
 lets go of that lock once a turn, while it looks for events, for a microsecond; the thread is woken, comes tens of microseconds
 later, and finds it taken again. Python's own remedy is to ask for the lock after the switch interval. But that counts only
 while nobody lets go of it: a loop whose turns are shorter is never asked, and the thread may stand still for seconds.
 
 So while somebody waits for the thread, the loop looks at itself now and then: was it busy all the time, it sleeps for a
 moment, in which the thread comes. A loop that is not busy lets the lock be, and looks ever less often.
+
+What a room gives to a thread goes through `on_thread`; the store has a thread of its own (`store/connector.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 EVERY = 0.001  # seconds between two looks at a busy loop
 MOST_EVERY = 0.016  # ... at one that is not
@@ -22,7 +28,7 @@ BUSY = 0.75  # of a time that the loop used the processor, from which on it is b
 
 
 class GivingWay:
-    """Who waits for the thread says so by `begin` and `end`. Clocks count seconds; `pause` stops the loop's own thread."""
+    """Whoever waits for the thread does so within `with`. Clocks count seconds; `pause` stops the loop's own thread."""
 
     __slots__ = ("_clock", "_cpu_clock", "_every", "_pause", "_since", "_timer", "_used", "_waiting")
 
@@ -38,22 +44,14 @@ class GivingWay:
         self._timer: asyncio.TimerHandle | None = None
         self._since = self._used = 0.0  # when the last look was, and what the loop's thread had used by then
 
-    def begin(self) -> None:
-        """Somebody waits for the thread."""
+    def __enter__(self) -> None:
         self._waiting += 1
         if self._timer is None:
             self._every = EVERY
             self._look_later()
 
-    def end(self) -> None:
-        """No more. The timer is left: under load the next begins before it has run out."""
-        self._waiting -= 1
-
-    def close(self) -> None:
-        """Look no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def __exit__(self, *_: object) -> None:
+        self._waiting -= 1  # the timer is left: under load the next begins before it has run out
 
     def _look_later(self) -> None:
         self._since, self._used = self._clock(), self._cpu_clock()
@@ -69,3 +67,9 @@ class GivingWay:
             self._every = EVERY
             self._pause(MOMENT)
         self._look_later()
+
+
+async def on_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `asyncio.to_thread`; a busy loop gives way to the thread."""
+    with GivingWay():
+        return await asyncio.to_thread(function, *args, **kwargs)
