@@ -119,18 +119,22 @@ Row = tuple[Any, ...]
 
 
 class Change(NamedTuple):
-    """A row to insert, or what an update makes of one. `optional`: its columns that are not NULL, in their order."""
+    """A row to insert, or what an update makes of one. `optional`: its columns that are not NULL, in their order; `large`: its
+    blobs want a statement of their own."""
 
     optional: tuple[str, ...]
     values: Row
+    large: bool
 
 
 # To bind a None costs ten times what a text does, and most tasks have few of the optional blobs at any time: so what is NULL
 # stands in the statement, of which there is one for each set of those that are there.
 #
 # A statement takes as many rows as there are, in powers of two, so that there are few of them: between two steps of SQLite its
-# thread gives up the interpreter, and waits for a busy event loop to have it again.
+# thread gives up the interpreter, and waits for a busy event loop to have it again. What is bound stays with a statement until
+# it is executed again, so large rows have one of their own.
 _COUNTS = (128, 64, 32, 16, 8, 4, 2, 1)
+_LARGE = 8 << 10  # bytes of a blob
 
 
 @lru_cache
@@ -153,8 +157,11 @@ def _runs(rows: Sequence[Change]) -> Iterator[Sequence[Change]]:
     start = 0
     while start < len(rows):
         optional, end = rows[start].optional, start + 1
-        while end < len(rows) and end - start < _COUNTS[0] and rows[end].optional == optional:
-            end += 1
+        if not rows[start].large:
+            while (
+                end < len(rows) and end - start < _COUNTS[0] and rows[end].optional == optional and not rows[end].large
+            ):
+                end += 1
         for count in _COUNTS:
             while end - start >= count:
                 yield rows[start : start + count]
@@ -204,7 +211,7 @@ def insert_row(live: LiveTask) -> Change:
         live.agent_instance,
         *blobs,
     )
-    return Change(optional, values)
+    return Change(optional, values, len(live.spec.wire) > _LARGE or _any_large(blobs))
 
 
 def update_row(live: LiveTask) -> Change:
@@ -228,7 +235,11 @@ def update_row(live: LiveTask) -> Change:
         *blobs,
         live.task_id,
     )
-    return Change(optional, values)
+    return Change(optional, values, _any_large(blobs))
+
+
+def _any_large(blobs: Iterable[bytearray]) -> bool:
+    return any(len(blob) > _LARGE for blob in blobs)
 
 
 def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytearray]]:

@@ -40,10 +40,9 @@ def db() -> Iterator[Counting]:
     connection.close()
 
 
-def task(name: str, *, request: str = "", key: str = "", fence: int = 0) -> LiveTask:
-    spec = task_spec_from_proto(
-        task_pb2.TaskSpec(skill="echo", input=b"x", idempotency_key=key), limits=TaskLimits(), now=NOW, node="north"
-    )
+def task(name: str, *, request: str = "", key: str = "", fence: int = 0, input: bytes = b"x") -> LiveTask:
+    message = task_pb2.TaskSpec(skill="echo", input=input, idempotency_key=key)
+    spec = task_spec_from_proto(message, limits=TaskLimits(), now=NOW, node="north")
     live = LiveTask(name, spec, "north", NOW)
     live.request_id, live.fence = request, fence
     live.note()
@@ -138,3 +137,17 @@ def test_statements_are_few(db: Counting, rows: int, statements: int) -> None:
     db.executed = 0
     update(db, [end(live) for live in lives])
     assert db.executed == statements + 1  # a look at who was missed
+
+
+def test_large_rows_have_a_statement_each(db: Counting) -> None:
+    """What is bound stays with a statement until it is executed again."""
+    large = bytes(task_store._LARGE)
+    lives = [task(f"t{number}", input=large if number in (1, 2) else b"x") for number in range(6)]
+    insert(db, lives)
+    assert db.executed == 1 + 1 + 1 + 2 + 1  # t0, t1, t2, then three in two statements, and how many were accepted
+    db.executed = 0
+    for live in lives:
+        end(live)
+    lives[3].output = task_pb2.TaskOutput(data=large)
+    assert update(db, lives) == [True] * 6
+    assert db.executed == 2 + 1 + 1 + 1  # three, t3, two, and a look at who was missed
