@@ -17,18 +17,19 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 EVERY = 0.001  # seconds between two looks at a busy loop
-MOST_EVERY = 0.016  # ... at one that is not
+MOST_EVERY = 0.064  # ... at one that is not
 MOMENT = 50e-6  # seconds the lock is let go
 BUSY = 0.75  # of a time that the loop used the processor, from which on it is busy
 
 
 class GivingWay:
-    """Whoever waits for the thread does so within `with`. Clocks count seconds; `pause` stops the loop's own thread."""
+    """Of one loop: whoever waits for a thread does so within `with`. Clocks count seconds; `pause` stops the loop's thread."""
 
     __slots__ = ("_clock", "_cpu_clock", "_every", "_pause", "_since", "_timer", "_used", "_waiting")
 
@@ -69,7 +70,24 @@ class GivingWay:
         self._look_later()
 
 
+_ways: WeakKeyDictionary[asyncio.AbstractEventLoop, GivingWay] = WeakKeyDictionary()
+
+
+def giving_way() -> GivingWay:
+    """That of the running loop."""
+    loop = asyncio.get_running_loop()
+    way = _ways.get(loop)
+    if way is None:
+        way = _ways[loop] = GivingWay()
+    return way
+
+
+def give_way_by(loop: asyncio.AbstractEventLoop, way: GivingWay) -> None:
+    """Let `way` be that of a loop whose time and threads are not the machine's."""
+    _ways[loop] = way
+
+
 async def on_thread(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """As `asyncio.to_thread`; a busy loop gives way to the thread."""
-    with GivingWay():
+    with giving_way():
         return await asyncio.to_thread(function, *args, **kwargs)

@@ -25,7 +25,7 @@ from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, LiveTask, WorkerStream
 
-AT_ONCE = 4  # tasks handed out of turn when an agent can take some, while something urgent that may want it is about
+AT_ONCE = 4  # tasks handed out of turn while something urgent is about, but none of it waits here
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
@@ -56,7 +56,7 @@ class Dispatcher:
         self._noting: set[str] = set()  # tasks whose hand-over is being stored
         self._pump_due = False
         self._pump_now = False
-        self._prompt = 0  # that came since and are to be handed out at once
+        self._prompt: set[str] = set()  # queued tasks that go before others
         self._closed = False
         self.on_load: Callable[[str], None] = lambda agent: None
 
@@ -82,7 +82,11 @@ class Dispatcher:
 
     def discard(self, live: LiveTask) -> None:
         """Take a task out of its queue, if it is queued."""
-        self._scheduler.discard(live.task_id)
+        self._unqueue(live.task_id)
+
+    def _unqueue(self, task_id: str) -> None:
+        self._scheduler.discard(task_id)
+        self._prompt.discard(task_id)
 
     def enqueue(self, live: LiveTask, *, first: bool = False) -> None:
         """Let it wait for an agent here; what nobody here fits is parked, sent to the hub or ended (calls)."""
@@ -95,11 +99,13 @@ class Dispatcher:
     def push(self, live: LiveTask, *, first: bool = False) -> None:
         """Let it wait for an agent here; that somebody here fits was looked at."""
         self._scheduler.push(live.task_id, live.demand, live.spec.priority, live, first=first)
-        self._prompt += live.prompt
-        if not (self._pump_now if live.prompt else self._pump_due):
-            if live.prompt:
+        if live.prompt:
+            if not (self._pump_now and self._prompt):  # else one of them has said so
                 self._book.turns.urgent()
-            self._kick(now=live.prompt)
+                self._kick()
+            self._prompt.add(live.task_id)
+        elif not self._pump_due:
+            self._kick(now=False)
 
     def fits(self, demand: Demand) -> bool:
         """Whether an agent of this node may take such a task now or soon."""
@@ -130,9 +136,7 @@ class Dispatcher:
         if not self._pump_now:
             return
         self._pump_now = False
-        most = max(self._prompt, self._book.turns.size if self._book.turns.calm else AT_ONCE)
-        self._prompt = 0
-        self._pump(most)
+        self._pump(self._book.turns.size if self._prompt or self._book.turns.calm else AT_ONCE)
 
     def _pump(self, most: int) -> None:
         """Hand out so many, what is urgent first."""
@@ -143,8 +147,10 @@ class Dispatcher:
         if stored:
             self._noting.update(live.task_id for live, _ in stored)
             self._book.spawn(self._hand_over_stored(stored))
+        if self._prompt:
+            self._prompt.difference_update(live.task_id for lives in assigned.values() for live in lives)
         if self._scheduler and sum(map(len, assigned.values())) == most:
-            self._kick(now=False)
+            self._kick(now=bool(self._prompt))
 
     def _begin(self, worker: Worker, lives: Sequence[LiveTask]) -> list[tuple[LiveTask, Worker]]:
         """Begin an attempt of each and hand them over, but for those returned: they are to be stored first."""
@@ -321,7 +327,7 @@ class Dispatcher:
         if live.sink is not None or attempt < max(live.attempts, 1):
             return None
         if live.state in (TaskState.QUEUED, TaskState.PARKED):
-            self._scheduler.discard(task_id)
+            self._unqueue(task_id)
             live.apply(TaskEvent.ASSIGN, self._book.clock.wall(), "REATTACHED")
         elif live.state is TaskState.RETRY_WAIT or attempt != live.attempts:
             return None
@@ -391,11 +397,10 @@ class Dispatcher:
                     live.timer.cancel()
                 live.timer = self._book.after(self._book.settings.lost_grace, partial(self.lost, live))
 
-    def add_credits(self, agent: str, count: int) -> None:
-        """The agent can take more."""
-        worker = self._scheduler.find_worker(agent)
-        if worker is not None:
-            self._add_credits(worker, count)
+    def add_credits(self, agent: str, stream: WorkerStream, count: int) -> None:
+        """The agent can take more, on this stream of its."""
+        if self._streams.get(agent) is stream:
+            self._add_credits(self._scheduler.worker(agent), count)
 
     def sent(self, agent: str, stream: WorkerStream, load: int) -> None:
         """The agent's stream has written assignments that count for so much (`load_of`)."""
@@ -558,7 +563,7 @@ class Dispatcher:
 
     def withdraw(self, live: LiveTask) -> None:
         """Whoever has the task need not go on with it."""
-        self._scheduler.discard(live.task_id)
+        self._unqueue(live.task_id)
         if live.sink is not None:
             live.sink.cancel(live)
             self._stop_attempt(live, measured=False)
@@ -576,7 +581,7 @@ class Dispatcher:
         """A call's answer came, or it cannot come any more."""
         if live.finishing:
             return
-        self._scheduler.discard(live.task_id)
+        self._unqueue(live.task_id)
         live.agent = agent or live.agent
         if live.holder or live.state not in _RUNNING:
             live.state = TaskState.WORKING

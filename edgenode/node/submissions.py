@@ -161,8 +161,8 @@ class SubmitStream:
 
     async def _submit(self, stored: Sequence[tuple[int, NewTask]]) -> None:
         urgent = stored[0][1].spec.priority >= URGENT
-        if not (urgent or self._turns.calm):
-            await self._turns.take(len(stored))
+        if not urgent:
+            await self._turns.step(len(stored))
         try:
             results = await self._engine.submit([new for _, new in stored])
         except EdgenodeError as error:

@@ -150,8 +150,8 @@ class TaskBook:
         Returns after the commit, however often it must be tried. `spawn` it.
         """
         prompt = lives[0].prompt
-        if not (prompt or self.turns.calm):
-            await self.turns.take(len(lives))
+        if not prompt:
+            await self.turns.step(len(lives))
         ended = [live for live in lives if live.finishing]
         await self.write(lives, [*self.reports(ended), *entries])
         reach(Failpoint.OUTCOME_COMMITTED)

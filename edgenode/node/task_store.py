@@ -211,7 +211,7 @@ def insert_row(live: LiveTask) -> Change:
         live.agent_instance,
         *blobs,
     )
-    return Change(optional, values, len(live.spec.wire) > _LARGE or _any_large(blobs))
+    return Change(optional, values, max(map(len, (live.spec.wire, *blobs))) > _LARGE)
 
 
 def update_row(live: LiveTask) -> Change:
@@ -235,11 +235,7 @@ def update_row(live: LiveTask) -> Change:
         *blobs,
         live.task_id,
     )
-    return Change(optional, values, _any_large(blobs))
-
-
-def _any_large(blobs: Iterable[bytearray]) -> bool:
-    return any(len(blob) > _LARGE for blob in blobs)
+    return Change(optional, values, max(map(len, blobs), default=0) > _LARGE)
 
 
 def _blobs(live: LiveTask) -> tuple[tuple[str, ...], list[bytearray]]:

@@ -12,7 +12,8 @@ that is WIDE at most. Steps in between, that a slice goes through, take turns of
 What is urgent takes no turn: it runs between two of them. It goes from callback to callback, and each would wait for a slice;
 so when it comes the next HOPS turns are left to it, and then at least as many are for bulk work. While something urgent is
 committed bulk work waits as well: the database's thread has the interpreter for itself then, instead of waiting for it at each
-step of SQLite. That is HOLD seconds at most, and in all no more than half of the time, but for SPARE seconds.
+step of SQLite. That is HOLD seconds at most, and in all no more than half of the time, but for SPARE seconds; the HOPS turns
+after it are left to what is urgent too, and bulk work has as many before it waits for another commit.
 
 What bulk work sends waits until no slice does, though not for ever: so it gathers what they add, and a frame has as many items
 as if it had been made in one go.
@@ -51,7 +52,7 @@ class Turns:
         self._number = 0  # of this turn
         self._quiet = 0  # the turn from which on slices are wide
         self._ticking = False
-        self._given = HOPS  # turns of bulk work since some were left to what is urgent
+        self._given = HOPS  # turns of bulk work since some were left to what is urgent; below zero since a commit was
         self._alone = 0  # turns still left to it
         self._holders = 0  # urgent commits under way
         self._alarm: asyncio.TimerHandle | None = None  # set while bulk work waits for one: it ends that at the latest
@@ -89,7 +90,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         now = loop.time()
         owed = max(self._owed - (now - self._since), 0.0)
-        if self._alarm is None and owed < SPARE:
+        if self._alarm is None and owed < SPARE and self._given >= 0:
             self._owed, self._since = owed, now
             self._alarm = loop.call_later(HOLD, self._let_go)
 
@@ -103,6 +104,7 @@ class Turns:
         self._since = now
         if self._waiting or self._gathering:
             self._alone = HOPS  # for what the commit lets go on
+            self._given = -HOPS
             self._tick()
 
     def slices(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -120,6 +122,11 @@ class Turns:
         self._done += count
         self._tick()
         return True
+
+    async def step(self, count: int) -> None:
+        """A step that a slice goes through: `take` while something urgent is about, or others wait that came before."""
+        if not (self.calm and not self._waiting and not self._granted):
+            await self.take(count)
 
     async def take(self, count: int) -> None:
         """Returns when it is time to do so many items."""

@@ -175,7 +175,7 @@ class WorkStream:
         self._commits: set[asyncio.Task[None]] = set()
         self._uncommitted = Held(UNCOMMITTED_BYTES)  # of results
         self._reader: asyncio.Task[None] | None = None
-        self._ended: EdgenodeError | None = None  # why the node ends the stream
+        self._ended: BaseException | None = None  # why the node ends the stream
 
     # --- what the engine calls --------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class WorkStream:
         """See WorkerStream."""
         self._end(Aborted("REPLACED", f"{self.agent} opened another work stream", hint="one stream for each agent"))
 
-    def _end(self, error: EdgenodeError) -> None:
+    def _end(self, error: BaseException) -> None:
         self._ended = error
         if self._reader is not None:
             self._reader.cancel()
@@ -277,6 +277,8 @@ class WorkStream:
         """The agent takes nothing new; it may still send results on this stream only until it closed its side."""
         while self._commits:
             await asyncio.wait(self._commits)
+        if self._ended is not None:
+            raise self._ended
 
     async def _write(self) -> None:
         while (frame := await self._frames.next()) is not None:
@@ -310,25 +312,27 @@ class WorkStream:
         for update in request.updates:
             self._take_update(update)
         if not request.results or self._at_once(request.results):
-            self._take_slice(request.results, request.ByteSize())
+            self._take_slice(request.results, request.ByteSize() if request.results else 0)
             self._give_credit(request)
         else:
-            self._spawn(self._take_by_turns(request))
+            size = request.ByteSize()
+            self._uncommitted.add(size)
+            self._spawn(self._take_by_turns(request, size))
 
     def _at_once(self, results: Sequence[task_service_pb2.AttemptResult]) -> bool:
-        """Whether they need not wait for a turn. Prompt ones come in frames of their own: the first tells of all."""
-        first = self._attempts.get(_attempt_id(results[0].key))
+        """Whether they need not wait for a turn. Prompt ones come in frames of their own: the first that is known tells."""
+        known = (self._attempts.get(_attempt_id(result.key)) for result in results)
+        first = next(filter(None, known), None)
         if first is not None and first.prompt:
             self._turns.urgent()
             return len(results) <= FEW
         return len(results) <= self._turns.size and (self._turns.calm or self._turns.free(len(results)))
 
-    async def _take_by_turns(self, request: task_service_pb2.WorkTasksRequest) -> None:
+    async def _take_by_turns(self, request: task_service_pb2.WorkTasksRequest, size: int) -> None:
         """Take the results of a frame slice by slice; prompt ones that are read meanwhile are taken between two of them."""
-        size = request.ByteSize()
-        self._uncommitted.add(size)
         try:
             for results in self._turns.slices(request.results):
+                await self._frames.room()
                 await self._turns.take(len(results))
                 self._take_slice(results, size * len(results) // len(request.results))
             self._give_credit(request)
@@ -342,7 +346,7 @@ class WorkStream:
 
     def _give_credit(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if request.credit_count:
-            self._engine.dispatcher.add_credits(self.agent, request.credit_count)
+            self._engine.dispatcher.add_credits(self.agent, self, request.credit_count)
 
     def _take_update(self, update: task_service_pb2.AttemptUpdate) -> None:
         live = self._attempts.get(_attempt_id(update.key))
@@ -411,7 +415,12 @@ class WorkStream:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._commits.add(task)
-        task.add_done_callback(self._commits.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._commits.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._end(error)
 
 
 def _attempt_id(key: task_service_pb2.AttemptKey) -> AttemptId:

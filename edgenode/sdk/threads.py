@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from edgenode.link.gil import GivingWay
+from edgenode.link.gil import giving_way
 
 
 async def in_thread(function: Callable[..., Any], context: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
@@ -39,7 +39,7 @@ async def in_thread(function: Callable[..., Any], context: tuple[Any, ...], argu
             loop.call_soon_threadsafe(settle, *outcome)
 
     threading.Thread(target=target, name=f"skill-{function.__name__}", daemon=True).start()
-    with GivingWay():
+    with giving_way():
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
+from edgenode.link import gil
 from edgenode.link.errors import EdgenodeError
 
 T = TypeVar("T")
@@ -122,6 +123,16 @@ def _close(task: asyncio.Task[Any]) -> None:
         return
 
 
+class _NoThreads(gil.GivingWay):
+    """Work of a thread runs on the loop itself here: nobody is to be given way."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
 class Loop(asyncio.AbstractEventLoop):
     """`run(until)` lets time pass. What a callback raises is given to `on_error`."""
 
@@ -137,6 +148,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._number = 0
         self._on_error = on_error
         self._world = copy_context()
+        gil.give_way_by(self, _NoThreads())
 
     # --- for the world ------------------------------------------------------------------------------------------------
 

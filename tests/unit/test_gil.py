@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from edgenode.link.gil import EVERY, MOMENT, MOST_EVERY, GivingWay, on_thread
+from edgenode.link.gil import EVERY, MOMENT, MOST_EVERY, GivingWay, giving_way, on_thread
 from edgenode.link.store.connector import connect_on_thread
 
 
@@ -51,10 +52,11 @@ async def test_a_busy_loop_pauses_as_long_as_somebody_waits(loop: Loop) -> None:
 async def test_a_loop_that_is_idle_does_not_and_looks_less_often(loop: Loop) -> None:
     loop.busy = False
     with loop.way:
-        for _ in range(6):
+        for _ in range(8):
             loop.look()
         assert not loop.pauses
-        assert loop.waits == [EVERY, 2 * EVERY, 4 * EVERY, 8 * EVERY, MOST_EVERY, MOST_EVERY]
+        assert loop.waits == [min(EVERY * 2**number, MOST_EVERY) for number in range(8)]
+        assert loop.waits[-2:] == [MOST_EVERY] * 2
         loop.busy = True
         loop.look()
         loop.look()
@@ -100,3 +102,13 @@ async def test_the_thread_of_a_store_comes_through_beside_a_busy_loop(tmp_path: 
 
 async def test_any_thread_comes_through_beside_a_busy_loop() -> None:
     await beside_a_loop_that_never_rests(lambda: on_thread(abs, -1))
+
+
+async def test_all_who_wait_on_a_loop_have_its_one_way() -> None:
+    way = giving_way()
+    both = asyncio.gather(on_thread(time.sleep, 0.01), on_thread(time.sleep, 0.01))
+    await asyncio.sleep(0)
+    assert way is giving_way()
+    assert way._waiting == 2
+    await both
+    assert way._waiting == 0

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, cast
 
 import aiosqlite
 
-from edgenode.link.gil import GivingWay
+from edgenode.link.gil import giving_way
 
 T = TypeVar("T")
 
@@ -43,16 +43,19 @@ class _ThreadConnection:
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._aiosqlite = connection
         self._execute = connection._execute
-        self._giving_way = GivingWay()
+        self._giving_way = giving_way()
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         with self._giving_way:
             return cast(T, await self._execute(function, self._aiosqlite._conn))  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
-        await self._aiosqlite.close()
+        with self._giving_way:
+            await self._aiosqlite.close()
 
 
 async def connect_on_thread(path: str) -> Connection:
     """Open `path` (or `:memory:`) on a thread of its own; transactions are begun by hand. Raises sqlite3.Error."""
-    return _ThreadConnection(await aiosqlite.connect(path, isolation_level=None, cached_statements=256))
+    with giving_way():
+        connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
+    return _ThreadConnection(connection)

@@ -167,7 +167,7 @@ class House:
         agent = Agent(self.engine, name)
         if attach:
             self.engine.dispatcher.attach(name, agent)
-            self.engine.dispatcher.add_credits(name, credit)
+            self.engine.dispatcher.add_credits(name, agent, credit)
         return agent
 
     def spec(self, skill: str = "work", **fields: object) -> TaskSpec:

@@ -477,7 +477,7 @@ async def test_nothing_begins_once_the_node_drains(tmp_path: Path) -> None:
         call: asyncio.Future[LiveTask] = asyncio.get_running_loop().create_future()
         h.engine.start_call(h.spec(), call.set_result)
         h.engine.stop_accepting()
-        h.engine.dispatcher.add_credits("worker", 5)
+        h.engine.dispatcher.add_credits("worker", agent, 5)
         await h.turn()
         assert agent.assigned == []
         assert (await call).problem.reason == "NODE_STOPPING"  # type: ignore[union-attr]

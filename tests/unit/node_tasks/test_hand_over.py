@@ -50,7 +50,7 @@ async def test_work_no_agent_has_seen_is_given_to_another(tmp_path: Path, on_los
         assert not agent.assigned
         assert (live.state, live.attempts) == (TaskState.QUEUED, 0)
         assert await h.state(live.task_id) is TaskState.QUEUED
-        h.engine.dispatcher.add_credits("other", 1)
+        h.engine.dispatcher.add_credits("other", other, 1)
         await h.turn()
         assert other.assigned == [live]
 

@@ -158,6 +158,47 @@ async def test_bulk_work_does_not_wait_for_one_commit_after_the_other() -> None:
                 await turns.take(1)
 
 
+@pytest.mark.parametrize("gap", range(1, 2 * HOPS + 2))
+async def test_bulk_work_has_its_turns_between_commits_one_soon_after_the_other(gap: int) -> None:
+    """Each as long as the time between them, which is as many turns."""
+    turns = Turns()
+    done = 0
+
+    async def flood() -> None:
+        nonlocal done
+        while True:
+            await turns.take(turns.size)
+            done += 1
+
+    floods = [asyncio.create_task(flood()) for _ in range(3)]
+    for _ in range(100):
+        for _ in range(gap):
+            await asyncio.sleep(0)
+        with turns.held():
+            for _ in range(gap):
+                await asyncio.sleep(0)
+    for task in floods:
+        task.cancel()
+    await asyncio.gather(*floods, return_exceptions=True)
+    assert done >= 100 * gap / 4
+
+
+async def test_a_step_between_lets_nobody_pass_who_came_before() -> None:
+    turns, order = Turns(), list[str]()
+
+    async def step(name: str) -> None:
+        await turns.step(1)
+        order.append(name)
+
+    turns.urgent()
+    steps = [asyncio.create_task(step("first"))]
+    await asyncio.sleep(0)
+    turns.size = WIDE  # it is calm again
+    steps.append(asyncio.create_task(step("second")))
+    await asyncio.gather(*steps)
+    assert order == ["first", "second"]
+
+
 async def test_a_commit_that_ends_while_others_are_under_way_lets_nobody_go_on() -> None:
     turns = Turns()
     with turns.held():

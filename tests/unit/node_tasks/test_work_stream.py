@@ -11,15 +11,16 @@ import grpc
 import pytest
 
 from edgenode.api.task.v1 import task_pb2, task_service_pb2
-from edgenode.link.errors import InvalidArgument
+from edgenode.link.errors import Aborted, InvalidArgument
 from edgenode.link.model.task import TaskState
 from edgenode.link.protocol.tasks import TaskEvent
 from edgenode.link.wire.status import Context
 from edgenode.link.wire.values import problem_to_pb, timestamp_to_pb
 from edgenode.node import work
 from edgenode.node.task_state import LiveTask
+from edgenode.node.turns import SLICE
 from edgenode.node.work import WorkStream
-from tests.unit.node_tasks.harness import FLAKY, House, house
+from tests.unit.node_tasks.harness import FLAKY, Agent, House, house
 
 WAIT, FAIL = 2, 3
 Request = task_service_pb2.WorkTasksRequest
@@ -131,6 +132,68 @@ async def test_a_prompt_result_overtakes_a_frame_of_others_that_waits_for_its_tu
         await asyncio.gather(*gone)
         await wire.until(lambda: len(wire.told.confirmations) == 4)
         assert all(live.state is TaskState.RETRY_WAIT for live in lives)
+
+
+async def by_turns(h: House, wire: Wire) -> list[asyncio.Task[None]]:
+    """A frame of results, with credit for three, that waits for its turns: behind those that are returned."""
+    for _ in range(3):
+        await h.accepted(on_lost=WAIT)
+    await wire.until(lambda: len(wire.told.assignments) == 3)
+    turns = h.engine.book.turns
+    turns.urgent()
+    before = [asyncio.create_task(turns.take(turns.size)) for _ in range(50)]
+    await asyncio.sleep(0)
+    results = [failure(assignment.key).results[0] for assignment in wire.told.assignments]
+    wire.requests.put_nowait(Request(results=results, credit_count=3))
+    return before
+
+
+async def test_what_goes_wrong_with_results_that_waited_for_their_turns_ends_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(h: House) -> None:
+        async with stream(h) as (wire, _):
+            monkeypatch.setattr(WorkStream, "_take_results", lambda *_: 1 // 0)
+            await asyncio.gather(*await by_turns(h, wire))
+
+    async with house(tmp_path) as h:
+        with pytest.raises(ZeroDivisionError):
+            await serve(h)
+
+
+async def test_credit_that_waited_for_its_turns_is_none_of_the_next_stream(tmp_path: Path) -> None:
+    async def serve(h: House) -> None:
+        async with stream(h) as (wire, _):
+            before = await by_turns(h, wire)
+            wire.requests.put_nowait(grpc.aio.EOF)
+            for _ in range(8):  # both are read, and the stream drains
+                await asyncio.sleep(0)
+            h.engine.dispatcher.attach("worker", Agent(h.engine, "worker"))
+            await asyncio.gather(*before)
+            for _ in range(20):
+                await h.turn()
+
+    async with house(tmp_path) as h:
+        with pytest.raises(Aborted, match="REPLACED"):
+            await serve(h)
+        assert h.engine.dispatcher._scheduler.worker("worker").credits == 0
+
+
+async def test_a_call_for_an_idle_agent_does_not_wait_behind_slices_for_bulk_work_that_is_older(tmp_path: Path) -> None:
+    async with house(tmp_path) as h:
+        busy, idle = await h.agent("busy", "work", credit=0), await h.agent("idle", "rest", credit=1)
+        for _ in range(SLICE + 8):
+            await h.accepted()
+        turns = h.engine.book.turns
+        turns.urgent()
+        slices = [asyncio.create_task(turns.take(turns.size)) for _ in range(50)]
+        h.engine.dispatcher.add_credits("busy", busy, 4 * SLICE)
+        h.engine.start_call(h.spec("rest"), lambda _: None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert idle.assigned
+        assert not slices[-1].done()
+        await asyncio.gather(*slices)
 
 
 async def test_attempts_that_are_given_up_are_forgotten_though_the_agent_says_nothing(tmp_path: Path) -> None:
