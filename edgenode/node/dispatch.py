@@ -25,7 +25,7 @@ from edgenode.node.registry import AgentRegistry, LocalAgent
 from edgenode.node.task_book import TaskBook
 from edgenode.node.task_state import ASKING, ASSIGN, COMPLETED, DELIVERED, FAILED, SUCCEED, LiveTask, WorkerStream
 
-AT_ONCE = 4  # tasks handed out of turn while something urgent is about, but none of it waits here
+AT_ONCE = 4  # tasks handed out of turn while something urgent is about, if no more of them are prompt
 FIT_LIMIT = 4096  # demands remembered as fit or not
 UNSENT_BYTES = 4 << 20  # of assignments that an agent's stream has not written: beyond that it gets no more
 _WORKING_HEALTH = (Health.READY, Health.DEGRADED)
@@ -136,7 +136,7 @@ class Dispatcher:
         if not self._pump_now:
             return
         self._pump_now = False
-        self._pump(self._book.turns.size if self._prompt or self._book.turns.calm else AT_ONCE)
+        self._pump(self._book.turns.size if self._book.turns.calm else max(len(self._prompt), AT_ONCE))
 
     def _pump(self, most: int) -> None:
         """Hand out so many, what is urgent first."""

@@ -13,7 +13,7 @@ What is urgent takes no turn: it runs between two of them. It goes from callback
 so when it comes the next HOPS turns are left to it, and then at least as many are for bulk work. While something urgent is
 committed bulk work waits as well: the database's thread has the interpreter for itself then, instead of waiting for it at each
 step of SQLite. That is HOLD seconds at most, and in all no more than half of the time, but for SPARE seconds; the HOPS turns
-after it are left to what is urgent too, and bulk work has as many before it waits for another commit.
+after it are left to what is urgent too, and bulk work has one before it waits for another commit.
 
 What bulk work sends waits until no slice does, though not for ever: so it gathers what they add, and a frame has as many items
 as if it had been made in one go.
@@ -55,6 +55,7 @@ class Turns:
         self._given = HOPS  # turns of bulk work since some were left to what is urgent; below zero since a commit was
         self._alone = 0  # turns still left to it
         self._holders = 0  # urgent commits under way
+        self._put_off = False  # bulk work is to wait for them once it has had a turn
         self._alarm: asyncio.TimerHandle | None = None  # set while bulk work waits for one: it ends that at the latest
         self._since = 0.0  # when that began or ended
         self._owed = 0.0  # seconds that such waits were longer than the time between them, then
@@ -90,7 +91,8 @@ class Turns:
         loop = asyncio.get_running_loop()
         now = loop.time()
         owed = max(self._owed - (now - self._since), 0.0)
-        if self._alarm is None and owed < SPARE and self._given >= 0:
+        self._put_off = self._given < 0
+        if self._alarm is None and owed < SPARE and not self._put_off:
             self._owed, self._since = owed, now
             self._alarm = loop.call_later(HOLD, self._let_go)
 
@@ -104,7 +106,7 @@ class Turns:
         self._since = now
         if self._waiting or self._gathering:
             self._alone = HOPS  # for what the commit lets go on
-            self._given = -HOPS
+            self._given = -1
             self._tick()
 
     def slices(self, items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -167,6 +169,8 @@ class Turns:
         self._ticking = False
         self._given += bool(self._done)
         self._done = 0
+        if self._put_off and self._holders:
+            self._hold()
         if self._alarm is not None:
             return  # until that is over
         if self._alone:

@@ -180,7 +180,7 @@ async def test_bulk_work_has_its_turns_between_commits_one_soon_after_the_other(
     for task in floods:
         task.cancel()
     await asyncio.gather(*floods, return_exceptions=True)
-    assert done >= 100 * gap / 4
+    assert done >= 10 * gap
 
 
 async def test_a_step_between_lets_nobody_pass_who_came_before() -> None:
