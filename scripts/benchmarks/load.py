@@ -22,7 +22,7 @@ from scripts.benchmarks.results import LIMIT, Budget, Floor, Metric
 Round = tuple[str, int, int]  # kind, items of a round, awaited at once
 
 BULK: Mapping[str, Round] = {"messages": ("publish", 20_000, 8192), "tasks": ("bulk", 4_000, 2048)}
-MOST_TIMES = 4.0  # the bare limit's p99; see the decisions in docs/architecture.md
+MOST_TIMES = {"messages": 4.0, "tasks": 6.0}  # the bare limit's p99; see the decisions in docs/architecture.md
 URGENT = {"call": 160, "task of priority 9": 120, "renewal of a lease": 160}  # and how many of each a round has
 
 
@@ -51,7 +51,7 @@ def load(bed: Bed, effort: Effort) -> list[Metric]:
         (urgent, bulk): Metric(
             f"{urgent}: p99 beside bulk {bulk}",
             "ms",
-            budget=Budget(None, {LIMIT: Floor(MOST_TIMES, least=False)}),
+            budget=Budget(None, {LIMIT: Floor(MOST_TIMES[bulk], least=False)}),
         )
         for urgent, bulk in kinds
     }
