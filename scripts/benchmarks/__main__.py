@@ -49,9 +49,19 @@ def main() -> int:
     if arguments.plot:
         arguments.plot.write_text(chart(metrics))
     if arguments.json:
-        print(json.dumps({"machine": machine, "metrics": [metric.as_dict() for metric in metrics], "missed": missed}))
+        told = [metric.as_dict() for metric in metrics]
+        budgets = [
+            f"{metric['name']}{' / ' + budget['against'] if budget['against'] else ''}: {budget['verdict']}"
+            for metric in told
+            for budget in metric["budgets"]
+            if budget["met"] is False
+        ]
+        print(json.dumps({"machine": machine, "metrics": told, "floors_missed": missed, "budgets_missed": budgets}))
     else:
         print(table(metrics))
+        print(
+            'what profiles show where a budget is missed: docs/performance.md, "What is not to be had" and "What was tried"'
+        )
         print(", ".join(f"{name} {value}" for name, value in machine.items()))
         if arguments.check:
             print(f"floors missed: {', '.join(missed)}" if missed else "every floor measured is met")

@@ -89,7 +89,7 @@ class Metric:
         return statistics.median(map(operator.truediv, self.samples, theirs)) if theirs else None
 
     def budgets(self) -> list[dict[str, Any]]:
-        """Each budget: against whom (None: itself), what is asked, what was measured, met or not (None: not measured)."""
+        """Each budget: against whom (None: itself), what is asked and measured, met or not (None: not measured), in words."""
         asked: list[tuple[str | None, Floor, float | None]] = []
         if self.budget.ours is not None:
             asked.append((None, self.budget.ours, self.median))
@@ -101,6 +101,7 @@ class Metric:
                 "least": floor.least,
                 "measured": measured,
                 "met": None if measured is None else floor.holds(measured),
+                "verdict": floor.verdict(measured),
             }
             for rival, floor, measured in asked
         ]
@@ -188,8 +189,7 @@ def _budgets(metrics: list[Metric]) -> str:
         for told in metric.budgets():
             asked = f"{'>=' if told['least'] else '<='} {show(told['budget'])}"
             of = metric.unit if told["against"] is None else f"ours / {told['against']}"
-            verdict = Floor(told["budget"], told["least"]).verdict(told["measured"])
-            rows.append((metric.name, of, asked, _show(told["measured"]), verdict))
+            rows.append((metric.name, of, asked, _show(told["measured"]), told["verdict"]))
     return _columns(rows) if len(rows) > 1 else ""
 
 

@@ -50,7 +50,10 @@ def test_every_kind_of_traffic_is_measured() -> None:
     limits = [metric["limit"] for metric in told["metrics"] if metric["name"] in BESIDE_A_LIMIT]
     assert len(limits) == len(BESIDE_A_LIMIT)
     assert all(limit["ratio"] > 0 for limit in limits)
-    assert set(told["missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
+    below = [budget for metric in told["metrics"] for budget in metric["budgets"] if budget["met"] is False]
+    assert len(told["budgets_missed"]) == len(below)
+    assert all("missed by" in line for line in told["budgets_missed"])
+    assert set(told["floors_missed"]) == {metric["name"] for metric in told["metrics"] if metric["met"] is False}
 
 
 @pytest.mark.timeout(300)
