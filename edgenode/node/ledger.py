@@ -76,7 +76,7 @@ def _uplink_lines(connection: sqlite3.Connection, lane: Lane, log_name: str, par
             last=state.last,
             acked=reader.acked,
             # What is not acknowledged must still be held: a hole between the two shows as an imbalance.
-            held=reader.held(state),
+            held=reader.held,
             rejected=reader.rejected,
             skipped=reader.skipped,
             lost=reader.lost,
@@ -121,7 +121,7 @@ def _subscription_lines(connection: sqlite3.Connection) -> list[admin_pb2.Ledger
             start=reader.start,
             last=state.last,
             acked=reader.acked,
-            held=reader.held(state),
+            held=reader.held,
             skipped=reader.skipped,
             lost=reader.lost,
             lost_ahead=reader.lost_ahead,

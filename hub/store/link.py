@@ -86,7 +86,7 @@ def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
                 reader.skipped,
                 reader.lost,
                 reader.lost_ahead,
-                reader.held(log),
+                reader.held,
             )
             for reader in logs.readers(connection, log.log_id)
         ),

@@ -495,22 +495,22 @@ class Reader:
     skipped: int
     lost: int  # that were damaged before it had them
     lost_ahead: int  # of these, past `acked`
-
-    def held(self, state: LogState) -> int:
-        """How many entries it has still to get, as the log says."""
-        return state.last - max(self.acked, state.first - 1) - self.lost_ahead
+    held: int  # that it has still to get, as the log says
 
 
 def readers(connection: sqlite3.Connection, log_id: int) -> list[Reader]:
     """Every consumer of a log, by name."""
+    state = "SELECT first_sequence - 1, next_sequence - 1 FROM log WHERE log_id = ?"
+    trimmed, last = connection.execute(state, (log_id,)).fetchone() or (0, 0)
     rows = connection.execute(
         "SELECT name, start_sequence, acked_sequence, rejected_count, skipped_count, lost_count FROM consumer"
         " WHERE log_id = ? ORDER BY name",
         (log_id,),
     ).fetchall()
     return [
-        Reader(name, start, acked, rejected, skipped, gone, lost(connection, log_id, acked))
-        for name, start, acked, rejected, skipped, gone in rows
+        Reader(*row, lost(connection, log_id, row[2]), last - past - lost(connection, log_id, past))
+        for row in rows
+        for past in (max(row[2], trimmed),)  # a trim goes over what was lost
     ]
 
 

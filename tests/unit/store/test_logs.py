@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edgenode.link.model.lanes import EpochEnd, Gap, Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.protocol.lanes import resume_point
 from edgenode.link.store import inbox, logs
+from edgenode.link.wire.ledger import reader_line
 
 
 def connect() -> sqlite3.Connection:
@@ -87,6 +88,34 @@ def test_trim_waits_for_the_slowest_consumer(db: sqlite3.Connection) -> None:
     assert logs.remove_consumer(db, log, "slow")
     assert logs.trim(db, log, keep_bytes=4) == (0, 0)
     assert logs.trim(db, log) == (4, 1)
+
+
+@pytest.mark.parametrize("acked", [10, 12, 15, 16])
+def test_what_was_lost_counts_once_though_part_of_it_was_acknowledged_and_trimmed(
+    db: sqlite3.Connection, acked: int
+) -> None:
+    """The other end had got some of what a damaged store lost."""
+    log_id = logs.ensure_log(db, "log", "e").log_id
+    logs.ensure_consumer(db, log_id, "reader", 0)
+    logs.append(db, log_id, [segment(10)])
+    db.execute("UPDATE log SET next_sequence = 16 WHERE log_id = ?", (log_id,))
+    logs.note_lost(db, log_id, 11, 15)
+    logs.append(db, log_id, [segment(4)])
+    logs.acknowledge(db, log_id, "reader", acked)
+    logs.trim(db, log_id)
+    (reader,) = logs.readers(db, log_id)
+    line = reader_line(
+        "hop",
+        "peer",
+        start=reader.start,
+        last=19,
+        acked=reader.acked,
+        held=reader.held,
+        lost=reader.lost,
+        lost_ahead=reader.lost_ahead,
+    )
+    assert line.balanced, (line, reader)
+    assert (line.pending_count, line.dropped_counts["DAMAGED"]) == (19 - max(acked, 15), 5)
 
 
 def test_new_epoch_keeps_the_origin(db: sqlite3.Connection) -> None:
