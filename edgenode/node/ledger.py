@@ -13,6 +13,7 @@ from edgenode.api.admin.v1 import admin_pb2
 from edgenode.link.model.lanes import Lane
 from edgenode.link.model.task import TaskState
 from edgenode.link.store import dead_letters, inbox, logs
+from edgenode.link.store.readers import readers
 from edgenode.link.wire.ledger import dead_letter_line, ledger_line, reader_line
 from edgenode.link.wire.values import duration_to_pb
 from edgenode.node import message_log, task_store
@@ -84,7 +85,7 @@ def _uplink_lines(connection: sqlite3.Connection, lane: Lane, log_name: str, par
             before=BEFORE_JOIN,
             epoch=state.epoch,
         )
-        for reader in logs.readers(connection, state.log_id)
+        for reader in readers(connection, state.log_id)
         if reader.name == PARENT
     ]
 
@@ -127,7 +128,7 @@ def _subscription_lines(connection: sqlite3.Connection) -> list[admin_pb2.Ledger
             lost_ahead=reader.lost_ahead,
             epoch=state.epoch,
         )
-        for reader in logs.readers(connection, state.log_id)
+        for reader in readers(connection, state.log_id)
         if reader.name.startswith(CONSUMER_PREFIX)
     ]
 

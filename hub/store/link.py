@@ -9,6 +9,7 @@ from edgenode.link.model.lanes import Applied, Lane, LaneCursor, LaneHead, Rejec
 from edgenode.link.model.problem import Code, Problem
 from edgenode.link.store import dead_letters, inbox, logs
 from edgenode.link.store.database import Database
+from edgenode.link.store.readers import readers
 from hub.store import messages, tasks
 from hub.store.records import PARENT, DownlinkCounts, Intake, LedgerFacts, SubscriptionCounts, UplinkCounts
 from hub.store.schema import MESSAGE_LOG
@@ -88,7 +89,7 @@ def ledger_facts(connection: sqlite3.Connection) -> LedgerFacts:
                 reader.lost_ahead,
                 reader.held,
             )
-            for reader in logs.readers(connection, log.log_id)
+            for reader in readers(connection, log.log_id)
         ),
         letters=dead_letters.counts(connection),
         letters_kept=dead_letters.count(connection),
@@ -167,6 +168,6 @@ def _sent(
             reader.lost_ahead,
             *_held(connection, log_id, reader.acked),
         )
-        for reader in logs.readers(connection, log_id)
+        for reader in readers(connection, log_id)
         if reader.name == node
     ]

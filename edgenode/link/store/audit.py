@@ -20,6 +20,7 @@ from edgenode.link.model import finding
 from edgenode.link.model.finding import Finding
 from edgenode.link.store import logs
 from edgenode.link.store.database import Statement
+from edgenode.link.store.readers import Reader, readers
 from edgenode.link.store.seals import TASK_DAMAGED, is_whole
 
 STEP_SEGMENTS = 2_000
@@ -136,7 +137,7 @@ class LogAudit:
                 state.last,
                 f"the log counts {state.held_bytes} bytes, {state.disk_bytes} of the file; its segments have {size}, {disk}",
             )
-        for reader in logs.readers(connection, state.log_id):
+        for reader in readers(connection, state.log_id):
             self._check_reader(state, reader)
 
     def _find_holes(self, connection: sqlite3.Connection, state: logs.LogState, first: int, last: int) -> None:
@@ -171,11 +172,11 @@ class LogAudit:
                     disk += logs.disk_bytes(length)
         return size, disk
 
-    def _check_reader(self, state: logs.LogState, reader: logs.Reader) -> None:
+    def _check_reader(self, state: logs.LogState, reader: Reader) -> None:
         if reader.acked > state.last:
             detail = f"{reader.name} has acknowledged up to {reader.acked}, the log ends at {state.last}"
             self._find(state, finding.CURSOR_AHEAD, state.last + 1, reader.acked, detail, reader.name)
-        if reader.acked < state.first - 1:
+        if state.last - reader.acked > reader.held + reader.lost_ahead:
             detail = f"{reader.name} has acknowledged up to {reader.acked}, the log begins at {state.first}"
             self._find(state, finding.NOT_HELD, reader.acked + 1, state.first - 1, detail, reader.name)
         passed = reader.acked - reader.start

@@ -484,36 +484,6 @@ def consumers(connection: sqlite3.Connection, log_id: int) -> dict[str, int]:
     return dict(connection.execute("SELECT name, acked_sequence FROM consumer WHERE log_id = ?", (log_id,)))
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """A consumer as its row says: it began behind `start`; of what it acknowledged some were `rejected`, some `skipped`."""
-
-    name: str
-    start: int
-    acked: int
-    rejected: int
-    skipped: int
-    lost: int  # that were damaged before it had them
-    lost_ahead: int  # of these, past `acked`
-    held: int  # that it has still to get, as the log says
-
-
-def readers(connection: sqlite3.Connection, log_id: int) -> list[Reader]:
-    """Every consumer of a log, by name."""
-    state = "SELECT first_sequence - 1, next_sequence - 1 FROM log WHERE log_id = ?"
-    trimmed, last = connection.execute(state, (log_id,)).fetchone() or (0, 0)
-    rows = connection.execute(
-        "SELECT name, start_sequence, acked_sequence, rejected_count, skipped_count, lost_count FROM consumer"
-        " WHERE log_id = ? ORDER BY name",
-        (log_id,),
-    ).fetchall()
-    return [
-        Reader(*row, lost(connection, log_id, row[2]), last - past - lost(connection, log_id, past))
-        for row in rows
-        for past in (max(row[2], trimmed),)  # a trim goes over what was lost
-    ]
-
-
 def trim(connection: sqlite3.Connection, log_id: int, keep_bytes: int = 0, max_segments: int = 500) -> tuple[int, int]:
     """Delete segments that every consumer has acknowledged, oldest first, down to `keep_bytes`: (entries, segments) deleted.
 

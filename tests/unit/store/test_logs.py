@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edgenode.link.model.lanes import EpochEnd, Gap, Lane, LaneCursor, LaneHead, Segment
 from edgenode.link.protocol.lanes import resume_point
-from edgenode.link.store import inbox, logs
+from edgenode.link.store import audit, inbox, logs
+from edgenode.link.store.readers import readers
 from edgenode.link.wire.ledger import reader_line
 
 
@@ -103,7 +104,7 @@ def test_what_was_lost_counts_once_though_part_of_it_was_acknowledged_and_trimme
     logs.append(db, log_id, [segment(4)])
     logs.acknowledge(db, log_id, "reader", acked)
     logs.trim(db, log_id)
-    (reader,) = logs.readers(db, log_id)
+    (reader,) = readers(db, log_id)
     line = reader_line(
         "hop",
         "peer",
@@ -115,6 +116,10 @@ def test_what_was_lost_counts_once_though_part_of_it_was_acknowledged_and_trimme
         lost_ahead=reader.lost_ahead,
     )
     assert line.balanced, (line, reader)
+    found = audit.LogAudit("log", 2)
+    while not found.step(db):
+        pass
+    assert not found.findings
     assert (line.pending_count, line.dropped_counts["DAMAGED"]) == (19 - max(acked, 15), 5)
 
 

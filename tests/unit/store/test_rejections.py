@@ -10,6 +10,7 @@ from edgenode.link.model.problem import Code, Problem
 from edgenode.link.store import inbox, logs
 from edgenode.link.store.database import Database
 from edgenode.link.store.outbox import SqliteOutbox
+from edgenode.link.store.readers import readers
 from edgenode.link.wire.lanes import cursor_from_pb, cursor_to_pb
 
 PROBLEM = Problem(Code.INVALID_ARGUMENT, "NOT_LIKED", "no", hint="see")
@@ -60,6 +61,6 @@ async def test_the_sender_counts_each_rejection_once_whichever_way_it_hears_of_i
     await outbox.acknowledged(Lane.TASK, "e", 6, rejections(5, 6))
     assert kept == told == [2, 5, 6]
     state = await database.read(lambda connection: logs.log_state(connection, "out"))
-    (reader,) = await database.read(lambda connection: logs.readers(connection, state.log_id))
+    (reader,) = await database.read(lambda connection: readers(connection, state.log_id))
     assert (reader.acked, reader.rejected) == (6, 3)
     await database.close()
