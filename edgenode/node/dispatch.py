@@ -82,11 +82,8 @@ class Dispatcher:
 
     def discard(self, live: LiveTask) -> None:
         """Take a task out of its queue, if it is queued."""
-        self._unqueue(live.task_id)
-
-    def _unqueue(self, task_id: str) -> None:
-        self._scheduler.discard(task_id)
-        self._prompt.discard(task_id)
+        self._scheduler.discard(live.task_id)
+        self._prompt.discard(live.task_id)
 
     def enqueue(self, live: LiveTask, *, first: bool = False) -> None:
         """Let it wait for an agent here; what nobody here fits is parked, sent to the hub or ended (calls)."""
@@ -327,7 +324,7 @@ class Dispatcher:
         if live.sink is not None or attempt < max(live.attempts, 1):
             return None
         if live.state in (TaskState.QUEUED, TaskState.PARKED):
-            self._unqueue(task_id)
+            self.discard(live)
             live.apply(TaskEvent.ASSIGN, self._book.clock.wall(), "REATTACHED")
         elif live.state is TaskState.RETRY_WAIT or attempt != live.attempts:
             return None
@@ -563,7 +560,7 @@ class Dispatcher:
 
     def withdraw(self, live: LiveTask) -> None:
         """Whoever has the task need not go on with it."""
-        self._unqueue(live.task_id)
+        self.discard(live)
         if live.sink is not None:
             live.sink.cancel(live)
             self._stop_attempt(live, measured=False)
@@ -581,7 +578,7 @@ class Dispatcher:
         """A call's answer came, or it cannot come any more."""
         if live.finishing:
             return
-        self._unqueue(live.task_id)
+        self.discard(live)
         live.agent = agent or live.agent
         if live.holder or live.state not in _RUNNING:
             live.state = TaskState.WORKING

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -247,7 +246,7 @@ class TaskBook:
         try:
             while True:
                 try:
-                    with self.turns.held() if urgent else nullcontext():
+                    with self.turns.committing(urgent=urgent):
                         return await self.database.write(store, rows=rows, urgent=urgent)
                 except EdgenodeError as error:
                     if self.stopped:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -212,7 +211,7 @@ class TaskEngine:
             return _store_new(connection, rows, late, offers, now_time)
 
         urgent = all(live.urgent for live in lives)
-        with self.book.turns.held() if urgent else nullcontext():
+        with self.book.turns.committing(urgent=urgent):
             known, sequences = await self.book.database.write(store, size=size, rows=len(rows), urgent=urgent)
         reach(Failpoint.SUBMIT_COMMITTED)
         results = []

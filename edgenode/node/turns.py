@@ -75,8 +75,11 @@ class Turns:
             self._tick()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """While this is entered something urgent is being committed: bulk work waits for it."""
+    def committing(self, *, urgent: bool) -> Iterator[None]:
+        """While this is entered something is being committed: bulk work waits for it if it is urgent."""
+        if not urgent:
+            yield
+            return
         self.urgent()
         self._holders += 1
         self._hold()

@@ -311,13 +311,14 @@ class WorkStream:
         self._credits += request.credit_count
         for update in request.updates:
             self._take_update(update)
-        if not request.results or self._at_once(request.results):
-            self._take_slice(request.results, request.ByteSize() if request.results else 0)
-            self._give_credit(request)
-        else:
+        if request.results:
             size = request.ByteSize()
-            self._uncommitted.add(size)
-            self._spawn(self._take_by_turns(request, size))
+            if not self._at_once(request.results):
+                self._uncommitted.add(size)
+                self._spawn(self._take_by_turns(request, size))
+                return
+            self._take_slice(request.results, size)
+        self._give_credit(request)
 
     def _at_once(self, results: Sequence[task_service_pb2.AttemptResult]) -> bool:
         """Whether they need not wait for a turn. Prompt ones come in frames of their own: the first that is known tells."""
@@ -340,9 +341,8 @@ class WorkStream:
             self._uncommitted.remove(size)
 
     def _take_slice(self, results: Sequence[task_service_pb2.AttemptResult], size: int) -> None:
-        if results:
-            self._take_results(results, size)
-            self._engine.dispatcher.on_load(self.agent)
+        self._take_results(results, size)
+        self._engine.dispatcher.on_load(self.agent)
 
     def _give_credit(self, request: task_service_pb2.WorkTasksRequest) -> None:
         if request.credit_count:

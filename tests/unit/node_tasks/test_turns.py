@@ -129,7 +129,7 @@ async def test_bulk_work_has_its_turns_however_much_is_urgent() -> None:
 
 async def test_bulk_work_waits_for_the_commit_of_what_is_urgent() -> None:
     turns = Turns()
-    with turns.held():
+    with turns.committing(urgent=True):
         bulk = asyncio.create_task(turns.take(1))
         for _ in range(4 * HOPS):
             await asyncio.sleep(0)
@@ -142,7 +142,7 @@ async def test_bulk_work_waits_for_the_commit_of_what_is_urgent() -> None:
 async def test_bulk_work_does_not_wait_long_for_a_commit() -> None:
     turns = Turns()
     async with asyncio.timeout(5):
-        with turns.held():
+        with turns.committing(urgent=True):
             await turns.take(turns.size)
 
 
@@ -150,7 +150,7 @@ async def test_bulk_work_does_not_wait_for_one_commit_after_the_other() -> None:
     turns = Turns()
     async with asyncio.timeout(30):
         while True:
-            with turns.held():
+            with turns.committing(urgent=True):
                 for _ in range(2 * HOPS):
                     await asyncio.sleep(0)
                 if turns.free(1):
@@ -174,7 +174,7 @@ async def test_bulk_work_has_its_turns_between_commits_one_soon_after_the_other(
     for _ in range(100):
         for _ in range(gap):
             await asyncio.sleep(0)
-        with turns.held():
+        with turns.committing(urgent=True):
             for _ in range(gap):
                 await asyncio.sleep(0)
     for task in floods:
@@ -201,8 +201,8 @@ async def test_a_step_between_lets_nobody_pass_who_came_before() -> None:
 
 async def test_a_commit_that_ends_while_others_are_under_way_lets_nobody_go_on() -> None:
     turns = Turns()
-    with turns.held():
-        with turns.held():
+    with turns.committing(urgent=True):
+        with turns.committing(urgent=True):
             bulk = asyncio.create_task(turns.take(1))
         for _ in range(4 * HOPS):
             await asyncio.sleep(0)
