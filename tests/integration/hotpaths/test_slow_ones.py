@@ -66,7 +66,9 @@ async def slow_ones(node: Node, client: Client, agents: None) -> AsyncIterator[N
             in_flight, queued, _ = node.rooms.engine.dispatcher.load_of(DEAF)
             return in_flight > 0 and queued > 0 and len(node.rooms.engine.book.live) == in_flight + queued
 
-        assert await until(in_place)
+        placed = await until(in_place)
+        states = Counter((live.spec.skill, live.state.name) for live in node.rooms.engine.book.live.values())
+        assert placed, (node.rooms.engine.dispatcher.load_of(DEAF), states)
         yield
         for stream in (subscriber, agent, *streams):
             stream.cancel()
